@@ -1,0 +1,31 @@
+"""The command `proactor`: one file a room, each imported only for what it offers.
+
+A user's mistake (BadInput) ends with one sentence on standard error and exit status 2.
+"""
+
+import importlib
+import sys
+
+import typer
+
+from proactor_lib.errors import BadInput
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Proactive task-scheduling agents: annotate, train, evaluate, report.")  # fmt: skip
+
+ROOMS = ()  # each is a module here with `register(app)`
+
+for room in ROOMS:
+    importlib.import_module(f"{__name__}.{room}").register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except BadInput as error:
+        print(f"proactor: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("proactor: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,97 @@
+"""Files that are either whole or absent, and lines that say what is wrong with them."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from proactor_lib.errors import BadInput
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@contextmanager
+def atomic(path: Path, mode: str = "w"):
+    """Open a file that replaces `path` only when the block ends well; a failed block leaves `path` as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(aside, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    """One JSON object, indented, written whole."""
+    with atomic(path) as f:
+        json.dump(value, f, indent=2, ensure_ascii=False)
+        f.write("\n")
+
+
+def write_jsonl(path: Path, records: Iterable[BaseModel | dict]) -> int:
+    """One compact JSON object a line, written whole; returns the number of lines. Unset optional keys are left out."""
+    count = 0
+    with atomic(path) as f:
+        for record in records:
+            f.write(
+                record.model_dump_json(exclude_unset=True)
+                if isinstance(record, BaseModel)
+                else json.dumps(record, ensure_ascii=False)
+            )
+            f.write("\n")
+            count += 1
+    return count
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints in one clause: the key, what is wrong, and the value."""
+    problem = error.errors()[0]
+    key = ".".join(map(str, problem["loc"])) or "the record"
+    shown = "" if problem["type"] == "missing" else f", got {str(problem['input'])[:80]!r}"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def read_text(path: Path) -> str:
+    """The file's text; BadInput if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise BadInput(f"cannot read {path}: {reason}") from None
+
+
+def read_json(path: Path, model: type[M]) -> M:
+    """The file's one JSON object as `model`; BadInput names the file, the key and what is accepted."""
+    try:
+        return model.model_validate_json(read_text(path))
+    except ValidationError as error:
+        raise BadInput(f"{path}: {first_problem(error)}; accepted keys: {', '.join(model.model_fields)}") from None
+
+
+def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
+    """The file's lines as `model`, one by one; BadInput names the file, the line, the key and what is accepted.
+
+    Blank lines are skipped. The file is opened on the first item, so a missing file raises there.
+    """
+    try:
+        handle = open(path, encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    with handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield model.model_validate_json(line)
+            except ValidationError as error:
+                accepted = ", ".join(model.model_fields)
+                raise BadInput(f"{path}, line {number}: {first_problem(error)}; accepted keys: {accepted}") from None

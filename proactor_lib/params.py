@@ -1,0 +1,180 @@
+"""A run's parameters: one flat pydantic model, files that layer, unknown names refused. Imports no torch.
+
+A params file is YAML: `extends: other.yaml` (a path beside it) loads that file first. A notebook's or a sweep's
+overrides come last. A value's unit stands in its line.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from proactor_lib.errors import BadInput
+from proactor_lib.files import first_problem, read_text
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+RewardName = Literal[
+    "rac", "max_rac", "general_ruler", "custom_ruler", "weighted_metric", "adaptive_metric", "adaptive_ruler"
+]
+
+
+class DataParams(BaseModel):
+    """Which conversations."""
+
+    dataset: Literal["homeloan", "sgd", "abcd", "jsonl"] = "homeloan"
+    data_dir: Path | None = None  # a corpus's folder; none for the simulator
+    train_split: str = "train"
+    dev_split: str = "dev"
+    test_split: str = "test"
+    train_dialogues: Count = 100  # dialogues
+    dev_dialogues: Count = 20
+    test_dialogues: Count = 20
+    max_turns: Count = 50  # dialogues with more turns are left out [paper: 50]
+    homeloan_log: bool = True  # whether the simulator logs the human agent's triggers [paper: its corpus has none]
+
+
+class AnnotationParams(BaseModel):
+    """How windows are found."""
+
+    annotator: Literal["evidence", "oracle"] = "evidence"
+    oracle_model: str | None = None  # the model's name at the endpoint
+    oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
+    overlay: Path | None = None  # hand corrections that every later stage honours
+
+
+class ModelParams(BaseModel):
+    """The base model and its adapter."""
+
+    model: str = "smollm2-135m"  # the embedded model, `tiny` (random weights), a folder, or a hub id
+    quantization: Literal["nf4", "none"] = "nf4"
+    lora_rank: Count = 8  # [paper]
+    lora_alpha: Count = 16  # [paper]
+    lora_dropout: Share = 0.0  # [paper]
+    max_context: Count = 9216  # tokens, prompt and output [paper]
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RewardParams(BaseModel):
+    """What is rewarded [SPEC 5]."""
+
+    reward: RewardName = "adaptive_metric"
+    reward_theta: Share = 0.75  # a prediction matches a reference from this alignment on
+    reward_weights: dict[Literal["rac", "pt", "rar", "ftr"], NonNegative] = {
+        "rac": 0.4,
+        "pt": 0.3,
+        "rar": 0.1,
+        "ftr": 0.2,
+    }
+    reward_schedule: Literal["linear", "cosine", "step"] = "linear"  # how stage-aware weights move with progress
+    ruler_base: Literal["rac", "max_rac", "adaptive_metric"] = "rac"  # adaptive RULER's R_metric
+    ruler_lambda_max: Share = 0.3  # [paper]
+    ruler_weights: dict[Literal["timing", "alignment", "restraint", "completeness"], NonNegative] = {
+        "timing": 0.4, "alignment": 0.3, "restraint": 0.2, "completeness": 0.1,
+    }  # fmt: skip
+    rubric: Path | None = None  # a rubric file of the user's own; none: the package's
+    judge: str = "rubric"  # `rubric` (programmatic stand-in), or the model names at judge_url, comma separated
+    judge_url: str | None = None
+    judge_concurrency: Count = 16  # calls in flight
+    judge_timeout: Positive = 60.0  # seconds a call
+
+
+class TrainingParams(BaseModel):
+    """SFT warm start, then turn-level GRPO [paper]."""
+
+    sft_steps: Natural = 0  # optimiser steps on the references before GRPO; 0: none
+    sft_learning_rate: Positive = 2e-4
+    sft_dialogues_per_step: Count = 2
+    max_steps: Natural = 100  # GRPO optimiser steps; 0: none
+    learning_rate: Positive = 1e-5
+    num_generations: Annotated[int, Field(ge=2)] = 8  # K outputs a turn
+    dialogues_per_step: Count = 2
+    turns_per_dialogue: Natural = 0  # turns sampled of each dialogue; 0: all
+    max_completion_tokens: Count = 120  # an output's limit
+    temperature: Positive = 1.0
+    epsilon: Share = 0.2  # PPO clipping
+    max_staleness: Natural = 1  # policy versions that a sample may lag behind
+    token_budget: Count = 16384  # packed tokens of a row
+    gradient_checkpointing: bool = False
+    save_steps: Count = 10  # optimiser steps between checkpoints
+
+
+class ServingParams(BaseModel):
+    """vLLM servers and the cores or GPUs of everything."""
+
+    servers: Count = 1
+    max_servers: Count = 1  # the cluster controller may start up to this many
+    server_cores: str | None = None  # e.g. "1": the cores that a server is pinned to; none: not pinned
+    trainer_cores: str | None = None  # e.g. "0"
+    gpu_memory_utilization: Share = 0.9  # share of a GPU's memory that a server takes
+    kv_cache_gb: Positive = 2.0  # a CPU server's KV cache
+    max_num_seqs: Count = 64  # sequences that a server decodes at once
+    policy_sync: Literal["auto", "adapter", "merged"] = "auto"  # auto: adapters on GPUs, merged weights on a CPU
+    start_timeout: Positive = 300.0  # seconds until a server must be ready
+
+
+class EvaluationParams(BaseModel):
+    """Who is compared, and how."""
+
+    policies: tuple[str, ...] = ("base", "sft", "trained")
+    theta: Share = 0.75  # a match in the metrics [SPEC 4]
+    bootstrap: Count = 2000  # resamples of dialogues for the 95% intervals
+    evaluation_turns: Natural = 0  # evenly spaced turns of each held-out dialogue; 0: all
+
+
+class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingParams, ServingParams, EvaluationParams):
+    """Everything that makes a run what it is, but for its folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "run"
+    question: str = ""  # what the run is to answer: the report opens with it
+    seed: Natural = 0
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.dataset != "homeloan" and self.data_dir is None:
+            raise ValueError(f"dataset {self.dataset!r} needs data_dir, the folder that holds it")
+        if self.annotator == "oracle" and not (self.oracle_model and self.oracle_url):
+            raise ValueError("annotator 'oracle' needs oracle_model and oracle_url")
+        if self.judge != "rubric" and self.judge_url is None:
+            raise ValueError(f"judge {self.judge!r} needs judge_url")
+        return self
+
+
+def read_layers(path: Path) -> dict[str, Any]:
+    """The file's values over those of the files that it extends, unvalidated. BadInput if a file is not YAML."""
+    try:
+        values = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path} must hold `name: value` lines, got a {type(values).__name__}")
+    below = values.pop("extends", None)
+    return {**(read_layers(Path(path).parent / below) if below else {}), **values}
+
+
+def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
+    """The run's parameters: defaults, then the file (with what it extends), then the overrides.
+
+    Raises BadInput, naming the file, the key, the value and what is accepted.
+    """
+    values = {**(read_layers(Path(path)) if path else {}), **(overrides or {})}
+    return validate(values, str(path or "the overrides"))
+
+
+def validate(values: dict[str, Any], source: str) -> Params:
+    """`values` as Params; BadInput says what is wrong in `source`, with the nearest known name for an unknown one."""
+    if unknown := sorted(set(values) - set(Params.model_fields)):
+        near = difflib.get_close_matches(unknown[0], Params.model_fields, n=1)
+        accepted = f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(sorted(Params.model_fields))}"
+        raise BadInput(f"{source}: unknown parameter {unknown[0]!r}; {accepted}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {first_problem(error)}") from None

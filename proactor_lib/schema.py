@@ -1,0 +1,202 @@
+"""The objects of the method [SPEC 2]. Every other room imports these; this file imports none of them.
+
+Turns count from 1. Parameter values are strings: what a dialogue says, not what a program would parse from it.
+"""
+
+import hashlib
+import json
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Status = Literal["candidate", "ready"]
+
+
+def _as_text(value):
+    """JSON scalars as text, so that `2`, `"2"` and `true` are one thing in files from anywhere."""
+    if isinstance(value, bool):
+        return str(value)
+    return str(value) if isinstance(value, int | float) else value
+
+
+Value = Annotated[str, BeforeValidator(_as_text)]
+TurnIndex = Annotated[int, Field(ge=1)]
+
+
+class Record(BaseModel):
+    """Immutable; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Parameter(Record):
+    """One parameter of an action: its type signature and where its value comes from."""
+
+    name: str
+    type: str = "string"
+    description: str = ""
+    required: bool = False
+    values: tuple[Value, ...] = ()  # allowed values; empty: any
+    source: Literal["user", "agent", "system", "derived"] = "user"
+
+
+class Action(Record):
+    """What the assistant could prepare or trigger."""
+
+    name: str
+    description: str = ""
+    group: str = ""  # its place in the ontology
+    effect: Literal["read", "write"] = "write"
+    preconditions: tuple[str, ...] = ()  # names of actions that must come first
+    params: tuple[Parameter, ...] = ()
+
+    @cached_property
+    def required(self) -> tuple[str, ...]:
+        """Names of the required parameters, in order."""
+        return tuple(p.name for p in self.params if p.required)
+
+
+class Catalog(Record):
+    """The actions of a domain. Names are unique and preconditions name actions of the catalog (ValueError if not)."""
+
+    domain: str
+    version: str = "1"
+    actions: tuple[Action, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        names = [a.name for a in self.actions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two actions share the name {next(n for n in names if names.count(n) > 1)!r}")
+        for action in self.actions:
+            if unknown := set(action.preconditions) - set(names):
+                raise ValueError(f"action {action.name!r} has the unknown precondition {sorted(unknown)[0]!r}")
+        return self
+
+    @cached_property
+    def by_name(self) -> dict[str, Action]:
+        """Actions by name."""
+        return {a.name: a for a in self.actions}
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits that change with the content."""
+        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def subset(self, names: tuple[str, ...]) -> "Catalog":
+        """The catalog of these actions only, in catalog order; all of it when `names` is empty."""
+        if not names:
+            return self
+        kept = tuple(a for a in self.actions if a.name in set(names))
+        inside = {a.name for a in kept}
+        return Catalog(
+            domain=self.domain,
+            version=self.version,
+            actions=tuple(
+                a.model_copy(update={"preconditions": tuple(p for p in a.preconditions if p in inside)}) for a in kept
+            ),
+        )
+
+
+class Turn(Record):
+    """One utterance. Its index is its place in the dialogue, from 1."""
+
+    speaker: str
+    text: str
+
+
+class ObservedAction(Record):
+    """A logged trigger. `turn` is the last spoken turn before it was executed [SPEC 2]."""
+
+    turn: TurnIndex
+    name: str
+    params: dict[str, Value] = {}
+    evidence: dict[str, TurnIndex] = {}  # where the corpus's own state first holds each value; empty: it has no state
+    intent_turn: TurnIndex | None = None  # where the corpus's own state first shows the intent; None: it has no state
+
+
+class Dialogue(Record):
+    """A conversation as an agent sees it, and beside it what was logged (None: this corpus logs no triggers)."""
+
+    id: str
+    domain: str
+    turns: tuple[Turn, ...] = Field(min_length=1)
+    observed: tuple[ObservedAction, ...] | None = None
+    actions: tuple[str, ...] = ()  # the catalog's actions that this dialogue is shown; empty: all
+
+    @model_validator(mode="after")
+    def _inside(self):
+        for o in self.observed or ():
+            if o.turn > len(self.turns):
+                raise ValueError(
+                    f"observed action {o.name!r} is at turn {o.turn}, the dialogue has {len(self.turns)} turns"
+                )
+        return self
+
+
+class Window(Record):
+    """1 <= open <= ready <= close: anticipated, executable, moot after [SPEC 2]."""
+
+    open: TurnIndex
+    ready: TurnIndex
+    close: TurnIndex
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if not self.open <= self.ready <= self.close:
+            raise ValueError(f"a window needs open <= ready <= close, got {self.open}, {self.ready}, {self.close}")
+        return self
+
+    def covers(self, turn: int) -> bool:
+        """Whether `turn` lies in the reference coverage [open, close]."""
+        return self.open <= turn <= self.close
+
+
+class ReferenceParam(Record):
+    """A value and the first turn that gives evidence for it."""
+
+    value: Value
+    turn: TurnIndex
+
+
+class ReferenceAction(Record):
+    """An action that would help, its parameters, and its window of turns."""
+
+    id: str
+    name: str
+    params: dict[str, ReferenceParam] = {}
+    window: Window
+    observed_turn: TurnIndex | None = None
+
+    def values(self, known_by: int | None = None) -> dict[str, str]:
+        """Parameter values; with `known_by`, only those whose evidence turn is at most that turn."""
+        return {k: p.value for k, p in self.params.items() if known_by is None or p.turn <= known_by}
+
+
+class DialogueReferences(Record):
+    """A line of a references file."""
+
+    dialogue_id: str
+    references: tuple[ReferenceAction, ...] = ()
+
+
+class PredictedAction(Record):
+    """What an agent would prepare (`candidate`) or trigger (`ready`) now."""
+
+    name: str
+    params: dict[str, Value] = {}
+    status: Status = "ready"
+
+
+class TurnPrediction(Record):
+    """A line of a predictions file: an agent's output at one turn. A turn that a file leaves out is silence."""
+
+    dialogue_id: str
+    turn: TurnIndex
+    actions: tuple[PredictedAction, ...] = ()
+    text: str | None = None  # the raw output
+    unreadable: bool = False  # the parser could not read the output (or a part of it)
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    latency_s: float | None = None
