@@ -1,0 +1,305 @@
+"""A client for any OpenAI-compatible endpoint: annotators, judges and served policies ask through it [ours].
+
+Bounded concurrency, retries with back-off, a content-addressed cache on disk, token and price accounts, and answers
+checked against a schema. What goes wrong is a value (`Failed`), never an exception, and nothing is guessed.
+"""
+
+import asyncio
+import hashlib
+import ipaddress
+import json
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
+
+import openai
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from proactor_lib.errors import BadInput
+from proactor_lib.files import write_json
+
+T = TypeVar("T")
+Messages = list[dict[str, str]]
+Kind = Literal["refused", "unreachable", "timeout", "rate_limit", "server", "garbled", "invalid"]
+
+LONGEST_WAIT = 120.0  # seconds: a longer Retry-After is cut to this
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What came back: the checked value, the text it was read from, and what it cost."""
+
+    value: T
+    text: str
+    prompt_tokens: int = 0  # over all attempts
+    output_tokens: int = 0
+    attempts: int = 1
+    cached: bool = False  # nothing was sent for it
+    latency_s: float = 0.0  # seconds from the first request sent to the last answer; 0 from the cache
+    cut: bool = False  # the token limit ended the text
+
+
+@dataclass(frozen=True)
+class Failed:
+    """No answer, and why. `refused`: the endpoint will say the same again; `invalid`: it answered, but not usably."""
+
+    kind: Kind
+    reason: str
+
+
+@dataclass
+class Counts:
+    """What an endpoint was asked so far. Tokens count sent requests only: what the cache answers costs nothing."""
+
+    calls: int = 0  # requests that were answered, retries left out
+    cached: int = 0
+    retries: int = 0  # requests sent again after an error of transport
+    invalid: int = 0  # answers that did not pass their check
+    failures: Counter[str] = field(default_factory=Counter)  # by Failed.kind
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Endpoint:
+    """A model behind a `url` that ends in /v1. Use it in one event loop, best as `async with`.
+
+    `cache`: a folder, or None for no cache. `prices`: per million prompt and output tokens, in any currency. `timeout`:
+    seconds a request; `backoff`: seconds before the first retry, doubling from there. The key comes from the environment
+    variable `key_variable`; a loopback address needs none. Raises BadInput where a key is missing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        concurrency: int = 16,
+        timeout: float = 60.0,
+        retries: int = 5,
+        backoff: float = 0.5,
+        cache: Path | None = None,
+        prices: tuple[float, float] = (0.0, 0.0),
+        key_variable: str = "OPENAI_API_KEY",
+    ):
+        self.url, self.model, self.cache, self.prices = url, model, cache and Path(cache), prices
+        self.timeout, self.retries, self.backoff, self.concurrency = timeout, retries, backoff, concurrency
+        self.counts = Counts()
+        # Retries are ours: theirs are not counted, and hold no slot of our concurrency.
+        self._client = openai.AsyncOpenAI(base_url=url, api_key=_key(url, key_variable), max_retries=0, timeout=None)
+        self._slots = asyncio.Semaphore(concurrency)
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def __aenter__(self) -> "Endpoint":
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self._client.close()
+
+    @property
+    def cost(self) -> float:
+        """What the sent requests cost so far, in the currency of `prices`."""
+        return price(self.counts.prompt_tokens, self.counts.output_tokens, self.prices)
+
+    async def complete(
+        self, messages: Messages, *, headers: dict[str, str] | None = None, repeat: int = 0, **sampling: Any
+    ) -> Answer[str] | Failed:
+        """The model's text for `messages`, from the cache where it was asked before.
+
+        `sampling` goes into the request (temperature, max_tokens, response_format, extra_body, ...); a `seed` is
+        refused (ValueError), for it kills a CPU vLLM engine. Another `repeat` asks the same again. `headers` stay out
+        of the cache's key.
+        """
+        if "seed" in sampling:
+            raise ValueError("no request may carry a seed: it kills a CPU vLLM engine")
+        request = {"model": self.model, "messages": messages, **sampling}
+        if self.cache is None:
+            return await self._ask(request, headers)
+        key = cache_key(request, repeat)
+        async with self._asking.setdefault(key, asyncio.Lock()):  # the same question twice at once is asked once
+            if known := self._recall(key):
+                self.counts.cached += 1
+                return known
+            answer = await self._ask(request, headers)
+            if isinstance(answer, Answer):
+                self._remember(key, answer)
+            return answer
+
+    async def complete_json(
+        self,
+        messages: Messages,
+        schema: dict[str, Any],
+        check: Callable[[Any], T],
+        *,
+        attempts: int = 3,
+        **asking: Any,
+    ) -> Answer[T] | Failed:
+        """What `check` makes of the JSON answer, which satisfies `schema`; `asking` is passed to `complete`.
+
+        `check` raises ValueError for what it does not accept. The model is shown what was wrong and asked again,
+        `attempts` times in all; then the last fault is the reason of a Failed of kind `invalid`.
+        """
+        form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+        total: Answer[Any] = Answer(None, "", attempts=0, cached=True)
+        talk, fault = list(messages), ""
+        for _ in range(attempts):
+            answer = await self.complete(talk, response_format=form, **asking)
+            if isinstance(answer, Failed):
+                return answer
+            total = _sum(total, answer)
+            try:
+                return replace(total, value=check(_parse(answer, schema)))
+            except ValueError as error:
+                fault = " ".join(str(error).split())[:500]
+            self.counts.invalid += 1
+            talk = [*messages, _message("assistant", answer.text), _message("user", _again(fault))]
+        return self._failed("invalid", f"no usable answer in {attempts} attempts, the last: {fault}")
+
+    def known(self, messages: Messages, *, repeat: int = 0, **sampling: Any) -> bool:
+        """Whether the cache holds the answer to this request of `complete`."""
+        request = {"model": self.model, "messages": messages, **sampling}
+        return self.cache is not None and self._path(cache_key(request, repeat)).exists()
+
+    async def _ask(self, request: dict[str, Any], headers: dict[str, str] | None) -> Answer[str] | Failed:
+        async with self._slots:
+            for attempt in range(self.retries + 1):
+                try:
+                    return await self._send(request, headers)
+                except (TimeoutError, openai.APIError, ValueError) as error:
+                    failure = _failure(error, self.timeout)
+                    if failure.kind == "refused" or attempt == self.retries:
+                        return self._failed(failure.kind, failure.reason)
+                    self.counts.retries += 1
+                    await asyncio.sleep(_wait(error, self.backoff, attempt))
+        raise AssertionError("unreachable: the last attempt returns")
+
+    async def _send(self, request: dict[str, Any], headers: dict[str, str] | None) -> Answer[str]:
+        start = time.perf_counter()
+        async with asyncio.timeout(self.timeout):
+            reply = await self._client.chat.completions.create(**request, extra_headers=headers)
+        if not getattr(reply, "choices", None):
+            raise ValueError("a reply without choices")
+        choice, usage = reply.choices[0], reply.usage
+        answer = Answer(
+            value=choice.message.content or "",
+            text=choice.message.content or "",
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            output_tokens=usage.completion_tokens if usage else 0,
+            latency_s=time.perf_counter() - start,
+            cut=choice.finish_reason == "length",
+        )
+        self.counts.calls += 1
+        self.counts.prompt_tokens += answer.prompt_tokens
+        self.counts.output_tokens += answer.output_tokens
+        return answer
+
+    def _failed(self, kind: Kind, reason: str) -> Failed:
+        self.counts.failures[kind] += 1
+        return Failed(kind, reason)
+
+    def _path(self, key: str) -> Path:
+        return self.cache / key[:2] / f"{key}.json"
+
+    def _recall(self, key: str) -> Answer[str] | None:
+        try:
+            stored = json.loads(self._path(key).read_text(encoding="utf-8"))
+            return Answer(stored["text"], stored["text"], cached=True, cut=stored["cut"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _remember(self, key: str, answer: Answer[str]) -> None:
+        kept = ("text", "cut", "prompt_tokens", "output_tokens")
+        write_json(self._path(key), {k: getattr(answer, k) for k in kept})
+
+
+def cache_key(request: dict[str, Any], repeat: int = 0) -> str:
+    """64 hex digits that change with the model, the messages, the schema, the sampling parameters and `repeat`."""
+    return hashlib.sha256(json.dumps([request, repeat], sort_keys=True).encode()).hexdigest()
+
+
+def price(prompt_tokens: int, output_tokens: int, prices: tuple[float, float]) -> float:
+    """The price of that many tokens, `prices` being per million prompt and output tokens."""
+    return (prompt_tokens * prices[0] + output_tokens * prices[1]) / 1e6
+
+
+def estimated_tokens(messages: Messages) -> int:
+    """About how many tokens `messages` take: a token every 3.5 bytes and 4 for each message's frame [ours]."""
+    return sum(4 + -(-2 * len(m["content"].encode()) // 7) for m in messages)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether `url` names this machine only."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _key(url: str, variable: str) -> str:
+    if key := os.environ.get(variable):
+        return key
+    if is_loopback(url):
+        return "none"
+    raise BadInput(f"{url} needs an API key: set the environment variable {variable}")
+
+
+def _parse(answer: Answer[str], schema: dict[str, Any]) -> Any:
+    try:
+        value = json.loads(answer.text)
+    except ValueError as error:
+        cut = "; it was cut off at the token limit" if answer.cut else ""
+        raise ValueError(f"the answer is not JSON ({error}){cut}") from None
+    if problem := best_match(Draft202012Validator(schema).iter_errors(value)):
+        raise ValueError(f"{problem.json_path.replace('$', 'the answer', 1)}: {problem.message}")
+    return value
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _again(fault: str) -> str:
+    return f"That answer cannot be used: {fault}\nAnswer again, whole, in the same JSON form."
+
+
+def _sum(total: Answer[Any], answer: Answer[str]) -> Answer[Any]:
+    return Answer(
+        value=None,
+        text=answer.text,
+        prompt_tokens=total.prompt_tokens + answer.prompt_tokens,
+        output_tokens=total.output_tokens + answer.output_tokens,
+        attempts=total.attempts + 1,
+        cached=total.cached and answer.cached,
+        latency_s=total.latency_s + answer.latency_s,
+        cut=answer.cut,
+    )
+
+
+def _failure(error: Exception, timeout: float) -> Failed:
+    if isinstance(error, TimeoutError):
+        return Failed("timeout", f"no answer within {timeout:g} s")
+    if isinstance(error, openai.APIStatusError):
+        status = error.status_code
+        kind = "rate_limit" if status == 429 else "server" if status >= 500 or status in (408, 409) else "refused"
+        return Failed(kind, f"HTTP {status}: {' '.join(str(error.message).split())[:300]}")
+    if isinstance(error, openai.APIConnectionError):
+        return Failed("unreachable", f"no connection: {error.__cause__ or error}")
+    return Failed("garbled", f"the reply is not a chat completion: {' '.join(str(error).split())[:300]}")
+
+
+def _wait(error: Exception, backoff: float, attempt: int) -> float:
+    """Seconds until the next attempt: what the endpoint asks for, else doubling with jitter."""
+    response = getattr(error, "response", None)
+    try:
+        asked = float(response.headers["retry-after"])
+    except (AttributeError, KeyError, ValueError):
+        asked = 0.0
+    return min(max(asked, backoff * 2**attempt * random.uniform(0.5, 1.0)), LONGEST_WAIT)

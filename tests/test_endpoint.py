@@ -1,0 +1,194 @@
+"""The endpoint client against a real HTTP server that misbehaves on purpose."""
+
+import asyncio
+import subprocess
+import sys
+import time
+
+import pytest
+from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens
+from proactor_lib.errors import BadInput
+
+from misbehaving import Misbehaving, Reply
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"turn": {"type": "integer", "minimum": 1}},
+    "required": ["turn"],
+    "additionalProperties": False,
+}
+ASK = [{"role": "user", "content": "which turn"}]
+
+
+def ask(answer, use, **options):
+    """Run `use(endpoint)` against a server that gives `answer`; returns (its result, the endpoint, the server)."""
+    settings = {"timeout": 5.0, "backoff": 0.01, **options}
+
+    async def go():
+        async with Endpoint(server.url, "m", **settings) as endpoint:
+            return await use(endpoint), endpoint
+
+    with Misbehaving(answer) as server:
+        return *asyncio.run(go()), server
+
+
+def at_most(limit):
+    def check(value):
+        if value["turn"] > limit:
+            raise ValueError(f"turn {value['turn']} is outside the dialogue, which has {limit} turns")
+        return value["turn"]
+
+    return check
+
+
+def test_a_plain_answer_with_its_tokens_and_its_price():
+    answer, endpoint, _ = ask(lambda r, n: Reply("turn three please"), lambda e: e.complete(ASK), prices=(1e6, 2e6))
+    assert (answer.value, answer.prompt_tokens, answer.output_tokens, answer.cached) == (
+        "turn three please",
+        2,
+        3,
+        False,
+    )
+    assert (endpoint.counts.calls, endpoint.cost) == (1, 2 * 1 + 3 * 2)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Reply(status=429), Reply(status=500), Reply(status=503), Reply("x", cut_body=True), Reply(body="[1, 2"),
+     Reply(body="{}"), Reply("late", delay=1.5)],
+    ids=["429", "500", "503", "cut connection", "cut body", "no choices", "hang"],
+)  # fmt: skip
+def test_a_passing_fault_is_retried(fault):
+    answer, endpoint, server = ask(
+        lambda r, n: fault if n == 1 else Reply("good"), lambda e: e.complete(ASK), timeout=0.5
+    )
+    assert answer.value == "good"
+    assert (endpoint.counts.retries, endpoint.counts.calls, len(server.requests)) == (1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "says"),
+    [(Reply(status=429), "rate_limit", "429"), (Reply(status=500), "server", "500"), (Reply(body="no"), "garbled", "chat"),
+     (Reply("late", delay=1.5), "timeout", "within 0.2 s")],
+)  # fmt: skip
+def test_a_lasting_fault_is_a_value_with_its_reason(fault, kind, says):
+    answer, endpoint, server = ask(lambda r, n: fault, lambda e: e.complete(ASK), retries=2, timeout=0.2)
+    assert isinstance(answer, Failed) and answer.kind == kind and says in answer.reason
+    assert len(server.requests) == 3 and endpoint.counts.failures == {kind: 1} and endpoint.counts.calls == 0
+
+
+def test_what_the_endpoint_refuses_is_not_asked_again():
+    answer, _, server = ask(lambda r, n: Reply(status=404), lambda e: e.complete(ASK))
+    assert answer.kind == "refused" and "404" in answer.reason and len(server.requests) == 1
+
+
+def test_a_closed_port_is_unreachable():
+    async def go(url):
+        async with Endpoint(url, "m", retries=1, backoff=0.01) as endpoint:
+            return await endpoint.complete(ASK)
+
+    with Misbehaving(lambda r, n: Reply("x")) as server:
+        pass
+    assert asyncio.run(go(server.url)).kind == "unreachable"
+
+
+def test_retry_after_is_waited_for():
+    start = time.perf_counter()
+    slow = Reply(status=429, headers={"retry-after": "0.6"})
+    ask(lambda r, n: slow if n == 1 else Reply("good"), lambda e: e.complete(ASK))
+    assert time.perf_counter() - start >= 0.6
+
+
+def test_concurrency_is_bounded():
+    async def many(endpoint):
+        return await asyncio.gather(*(endpoint.complete([{"role": "user", "content": str(i)}]) for i in range(12)))
+
+    answers, _, server = ask(lambda r, n: Reply("x", delay=0.05), many, concurrency=3)
+    assert all(isinstance(a, Answer) for a in answers) and server.most_at_once == 3
+
+
+def test_an_unusable_answer_is_shown_its_error_and_asked_again():
+    def answer(request, n):
+        return Reply('{"turn": 2}' if "outside" in request["messages"][-1]["content"] else '{"turn": 9}')
+
+    result, endpoint, server = ask(answer, lambda e: e.complete_json(ASK, SCHEMA, at_most(5)))
+    assert (result.value, result.attempts, endpoint.counts.invalid) == (2, 2, 1)
+    roles = [m["role"] for m in server.requests[1]["messages"]]
+    assert roles == ["user", "assistant", "user"] and server.requests[1]["messages"][1]["content"] == '{"turn": 9}'
+    assert server.requests[0]["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert all("seed" not in r for r in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [('{"turn": 9}', "outside the dialogue"), ('{"turn": 0}', "answer.turn: 0 is less than the minimum"),
+     ('{"turn"', "not JSON"), ("{}", "'turn' is a required property"), ("", "not JSON")],
+)  # fmt: skip
+def test_an_answer_that_stays_unusable_fails_with_the_last_fault(text, says):
+    result, endpoint, server = ask(lambda r, n: Reply(text), lambda e: e.complete_json(ASK, SCHEMA, at_most(5)))
+    assert result.kind == "invalid" and says in result.reason and "3 attempts" in result.reason
+    assert len(server.requests) == 3 and endpoint.counts.invalid == 3 and endpoint.counts.failures == {"invalid": 1}
+
+
+def test_an_answer_cut_at_the_token_limit_says_so():
+    result, *_ = ask(lambda r, n: Reply('{"tu', finish="length"), lambda e: e.complete_json(ASK, SCHEMA, at_most(5)))
+    assert "cut off at the token limit" in result.reason
+
+
+def test_the_cache_answers_what_was_asked_before_bad_answers_too(tmp_path):
+    async def twice(endpoint):
+        return [await endpoint.complete_json(ASK, SCHEMA, at_most(5)) for _ in range(2)]
+
+    def answer(request, n):
+        return Reply('{"turn": 9}' if len(request["messages"]) == 1 else '{"turn": 1}')
+
+    (first, second), endpoint, server = ask(answer, twice, cache=tmp_path)
+    assert first.value == second.value == 1 and (first.cached, second.cached) == (False, True)
+    assert len(server.requests) == endpoint.counts.calls == 2 and endpoint.counts.cached == 2
+    again, endpoint, server = ask(answer, lambda e: e.complete_json(ASK, SCHEMA, at_most(5)), cache=tmp_path)
+    assert again.value == 1 and not server.requests and endpoint.counts.prompt_tokens == 0
+
+
+def test_the_same_question_at_once_is_asked_once(tmp_path):
+    async def many(endpoint):
+        return await asyncio.gather(*(endpoint.complete(ASK) for _ in range(5)))
+
+    answers, _, server = ask(lambda r, n: Reply(str(n), delay=0.05), many, cache=tmp_path)
+    assert [a.value for a in answers] == ["1"] * 5 and len(server.requests) == 1
+
+
+def test_faults_are_not_cached_and_a_torn_cache_file_is_asked_again(tmp_path):
+    failed, *_ = ask(lambda r, n: Reply(status=500), lambda e: e.complete(ASK), cache=tmp_path, retries=0)
+    assert failed.kind == "server" and not list(tmp_path.rglob("*.json"))
+    ask(lambda r, n: Reply("good"), lambda e: e.complete(ASK), cache=tmp_path)
+    (kept,) = tmp_path.rglob("*.json")
+    kept.write_text(kept.read_text()[:10])
+    answer, _, server = ask(lambda r, n: Reply("good"), lambda e: e.complete(ASK), cache=tmp_path)
+    assert answer.value == "good" and len(server.requests) == 1
+
+
+def test_the_key_of_the_cache_changes_with_everything_that_changes_the_answer():
+    base = {"model": "m", "messages": ASK, "temperature": 0.0}
+    others = [{**base, "model": "n"}, {**base, "temperature": 1.0}, {**base, "messages": []}, {**base, "max_tokens": 5}]
+    assert len({cache_key(base), cache_key(base, repeat=1), *map(cache_key, others)}) == 6
+    assert cache_key(base) == cache_key(dict(reversed(base.items())))
+
+
+def test_a_seed_is_refused():
+    with pytest.raises(ValueError, match="seed"):
+        ask(lambda r, n: Reply("x"), lambda e: e.complete(ASK, seed=1))
+
+
+def test_a_public_address_needs_a_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(BadInput, match="OPENAI_API_KEY"):
+        Endpoint("https://example.org/v1", "m")
+
+
+def test_estimated_tokens():
+    assert estimated_tokens([{"role": "user", "content": "x" * 35}, {"role": "user", "content": ""}]) == (4 + 10) + 4
+
+
+def test_import_is_light():
+    code = "import proactor_lib.endpoint, sys; print({'torch', 'vllm', 'ray', 'trl'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
