@@ -1,0 +1,94 @@
+"""A family of processes: what it weighs, and how to end all of it. Linux."""
+
+import ctypes
+import signal
+import threading
+import time
+
+import psutil
+
+_PDEATHSIG, _SUBREAPER = 1, 36  # prctl
+
+
+def follow_parent() -> None:
+    """Ask the kernel to send this process SIGTERM when its parent dies, whatever it dies of."""
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """Make this process the new parent of descendants whose own parent dies, so that none is lost from sight."""
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1)
+
+
+def family(pid: int | None = None, itself: bool = True) -> list[psutil.Process]:
+    """The living descendants of process `pid` (this one if None), youngest first, and the process itself at the end."""
+    try:
+        root = psutil.Process(pid)
+        members = [*reversed(root.children(recursive=True)), *([root] if itself else [])]
+    except psutil.NoSuchProcess:
+        return []
+    return [p for p in members if _alive(p)]
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end(pid: int | None = None, itself: bool = True, grace: float = 5.0) -> None:
+    """End the family of `pid`: SIGTERM, and after `grace` seconds SIGKILL to what is left. Returns when all are gone.
+
+    Whoever was once seen as a member is ended, even if its own parent dies first and it changes families.
+    """
+    seen, deadline = set(family(pid, itself)), time.monotonic() + grace
+    for process in seen:
+        _send(process, signal.SIGTERM)
+    while left := [p for p in seen if _alive(p)]:
+        if time.monotonic() > deadline:
+            for process in left:
+                _send(process, signal.SIGKILL)
+        time.sleep(0.05)
+        seen.update(family(pid, itself))
+
+
+def _send(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        pass
+
+
+def pss_bytes(processes: list[psutil.Process]) -> int:
+    """Sum of the processes' proportional set sizes: shared pages are counted once in all. A gone process counts 0."""
+    total = 0
+    for process in processes:
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total
+
+
+class PeakMemory:
+    """While open, samples the PSS of a process family in a thread; `gb` is the highest sum so far (1e9 bytes)."""
+
+    def __init__(self, pid: int | None = None, every: float = 1.0):
+        self._pid, self._every, self._closed = pid, every, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self.gb = 0.0
+
+    def _sample(self) -> None:
+        while True:
+            self.gb = max(self.gb, pss_bytes(family(self._pid)) / 1e9)
+            if self._closed.wait(self._every):
+                return
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._closed.set()
+        self._thread.join()

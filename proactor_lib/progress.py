@@ -1,0 +1,50 @@
+"""How far a stage is, as lines of a file: a notebook's process writes them, whoever watches the run tails them."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = "progress.jsonl"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line: `done` of `total` units of `stage` at `time` (seconds since the epoch), and a word on it."""
+
+    time: float
+    stage: str
+    done: float
+    total: float
+    text: str = ""
+
+
+def report(out: Path | str, stage: str, done: float, total: float, text: str = "") -> None:
+    """Append one event to the run folder's progress file. One write a line, so that processes may share the file."""
+    line = json.dumps({"time": time.time(), "stage": stage, "done": done, "total": total, "text": text}) + "\n"
+    Path(out).mkdir(parents=True, exist_ok=True)
+    handle = os.open(Path(out) / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
+
+
+class Tail:
+    """The events that were appended since the last look; starts at the end of what is there."""
+
+    def __init__(self, out: Path | str):
+        self._path = Path(out) / FILE
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+
+    def new(self) -> list[Event]:
+        """Events since the last call; a line that is still being written waits for the next call."""
+        try:
+            with open(self._path, "rb") as handle:
+                handle.seek(self._offset)
+                whole, newline, _ = handle.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._offset += len(whole) + len(newline)
+        return [Event(**json.loads(line)) for line in whole.splitlines()]

@@ -1,0 +1,166 @@
+"""One execution: real papermill, real kernels, notebooks of one behaviour each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+
+from proactor_lib import notebook, processes, progress
+from proactor_lib.errors import BadInput
+
+
+def write_notebook(path, *cells, parameters="x = 1\nout = None"):
+    """A notebook with a parameters cell and these code cells."""
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    node = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
+    node.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(node, path)
+    return path
+
+
+def run(tmp_path, *cells, given=None, **options):
+    """Outcome and the executed notebook's path."""
+    source, target = write_notebook(tmp_path / "source.ipynb", *cells), tmp_path / "out" / "done.ipynb"
+    return notebook.execute(source, target, given or {}, **options), target
+
+
+def living(marker):
+    """Processes whose command line holds the marker; one that is dead or not ours has none."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    return [p.pid for p in found if marker in " ".join(p.info["cmdline"] or [])]
+
+
+def test_parameters_are_names_and_literal_defaults(tmp_path):
+    text = "import os\na: float = 1e-4\nb = c = 'x'\nd = (1, 2)\ne = os.sep\n"
+    path = write_notebook(tmp_path / "n.ipynb", parameters=text)
+    assert notebook.parameters(path) == {"a": 1e-4, "b": "x", "c": "x", "d": (1, 2), "e": "os.sep"}
+
+
+def test_digest_changes_with_code_not_with_outputs(tmp_path):
+    path = write_notebook(tmp_path / "n.ipynb", "1 + 1")
+    before = notebook.digest(path)
+    node = nbformat.read(path, 4)
+    node.cells[1].outputs = [nbformat.v4.new_output("stream", text="2")]
+    nbformat.write(node, path)
+    assert notebook.digest(path) == before
+    assert notebook.digest(write_notebook(path, "1 + 2")) != before
+
+
+@pytest.mark.parametrize("text", ["not json", "{}", '{"cells": [1]}'])
+def test_what_is_no_notebook_is_refused(tmp_path, text):
+    (tmp_path / "n.ipynb").write_text(text)
+    with pytest.raises(BadInput, match="n.ipynb is not a notebook"):
+        notebook.parameters(tmp_path / "n.ipynb")
+
+
+def test_a_missing_notebook_and_an_unknown_parameter_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(BadInput, match="cannot read .*none.ipynb"):
+        notebook.execute(tmp_path / "none.ipynb", tmp_path / "out" / "done.ipynb", {})
+    with pytest.raises(BadInput, match="has no parameter 'y' .* accepted: x, out"):
+        run(tmp_path, "1", given={"y": 2})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_runs_with_its_parameters(tmp_path):
+    outcome, target = run(
+        tmp_path, "print(x + 1)", "bytearray(200_000_000); import time; time.sleep(2)", given={"x": 41}
+    )
+    assert (outcome.state, outcome.problem) == ("done", None)
+    assert "42" in target.read_text()
+    assert outcome.seconds > 2
+    assert 0.05 < outcome.peak_memory_gb < 1
+
+
+def test_a_failed_notebook_keeps_its_error_in_place(tmp_path):
+    outcome, target = run(tmp_path, "print('before')", "1 / 0", "print('after')")
+    assert outcome.state == "failed"
+    assert outcome.problem == f"cell 5 of {target} raised ZeroDivisionError: division by zero"
+    node = nbformat.read(target, 4)
+    assert node.cells[4].source == "1 / 0" and node.cells[4].outputs[0].ename == "ZeroDivisionError"
+    assert [p.name for p in target.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_users_mistake_keeps_its_sentence(tmp_path):
+    outcome, _ = run(tmp_path, "from proactor_lib.errors import BadInput\nraise BadInput('line 3: no such action')")
+    assert (outcome.state, outcome.problem) == ("refused", "line 3: no such action")
+
+
+def test_a_kernel_that_dies_is_said_and_marked(tmp_path):
+    outcome, target = run(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert outcome.state == "failed"
+    assert "the kernel died" in outcome.problem
+    assert "DeadKernelError" in target.read_text()
+
+
+def test_a_time_limit_ends_everything_that_the_notebook_started(tmp_path):
+    marker = f"sleep {600 + os.getpid() / 1e7}"
+    orphan = f"import subprocess\nsubprocess.run('setsid {marker} & setsid nohup {marker} &', shell=True)"
+    start = time.monotonic()
+    outcome, target = run(tmp_path, orphan, "import time\ntime.sleep(600)", timeout=6)
+    assert (outcome.state, outcome.problem) == (
+        "timeout",
+        f"cell 3 of {target} raised TimeoutError: ran out of its 6 s",
+    )
+    assert time.monotonic() - start < 20
+    assert living(marker) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_when_the_caller_is_stopped(tmp_path, number):
+    """Ctrl-C, and kill -9 of the caller: the kernel and what it started end too."""
+    marker = f"sleep {700 + os.getpid() / 1e7}"
+    source = write_notebook(tmp_path / "n.ipynb", f"import subprocess\nsubprocess.run('{marker}', shell=True)")
+    code = "import sys; from pathlib import Path; from proactor_lib.notebook import execute; "
+    code += f"execute(Path({str(source)!r}), Path({str(tmp_path / 'out' / 'n.ipynb')!r}), {{}})"
+    caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    _until(lambda: living(marker))
+    tree = processes.family(caller.pid, itself=False)
+    caller.send_signal(number)
+    assert caller.wait(15) != 0
+    _until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree))
+    assert living(marker) == []
+
+
+def _until(holds, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_pss_counts_shared_pages_once():
+    """A child that shares its parent's 200 MB adds little to the sum of the two."""
+    block = bytearray(os.urandom(1) * 200_000_000)
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        both = [psutil.Process(), psutil.Process(pid)]
+        rss, pss = sum(p.memory_info().rss for p in both), processes.pss_bytes(both)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert len(block) == 200_000_000
+    assert rss - pss > 190_000_000
+
+
+def test_progress_is_tailed_line_by_line(tmp_path):
+    progress.report(tmp_path, "old", 1, 1)
+    tail = progress.Tail(tmp_path)
+    progress.report(tmp_path, "training", 3, 10, "reward 0.5")
+    with open(tmp_path / progress.FILE, "a") as handle:
+        handle.write('{"time": 1.0, "stage": "half')
+        handle.flush()
+        assert [(e.stage, e.done, e.total, e.text) for e in tail.new()] == [("training", 3, 10, "reward 0.5")]
+        handle.write(' a line", "done": 1, "total": 2}\n')
+    assert [e.stage for e in tail.new()] == ["half a line"]
+    assert tail.new() == []
+    assert json.loads((tmp_path / progress.FILE).read_text().splitlines()[1])["total"] == 10
