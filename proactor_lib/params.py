@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import BadInput
 from proactor_lib.files import first_problem, read_text
@@ -19,9 +19,18 @@ Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-RewardName = Literal[
-    "rac", "max_rac", "general_ruler", "custom_ruler", "weighted_metric", "adaptive_metric", "adaptive_ruler"
-]
+Weights = dict[Literal["rac", "pt", "rar", "ftr"], NonNegative]
+
+
+def _registered(name: str) -> str:
+    from proactor_lib.rewards import REWARDS  # rewards are made from parameters: they import this file
+
+    if name not in REWARDS:
+        raise ValueError(f"there is no such reward; accepted: {', '.join(REWARDS)}")
+    return name
+
+
+RewardName = Annotated[str, AfterValidator(_registered)]  # a name in the registry of proactor_lib.rewards
 
 
 class DataParams(BaseModel):
@@ -65,12 +74,9 @@ class RewardParams(BaseModel):
 
     reward: RewardName = "adaptive_metric"
     reward_theta: Share = 0.75  # a prediction matches a reference from this alignment on
-    reward_weights: dict[Literal["rac", "pt", "rar", "ftr"], NonNegative] = {
-        "rac": 0.4,
-        "pt": 0.3,
-        "rar": 0.1,
-        "ftr": 0.2,
-    }
+    reward_weights: Weights = {"rac": 0.4, "pt": 0.3, "rar": 0.1, "ftr": 0.2}  # Weighted Metric's; Adaptive's halfway
+    explore_weights: Weights = {"rac": 0.25, "pt": 0.5, "rar": 0.1, "ftr": 0.15}  # Adaptive Metric's at first: timing
+    conserve_weights: Weights = {"rac": 0.5, "pt": 0.15, "rar": 0.05, "ftr": 0.3}  # and at last: alignment, restraint
     reward_schedule: Literal["linear", "cosine", "step"] = "linear"  # how stage-aware weights move with progress
     ruler_base: Literal["rac", "max_rac", "adaptive_metric"] = "rac"  # adaptive RULER's R_metric
     ruler_lambda_max: Share = 0.3  # [paper]
@@ -79,9 +85,13 @@ class RewardParams(BaseModel):
     }  # fmt: skip
     rubric: Path | None = None  # a rubric file of the user's own; none: the package's
     judge: str = "rubric"  # `rubric` (programmatic stand-in), or the model names at judge_url, comma separated
-    judge_url: str | None = None
+    judge_url: str | None = None  # OpenAI-compatible, ending in /v1; one for all judges, or one each, comma separated
     judge_concurrency: Count = 16  # calls in flight
     judge_timeout: Positive = 60.0  # seconds a call
+    judge_retries: Natural = 2  # times a call is sent again after an error of transport
+    judge_temperature: NonNegative | None = 0.0  # none: the endpoint's own
+    judge_cache: Path | None = None  # a folder that keeps answers, so that a resumed run repeats no paid call
+    judge_prices: tuple[NonNegative, NonNegative] = (0.0, 0.0)  # per million prompt and output tokens
 
 
 class TrainingParams(BaseModel):

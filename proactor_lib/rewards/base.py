@@ -1,0 +1,58 @@
+"""What every reward is: an object that scores the K outputs of one turn together [SPEC 5]."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from proactor_lib.agent import Parsed
+from proactor_lib.params import Params
+from proactor_lib.schema import Catalog, Dialogue, ReferenceAction
+
+
+@dataclass(frozen=True)
+class Group:
+    """The K outputs of one turn, and what they are judged by."""
+
+    dialogue: Dialogue
+    turn: int
+    references: tuple[ReferenceAction, ...]  # of the whole dialogue
+    catalog: Catalog
+    texts: tuple[str, ...]  # raw outputs, K of them
+    outputs: tuple[Parsed, ...]  # `agent.parse` of each
+    progress: float = 0.0  # training progress u in [0, 1]
+
+    @property
+    def open(self) -> tuple[ReferenceAction, ...]:
+        """The references whose coverage [open, close] holds this turn."""
+        return tuple(r for r in self.references if r.window.covers(self.turn))
+
+
+@dataclass(frozen=True)
+class Score:
+    """A reward in [0, 1] and what it is made of. `value` None: it could not be obtained; never 0 instead."""
+
+    value: float | None
+    components: dict[str, float] = field(default_factory=dict)
+
+
+class Reward(ABC):
+    """A reward by `name`. `timed`: it claims to reward timing, so the lab holds it to the policies' right order."""
+
+    name: ClassVar[str]
+    timed: ClassVar[bool] = True
+
+    def __init__(self, params: Params):
+        self.params = params
+
+    @abstractmethod
+    async def score(self, group: Group) -> list[Score]:
+        """K scores, in the order of `group.outputs`. Never raises for what an output or a judge says."""
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Counts so far (judge calls, failures by kind, cost); a trainer logs them at each step."""
+        return {}
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        return

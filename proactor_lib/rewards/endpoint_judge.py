@@ -1,0 +1,142 @@
+"""A language model as judge: one call scores all outputs of a turn, matched by random labels [ours].
+
+What goes wrong is counted by kind and tried again with the fault shown; a mark that stays missing is None.
+"""
+
+import json
+import random
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from proactor_lib.agent import Parsed, _template, render, transcript
+from proactor_lib.endpoint import Endpoint, Failed, Messages
+from proactor_lib.rewards.base import Group
+from proactor_lib.rewards.judge import Marks
+
+
+@dataclass
+class EndpointJudge:
+    """A model behind `endpoint`, instructed by `rubric`. `repeat` asks anew what the cache knows, in another order."""
+
+    endpoint: Endpoint
+    rubric: str
+    attempts: int = 3
+    temperature: float | None = 0.0
+    repeat: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.model
+
+    async def mark(self, group: Group, outputs: Sequence[Parsed], criteria: Sequence[str]) -> list[Marks | None]:
+        """As Judge.mark. All marks come from one answer, so that they stay relative to each other."""
+        answers = [render(o.actions) for o in outputs]
+        labels = _labels(len(answers), f"{self.repeat} {group.dialogue.id} {group.turn} {answers}")
+        question = self._question(group, dict(zip(labels, answers, strict=True)))
+        best: dict[str, Marks] = {}
+        talk = question
+        for _ in range(self.attempts):
+            answer = await self.endpoint.complete(talk, repeat=self.repeat, **self._sampling(labels, criteria))
+            if isinstance(answer, Failed):
+                break
+            marks, faults = read_marks(answer.text, labels, criteria)
+            best = marks if len(marks) >= len(best) else best
+            if not faults:
+                break
+            self.faults.update(kind for kind, _ in faults)
+            talk = [*question, {"role": "assistant", "content": answer.text}, _again(faults)]
+        return [best.get(label) for label in labels]
+
+    def _question(self, group: Group, answers: dict[str, str]) -> Messages:
+        shown = sorted(answers.items())  # the labels are random, so their order is
+        content = _template("ruler.group.j2").render(
+            actions=group.catalog.subset(group.dialogue.actions).actions,
+            transcript=transcript(group.dialogue, group.turn),
+            turn=group.turn,
+            answers=shown,
+        )
+        return [{"role": "system", "content": self.rubric}, {"role": "user", "content": content}]
+
+    def _sampling(self, labels: Sequence[str], criteria: Sequence[str]) -> dict[str, Any]:
+        form = {"name": "scores", "strict": True, "schema": answer_schema(labels, criteria)}
+        heat = {} if self.temperature is None else {"temperature": self.temperature}
+        return {"response_format": {"type": "json_schema", "json_schema": form}, **heat}
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Requests, retries, tokens, cost, transport failures by kind, and faults in answers by kind."""
+        c = self.endpoint.counts
+        sums = {"calls": c.calls, "cached": c.cached, "retries": c.retries, "cost": self.endpoint.cost}
+        tokens = {"prompt_tokens": c.prompt_tokens, "output_tokens": c.output_tokens}
+        failed = {f"failed_{kind}": n for kind, n in c.failures.items()}
+        faults = {f"fault_{kind}": n for kind, n in self.faults.items()}
+        return {f"judge_{k}": float(v) for k, v in (sums | tokens | failed | faults).items()}
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self.endpoint.__aexit__()
+
+
+def _labels(count: int, seed: str) -> list[str]:
+    """`count` different labels of a letter and two digits, the same for the same seed: a resumed run hits the cache."""
+    names = [f"{letter}{number}" for letter in string.ascii_uppercase for number in range(10, 100)]
+    return random.Random(seed).sample(names, count)
+
+
+def answer_schema(labels: Sequence[str], criteria: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of an answer: `{"scores": [{"label", "reason", criterion: mark, ...}, ...]}`, one a label."""
+    mark = {"type": "number", "minimum": 0, "maximum": 1}
+    fields = {"label": {"enum": list(labels)}, "reason": {"type": "string"}, **dict.fromkeys(criteria, mark)}
+    item = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+    scores = {"type": "array", "items": item, "minItems": len(labels), "maxItems": len(labels)}
+    return {
+        "type": "object", "properties": {"scores": scores}, "required": ["scores"], "additionalProperties": False,
+    }  # fmt: skip
+
+
+Fault = tuple[str, str]  # kind, sentence
+
+
+def read_marks(text: str, labels: Sequence[str], criteria: Sequence[str]) -> tuple[dict[str, Marks], list[Fault]]:
+    """The usable marks by label, and what is wrong with the rest; never raises.
+
+    Kinds of fault: `empty`, `not_json` (a refusal in prose, cut-off text), `unknown_label`, `repeated_label`,
+    `missing_label`, `not_a_number` (a word, a missing mark), `out_of_range`.
+    """
+    if not text.strip():
+        return {}, [("empty", "the answer is empty")]
+    try:
+        items = json.loads(text[text.find("{") : text.rfind("}") + 1])["scores"]
+        items = [dict(item) for item in items]
+    except (ValueError, KeyError, TypeError):
+        return {}, [("not_json", 'the answer is not a JSON object with a list "scores"')]
+    marks, faults = {}, []
+    times = Counter(str(item.get("label")) for item in items)
+    faults += [("unknown_label", f"there is no label {label!r}") for label in times if label not in labels]
+    faults += [("repeated_label", f"label {k!r} is there {n} times") for k, n in times.items() if k in labels and n > 1]
+    faults += [("missing_label", f"label {label!r} is missing") for label in labels if label not in times]
+    for item in items:
+        label = str(item.get("label"))
+        if label in labels and times[label] == 1:
+            problems = [fault for c in criteria if (fault := _problem(label, c, item.get(c)))]
+            faults += problems
+            if not problems:
+                marks[label] = {c: float(item[c]) for c in criteria}
+    return marks, faults
+
+
+def _problem(label: str, criterion: str, mark: Any) -> Fault | None:
+    if isinstance(mark, bool) or not isinstance(mark, int | float):
+        return "not_a_number", f"{criterion} of {label!r} must be a number between 0 and 1, got {mark!r}"
+    if not 0 <= mark <= 1:
+        return "out_of_range", f"{criterion} of {label!r} must lie between 0 and 1, got {mark}"
+    return None
+
+
+def _again(faults: list[Fault]) -> dict[str, str]:
+    said = "; ".join(sentence for _, sentence in faults[:10])
+    return {"role": "user", "content": f"That answer cannot be used: {said}. Score every label once, in the same form."}

@@ -1,0 +1,63 @@
+"""The `rubric` judge: no language model, but a programmatic stand-in computed from the reference windows [ours].
+
+It answers what a judge with hindsight might, so that the RULER rewards run and can be tried where there is no endpoint.
+Wherever its numbers are shown they are to be named as this stand-in's.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from proactor_lib.agent import Parsed
+from proactor_lib.metrics import alignment, matches
+from proactor_lib.rewards.base import Group
+from proactor_lib.schema import PredictedAction, ReferenceAction
+
+STAND_IN = "rubric judge (a programmatic stand-in computed from the reference windows, not a language model)"
+
+
+class RubricJudge:
+    """Marks outputs by rule; `theta` is the alignment from which a prediction serves a reference."""
+
+    name = "rubric"
+
+    def __init__(self, theta: float = 0.75):
+        self.theta = theta
+
+    async def mark(
+        self, group: Group, outputs: Sequence[Parsed], criteria: Sequence[str]
+    ) -> list[dict[str, float] | None]:
+        """Never None. `score`, for the general rubric, is the mean of alignment, restraint and completeness."""
+        return [self._marks(output.actions, group.open, group.turn) for output in outputs]
+
+    def _marks(
+        self, actions: Sequence[PredictedAction], references: Sequence[ReferenceAction], turn: int
+    ) -> dict[str, float]:
+        """All marks are 1 for silence where nothing is open; 0 for silence where something is, and for the reverse."""
+        if not (actions and references):
+            right = float(not actions and not references)
+            return dict.fromkeys(("timing", "alignment", "restraint", "completeness", "score"), right)
+        s = [[alignment(a, r, turn) for r in references] for a in actions]
+        served = [max(row) for row in s]
+        serving = [[a for a, row in zip(actions, s, strict=True) if matches(row[j], self.theta)]
+                   for j in range(len(references))]  # fmt: skip
+        marks = {
+            "timing": fmean(_timing(r, found, turn) for r, found in zip(references, serving, strict=True)),
+            "alignment": fmean(served),
+            "restraint": fmean(matches(best, self.theta) for best in served),
+            "completeness": fmean(bool(found) for found in serving),
+        }
+        return marks | {"score": fmean(marks[c] for c in ("alignment", "restraint", "completeness"))}
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Nothing: it calls no one."""
+        return {}
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def _timing(reference: ReferenceAction, serving: Sequence[PredictedAction], turn: int) -> float:
+    """1 for the status that the window asks for, one half for the other one, 0 where nothing serves the reference."""
+    wanted = "ready" if turn >= reference.window.ready else "candidate"
+    return max((1.0 if a.status == wanted else 0.5 for a in serving), default=0.0)

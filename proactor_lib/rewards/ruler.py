@@ -1,0 +1,102 @@
+"""RULER: judges score the K outputs of a turn relative to each other (the OpenPipe ART idea) [paper]."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from statistics import fmean, pstdev
+from typing import ClassVar
+
+from proactor_lib.agent import render
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_text
+from proactor_lib.params import Params
+from proactor_lib.rewards.base import Group, Reward, Score
+from proactor_lib.rewards.judge import Judge, Marks
+from proactor_lib.rewards.rubric_judge import RubricJudge
+
+
+class Ruler(Reward):
+    """What General and Custom RULER share; they differ in `rubric_file`, in `criteria` and in how marks are mixed.
+
+    Outputs that say the same are judged once; unreadable ones score 0 and are not shown. Several judges are asked at
+    once: the value is the mean over those that answered; each one's value and their standard deviation are kept.
+    """
+
+    rubric_file: ClassVar[str]
+    criteria: ClassVar[tuple[str, ...]]
+
+    def __init__(self, params: Params, judges: Sequence[Judge] | None = None):
+        super().__init__(params)
+        self.judges = tuple(judges or make_judges(params, self.rubric_file))
+        self._counts: Counter[str] = Counter()
+
+    def mix(self, marks: Marks) -> float:
+        """One value in [0, 1] of an output's marks."""
+        return fmean(marks[c] for c in self.criteria)
+
+    async def score(self, group: Group) -> list[Score]:
+        """K scores; None where no judge gave a usable mark."""
+        distinct = {render(o.actions): o for o in group.outputs if not o.unreadable}
+        given: dict[str, list[Marks | None]] = {text: [] for text in distinct}
+        if distinct:
+            asked = [judge.mark(group, list(distinct.values()), self.criteria) for judge in self.judges]
+            for marks in await asyncio.gather(*asked):
+                for text, mark in zip(distinct, marks, strict=True):
+                    given[text].append(mark)
+        scores = [
+            Score(0.0, {"unreadable": 1.0}) if o.unreadable else self._one(given[render(o.actions)])
+            for o in group.outputs
+        ]
+        self._counts.update(groups=1, outputs=len(scores), judged=len(distinct))
+        self._counts["missing"] += sum(s.value is None for s in scores)
+        return scores
+
+    def _one(self, given: Sequence[Marks | None]) -> Score:
+        by_judge = {j.name: m for j, m in zip(self.judges, given, strict=True) if m is not None}
+        if not by_judge:
+            return Score(None)
+        values = {name: self.mix(marks) for name, marks in by_judge.items()}
+        components = {c: fmean(m[c] for m in by_judge.values()) for c in self.criteria}
+        if len(self.judges) > 1:
+            components |= {f"judge_{name}": v for name, v in values.items()}
+            components["disagreement"] = pstdev(values.values())
+        return Score(fmean(values.values()), components)
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Groups, outputs, distinct outputs judged, scores that stayed missing, and the sums over the judges."""
+        total = Counter({f"ruler_{k}": float(v) for k, v in self._counts.items()})
+        for judge in self.judges:
+            total.update(judge.counters)
+        return dict(total)
+
+    async def close(self) -> None:
+        """Let go of the judges' connections."""
+        for judge in self.judges:
+            await judge.close()
+
+
+def make_judges(params: Params, rubric_file: str) -> list[Judge]:
+    """The judges that the parameters name; BadInput for a rubric file that is not there or a missing API key."""
+    if params.judge == "rubric":
+        return [RubricJudge(params.reward_theta)]
+    from proactor_lib.endpoint import Endpoint  # slow to import
+    from proactor_lib.rewards.endpoint_judge import EndpointJudge
+
+    rubric = read_text(params.rubric or files("proactor_lib") / "prompts" / rubric_file)
+    models = [m.strip() for m in params.judge.split(",")]
+    urls = [u.strip() for u in params.judge_url.split(",")]
+    if len(urls) not in (1, len(models)):
+        raise BadInput(f"judge_url names {len(urls)} addresses for {len(models)} judges; one for all or one each")
+    asking = {
+        "concurrency": params.judge_concurrency,
+        "timeout": params.judge_timeout,
+        "retries": params.judge_retries,
+        "cache": params.judge_cache,
+        "prices": params.judge_prices,
+    }
+    return [
+        EndpointJudge(Endpoint(url, model, **asking), rubric, temperature=params.judge_temperature)
+        for model, url in zip(models, urls * (len(models) // len(urls)), strict=True)
+    ]
