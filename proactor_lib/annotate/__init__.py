@@ -1,0 +1,1 @@
+"""From dialogues to reference windows: annotators, their quality, and corrections by hand."""

@@ -1,0 +1,173 @@
+"""A run's folder: where each arrow of the data flow is a file, and the first two stages that fill it.
+
+params.json | data/ | references/ | training/ | predictions/ | metrics/ | summary.json | report.html
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from proactor_lib import progress
+from proactor_lib.annotate import overlay
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_json, read_jsonl, write_json, write_jsonl
+from proactor_lib.params import Params
+from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: its parameters and its folder. Make it with `Run.open`."""
+
+    params: Params
+    out: Path
+
+    @classmethod
+    def open(cls, params: Params, out: Path | str) -> "Run":
+        """The run in folder `out`, new or begun. BadInput if the folder was made with other parameters."""
+        run = cls(params, Path(out))
+        if run.params_file.exists():
+            _refuse_other(params, read_json(run.params_file, Params), run.out)
+        else:
+            write_json(run.params_file, params.model_dump(mode="json"))
+        return run
+
+    @property
+    def params_file(self) -> Path:
+        """The resolved parameters."""
+        return self.out / "params.json"
+
+    @property
+    def data(self) -> Path:
+        """catalog.json and train.jsonl, dev.jsonl, test.jsonl (schema.Dialogue lines)."""
+        return self.out / "data"
+
+    @property
+    def annotations(self) -> Path:
+        """<split>.jsonl (schema.DialogueReferences lines); truth-<split>.jsonl where the corpus knows the truth."""
+        return self.out / "references"
+
+    @property
+    def training(self) -> Path:
+        """metrics.jsonl, samples.jsonl, checkpoints/, adapter/."""
+        return self.out / "training"
+
+    @property
+    def predictions(self) -> Path:
+        """<policy>.jsonl (schema.TurnPrediction lines)."""
+        return self.out / "predictions"
+
+    @property
+    def metrics(self) -> Path:
+        """Tables as Parquet or JSON."""
+        return self.out / "metrics"
+
+    @property
+    def summary(self) -> Path:
+        """The figures that the report shows."""
+        return self.out / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """One self-contained HTML file."""
+        return self.out / "report.html"
+
+    @property
+    def overlay(self) -> Path:
+        """Corrections by hand: the file that the parameters name, else the run's own."""
+        return self.params.overlay or self.out / "overlay.jsonl"
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog of all splits. BadInput if the data stage has not run."""
+        return read_json(self._made(self.data / "catalog.json"), Catalog)
+
+    def dialogues(self, split: str) -> list[Dialogue]:
+        """The split's dialogues. BadInput if the data stage has not run."""
+        return list(read_jsonl(self._made(self.data / f"{split}.jsonl"), Dialogue))
+
+    def references(self, split: str) -> list[DialogueReferences]:
+        """The split's references, one record a dialogue, with the overlay's corrections. BadInput if not annotated."""
+        lines = read_jsonl(self._made(self.annotations / f"{split}.jsonl"), DialogueReferences)
+        return overlay.apply(lines, self.overlay if self.params.overlay or self.overlay.exists() else None)
+
+    def truth(self, split: str) -> list[DialogueReferences] | None:
+        """The split's true references, where the corpus knows them (the simulator); else None."""
+        path = self.annotations / f"truth-{split}.jsonl"
+        return list(read_jsonl(path, DialogueReferences)) if path.exists() else None
+
+    def _made(self, path: Path) -> Path:
+        if not path.exists():
+            raise BadInput(f"{path} is not there yet: run notebook 01_annotation on {self.out} first")
+        return path
+
+
+def _refuse_other(params: Params, before: Params, out: Path) -> None:
+    now, then = params.model_dump(mode="json"), before.model_dump(mode="json")
+    if changed := [f"{k} was {json.dumps(then[k])}, now {json.dumps(v)}" for k, v in now.items() if then[k] != v]:
+        raise BadInput(
+            f"{out} was made with other parameters ({'; '.join(changed)}): choose another folder, or delete it"
+        )
+
+
+def prepare_data(run: Run, log=lambda text: None) -> None:
+    """Write data/ (and the truth, where the corpus knows it) into the run's folder; what is there already stays.
+
+    `log` takes one line of text a fact. Raises BadInput as `datasets.load`.
+    """
+    if (run.data / "catalog.json").exists():  # written last
+        return
+    catalogs = []
+    for done, split in enumerate(SPLITS):
+        progress.report(run.out, "data", done, len(SPLITS), split)
+        catalogs.append(_prepare_split(run, split, log))
+    write_json(run.data / "catalog.json", _union(catalogs).model_dump(mode="json"))
+    progress.report(run.out, "data", len(SPLITS), len(SPLITS))
+
+
+def _prepare_split(run: Run, split: str, log) -> Catalog:
+    from proactor_lib import datasets
+
+    p = run.params
+    name, limit = getattr(p, f"{split}_split"), getattr(p, f"{split}_dialogues")
+    corpus = datasets.load(
+        p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log
+    )
+    write_jsonl(run.data / f"{split}.jsonl", corpus.dialogues)
+    if corpus.truth:
+        write_jsonl(run.annotations / f"truth-{split}.jsonl", corpus.truth)
+    log(f"{split}: {len(corpus.dialogues)} dialogues of {p.dataset} {name}")
+    return corpus.catalog
+
+
+def _union(catalogs: list[Catalog]) -> Catalog:
+    """One catalog of all their actions (splits of one corpus may show different services)."""
+    actions = {a.name: a for c in reversed(catalogs) for a in c.actions}
+    return catalogs[0].model_copy(update={"actions": tuple(actions.values())})
+
+
+def annotate_run(run: Run, log=lambda text: None) -> None:
+    """Write references/<split>.jsonl for each split with the run's annotator; a split that is there already stays.
+
+    Raises BadInput: an evidence annotator without logged actions, an oracle that cannot be reached.
+    """
+    for done, split in enumerate(SPLITS):
+        progress.report(run.out, "annotate", done, len(SPLITS), split)
+        if not (run.annotations / f"{split}.jsonl").exists():
+            log(f"{split}: {_annotate_split(run, split)}")
+    progress.report(run.out, "annotate", len(SPLITS), len(SPLITS))
+
+
+def _annotate_split(run: Run, split: str) -> str:
+    path, dialogues = run.annotations / f"{split}.jsonl", run.dialogues(split)
+    if run.params.annotator == "oracle":
+        from proactor_lib.annotate import oracle
+
+        return str(oracle.annotate_file(dialogues, run.catalog, path, oracle.settings(run.params)))
+    from proactor_lib.annotate import evidence
+
+    count = write_jsonl(path, (evidence.annotate(d, run.catalog) for d in dialogues))
+    return f"{count} dialogues annotated"

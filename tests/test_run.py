@@ -1,0 +1,47 @@
+"""A run's folder, and the overlay of corrections that it honours."""
+
+import pytest
+from proactor_lib.errors import BadInput
+from proactor_lib.files import write_jsonl
+from proactor_lib.params import load_params
+from proactor_lib.run import Run
+from proactor_lib.schema import DialogueReferences, ReferenceAction, Window
+
+
+def test_open_again_with_the_same_parameters(tmp_path):
+    first = Run.open(load_params(overrides={"seed": 3}), tmp_path / "r")
+    again = Run.open(load_params(overrides={"seed": 3}), tmp_path / "r")
+    assert first == again and load_params(first.params_file).seed == 3
+
+
+def test_other_parameters_are_refused_by_name(tmp_path):
+    Run.open(load_params(), tmp_path)
+    with pytest.raises(
+        BadInput, match=r"seed was 0, now 1; learning_rate|learning_rate was 1e-05, now 0.1; .*seed was 0"
+    ):
+        Run.open(load_params(overrides={"seed": 1, "learning_rate": 0.1}), tmp_path)
+
+
+def test_a_stage_that_has_not_run_says_which_notebook_makes_it(tmp_path):
+    run = Run.open(load_params(), tmp_path)
+    for ask in (lambda: run.catalog, lambda: run.dialogues("train"), lambda: run.references("dev")):
+        with pytest.raises(BadInput, match="01_annotation"):
+            ask()
+
+
+def test_references_honour_the_runs_overlay(tmp_path):
+    run = Run.open(load_params(), tmp_path)
+    line = DialogueReferences(
+        dialogue_id="d", references=(ReferenceAction(id="r", name="a", window=Window(open=1, ready=2, close=3)),)
+    )
+    write_jsonl(run.annotations / "dev.jsonl", [line])
+    assert run.references("dev") == [line]
+    run.overlay.write_text('{"dialogue_id": "d", "name": "a", "window": {"open": 2, "ready": 2, "close": 2}}\n')
+    assert run.references("dev")[0].references[0].window == Window(open=2, ready=2, close=2)
+
+
+def test_a_named_overlay_must_be_there(tmp_path):
+    run = Run.open(load_params(overrides={"overlay": str(tmp_path / "mine.jsonl")}), tmp_path / "r")
+    write_jsonl(run.annotations / "dev.jsonl", [DialogueReferences(dialogue_id="d")])
+    with pytest.raises(BadInput, match="mine.jsonl"):
+        run.references("dev")
