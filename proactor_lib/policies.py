@@ -1,0 +1,110 @@
+"""Fixed policies: agents without a model, most of which look at the references. They show what a reward or metric pays.
+
+Each is a function `(dialogue, references, catalog, seed) -> list[TurnPrediction]`: one prediction a turn, in order.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+
+from proactor_lib.agent import reference_output
+from proactor_lib.schema import Action, Catalog, Dialogue, PredictedAction, ReferenceAction, TurnPrediction
+
+References = Sequence[ReferenceAction]
+Policy = Callable[[Dialogue, References, Catalog, int], list[TurnPrediction]]
+
+
+def oracle(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """Candidate on [open, ready), ready on [ready, close], with the parameters known by then."""
+    return _shifted(dialogue, references, 0)
+
+
+def oracle_late(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """The oracle's outputs, each one turn later."""
+    return _shifted(dialogue, references, 1)
+
+
+def oracle_early(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """The oracle's outputs, each one turn earlier: it foresees a turn."""
+    return _shifted(dialogue, references, -1)
+
+
+def silent(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """Nothing, ever."""
+    return _each_turn(dialogue, lambda turn: ())
+
+
+def everything_ready(
+    dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0
+) -> list[TurnPrediction]:
+    """Every action that the dialogue is shown, ready, at every turn, with what is known of its parameters by then."""
+    shown = catalog.subset(dialogue.actions).actions
+    return _each_turn(
+        dialogue,
+        lambda turn: tuple(PredictedAction(name=a.name, params=_known(a.name, references, turn)) for a in shown),
+    )
+
+
+def first_action(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """The first action that the dialogue is shown, ready, at every turn, with what is known of its parameters."""
+    name = catalog.subset(dialogue.actions).actions[0].name
+    return _each_turn(dialogue, lambda turn: (PredictedAction(name=name, params=_known(name, references, turn)),))
+
+
+def wrong_parameter(
+    dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0
+) -> list[TurnPrediction]:
+    """The oracle with the first parameter of each action wrong."""
+    return _each_turn(dialogue, lambda turn: tuple(_spoilt(a) for a in reference_output(references, turn)))
+
+
+def random_action(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """At half of the turns one action by chance, its status too; parameters from allowed values or the turn's words.
+
+    The same for the same seed and dialogue.
+    """
+    dice = random.Random(f"{seed} {dialogue.id}")
+    shown = catalog.subset(dialogue.actions).actions
+    return _each_turn(dialogue, lambda turn: _by_chance(shown, dialogue.turns[turn - 1].text.split(), dice))
+
+
+POLICIES: dict[str, Policy] = {
+    "oracle": oracle,
+    "oracle_late": oracle_late,
+    "oracle_early": oracle_early,
+    "silent": silent,
+    "everything_ready": everything_ready,
+    "first_action": first_action,
+    "wrong_parameter": wrong_parameter,
+    "random": random_action,
+}
+
+
+def _each_turn(dialogue: Dialogue, say: Callable[[int], tuple[PredictedAction, ...]]) -> list[TurnPrediction]:
+    turns = range(1, len(dialogue.turns) + 1)
+    return [TurnPrediction(dialogue_id=dialogue.id, turn=t, actions=say(t)) for t in turns]
+
+
+def _shifted(dialogue: Dialogue, references: References, late: int) -> list[TurnPrediction]:
+    return _each_turn(dialogue, lambda turn: reference_output(references, turn - late))
+
+
+def _known(name: str, references: References, turn: int) -> dict[str, str]:
+    """What is known at `turn` of the reference of that name which is open, or else opens next; nothing without one."""
+    later = [r for r in references if r.name == name and r.window.close >= turn]
+    nearest = min(later, key=lambda r: (r.window.open > turn, r.window.open), default=None)
+    return nearest.values(known_by=turn) if nearest else {}
+
+
+def _spoilt(action: PredictedAction) -> PredictedAction:
+    params = dict(action.params)
+    for first in list(params)[:1]:
+        params[first] = f"not {params[first]}"
+    return action.model_copy(update={"params": params})
+
+
+def _by_chance(shown: Sequence[Action], words: Sequence[str], dice: random.Random) -> tuple[PredictedAction, ...]:
+    if dice.random() < 0.5:
+        return ()
+    action = dice.choice(shown)
+    params = {p.name: dice.choice(p.values or words or ["?"]) for p in action.params if p.required}
+    return (PredictedAction(name=action.name, params=params, status=dice.choice(("candidate", "ready"))),)
