@@ -12,7 +12,8 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -28,7 +29,7 @@ from proactor_lib.files import write_json
 
 T = TypeVar("T")
 Messages = list[dict[str, str]]
-Kind = Literal["refused", "unreachable", "timeout", "rate_limit", "server", "garbled", "invalid"]
+Kind = Literal["refused", "rejected", "unreachable", "timeout", "rate_limit", "server", "garbled", "invalid"]
 
 LONGEST_WAIT = 120.0  # seconds: a longer Retry-After is cut to this
 
@@ -49,7 +50,11 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True)
 class Failed:
-    """No answer, and why. `refused`: the endpoint will say the same again; `invalid`: it answered, but not usably."""
+    """No answer, and why.
+
+    `refused`: key, address or model are wrong, and so is every request; `rejected`: this request is; `invalid`: it was
+    answered, but not usably; the other kinds are faults of transport that outlasted the retries.
+    """
 
     kind: Kind
     reason: str
@@ -72,8 +77,8 @@ class Endpoint:
     """A model behind a `url` that ends in /v1. Use it in one event loop, best as `async with`.
 
     `cache`: a folder, or None for no cache. `prices`: per million prompt and output tokens, in any currency. `timeout`:
-    seconds a request; `backoff`: seconds before the first retry, doubling from there. The key comes from the environment
-    variable `key_variable`; a loopback address needs none. Raises BadInput where a key is missing.
+    seconds a request; `backoff`: seconds before the first retry, doubling from there. The key comes from the
+    environment variable `key_variable`; a loopback address needs none. Raises BadInput where a key is missing.
     """
 
     def __init__(
@@ -146,7 +151,7 @@ class Endpoint:
         `check` raises ValueError for what it does not accept. The model is shown what was wrong and asked again,
         `attempts` times in all; then the last fault is the reason of a Failed of kind `invalid`.
         """
-        form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+        form = json_form(schema)
         total: Answer[Any] = Answer(None, "", attempts=0, cached=True)
         talk, fault = list(messages), ""
         for _ in range(attempts):
@@ -174,7 +179,7 @@ class Endpoint:
                     return await self._send(request, headers)
                 except (TimeoutError, openai.APIError, ValueError) as error:
                     failure = _failure(error, self.timeout)
-                    if failure.kind == "refused" or attempt == self.retries:
+                    if failure.kind in ("refused", "rejected") or attempt == self.retries:
                         return self._failed(failure.kind, failure.reason)
                     self.counts.retries += 1
                     await asyncio.sleep(_wait(error, self.backoff, attempt))
@@ -222,6 +227,11 @@ class Endpoint:
 def cache_key(request: dict[str, Any], repeat: int = 0) -> str:
     """64 hex digits that change with the model, the messages, the schema, the sampling parameters and `repeat`."""
     return hashlib.sha256(json.dumps([request, repeat], sort_keys=True).encode()).hexdigest()
+
+
+def json_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """The `response_format` that constrains an answer to `schema`."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
 def price(prompt_tokens: int, output_tokens: int, prices: tuple[float, float]) -> float:
@@ -288,11 +298,39 @@ def _failure(error: Exception, timeout: float) -> Failed:
         return Failed("timeout", f"no answer within {timeout:g} s")
     if isinstance(error, openai.APIStatusError):
         status = error.status_code
-        kind = "rate_limit" if status == 429 else "server" if status >= 500 or status in (408, 409) else "refused"
-        return Failed(kind, f"HTTP {status}: {' '.join(str(error.message).split())[:300]}")
+        return Failed(_status_kind(status), f"HTTP {status}: {' '.join(str(error.message).split())[:300]}")
     if isinstance(error, openai.APIConnectionError):
         return Failed("unreachable", f"no connection: {error.__cause__ or error}")
     return Failed("garbled", f"the reply is not a chat completion: {' '.join(str(error).split())[:300]}")
+
+
+def _status_kind(status: int) -> Kind:
+    if status == 429:
+        return "rate_limit"
+    if status >= 500 or status in (408, 409):
+        return "server"
+    return "refused" if status in (401, 403, 404) else "rejected"
+
+
+def in_a_loop_of_its_own(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns, from a script or from a notebook's cell (whose thread has a running loop already).
+
+    Ctrl-C cancels `work`, waits for its clean-up, and is raised.
+    """
+    running: list[asyncio.Task] = []
+
+    async def main() -> T:
+        running.append(asyncio.current_task())
+        return await work
+
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(asyncio.run, main())
+        try:
+            return outcome.result()
+        except KeyboardInterrupt:
+            for task in running:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+            raise
 
 
 def _wait(error: Exception, backoff: float, attempt: int) -> float:

@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens
+from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens, in_a_loop_of_its_own
 from proactor_lib.errors import BadInput
 
 from misbehaving import Misbehaving, Reply
@@ -68,8 +68,8 @@ def test_a_passing_fault_is_retried(fault):
 
 @pytest.mark.parametrize(
     ("fault", "kind", "says"),
-    [(Reply(status=429), "rate_limit", "429"), (Reply(status=500), "server", "500"), (Reply(body="no"), "garbled", "chat"),
-     (Reply("late", delay=1.5), "timeout", "within 0.2 s")],
+    [(Reply(status=429), "rate_limit", "429"), (Reply(status=500), "server", "500"),
+     (Reply(body="no"), "garbled", "chat"), (Reply("late", delay=1.5), "timeout", "within 0.2 s")],
 )  # fmt: skip
 def test_a_lasting_fault_is_a_value_with_its_reason(fault, kind, says):
     answer, endpoint, server = ask(lambda r, n: fault, lambda e: e.complete(ASK), retries=2, timeout=0.2)
@@ -77,9 +77,10 @@ def test_a_lasting_fault_is_a_value_with_its_reason(fault, kind, says):
     assert len(server.requests) == 3 and endpoint.counts.failures == {kind: 1} and endpoint.counts.calls == 0
 
 
-def test_what_the_endpoint_refuses_is_not_asked_again():
-    answer, _, server = ask(lambda r, n: Reply(status=404), lambda e: e.complete(ASK))
-    assert answer.kind == "refused" and "404" in answer.reason and len(server.requests) == 1
+@pytest.mark.parametrize(("status", "kind"), [(401, "refused"), (404, "refused"), (400, "rejected"), (422, "rejected")])
+def test_what_would_be_refused_again_is_not_asked_again(status, kind):
+    answer, _, server = ask(lambda r, n: Reply(status=status), lambda e: e.complete(ASK))
+    assert answer.kind == kind and str(status) in answer.reason and len(server.requests) == 1
 
 
 def test_a_closed_port_is_unreachable():
@@ -187,6 +188,16 @@ def test_a_public_address_needs_a_key(monkeypatch):
 
 def test_estimated_tokens():
     assert estimated_tokens([{"role": "user", "content": "x" * 35}, {"role": "user", "content": ""}]) == (4 + 10) + 4
+
+
+def test_a_loop_of_its_own_works_inside_a_running_one():
+    async def work():
+        return 7
+
+    async def cell():
+        return in_a_loop_of_its_own(work())
+
+    assert in_a_loop_of_its_own(work()) == asyncio.run(cell()) == 7
 
 
 def test_import_is_light():

@@ -10,9 +10,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import Field, model_validator
+
 from proactor_lib.files import read_jsonl
 from proactor_lib.schema import DialogueReferences, Record, ReferenceAction, Window
-from pydantic import Field, model_validator
 
 
 class Correction(Record):
