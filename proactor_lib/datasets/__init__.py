@@ -1,0 +1,92 @@
+"""Conversations from public corpora, from anyone's own domain, and from the home-loan simulator."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+
+from proactor_lib.errors import BadInput
+from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
+
+CORPORA = ("sgd", "abcd", "jsonl")  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
+DATASETS = ("homeloan", *CORPORA)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A split of a dataset."""
+
+    catalog: Catalog
+    dialogues: tuple[Dialogue, ...]
+    truth: tuple[DialogueReferences, ...] | None = None  # the true windows, in the dialogues' order (simulator only)
+    too_long: int = 0  # dialogues left out for their turns, of those looked at
+
+    @property
+    def logged(self) -> bool:
+        """Whether every dialogue has a log of triggers."""
+        return all(d.observed is not None for d in self.dialogues)
+
+
+def load(
+    dataset: str,
+    data_dir: Path | str | None,
+    split: str,
+    limit: int | None = None,
+    max_turns: int | None = None,
+    seed: int = 0,
+    log: bool = True,
+) -> Corpus:
+    """The first `limit` dialogues (None: all) with at most `max_turns` turns of a split.
+
+    `seed` and `log` (whether triggers are logged) are the simulator's; its splits share no random stream.
+    Raises BadInput: an unknown dataset, a folder or file that is not there, a malformed line, an action or parameter
+    that the catalog does not have, a split without dialogues.
+    """
+    if dataset not in DATASETS:
+        raise BadInput(f"unknown dataset {dataset!r}; accepted: {', '.join(DATASETS)}")
+    if dataset == "homeloan":
+        return _simulated(split, limit, max_turns, seed, log)
+    folder = _folder(dataset, data_dir)
+    catalog, dialogues = import_module(f"{__name__}.{dataset}").read(folder, split)
+    kept, too_long = _keep(dialogues, lambda d: d, limit, max_turns)
+    if not kept:
+        raise BadInput(
+            f"{folder}: split {split!r} has no dialogue" + (f" of at most {max_turns} turns" * bool(too_long))
+        )
+    return Corpus(catalog, tuple(kept), too_long=too_long)
+
+
+def _folder(dataset: str, data_dir: Path | str | None) -> Path:
+    if data_dir is None:
+        raise BadInput(f"dataset {dataset!r} needs a data folder (data_dir, --data-dir)")
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise BadInput(f"data folder {folder} is not there")
+    return folder
+
+
+def _simulated(split: str, limit: int | None, max_turns: int | None, seed: int, log: bool) -> Corpus:
+    from proactor_lib.datasets import homeloan
+
+    if max_turns is not None and max_turns < homeloan.TURNS[0]:
+        raise BadInput(f"max_turns {max_turns} leaves no simulated call: they have {homeloan.TURNS[0]} turns or more")
+    limit = homeloan.size(split) if limit is None else limit
+    kept, too_long = _keep(homeloan.calls(split, seed, log), lambda call: call[0], limit, max_turns)
+    dialogues, truth = zip(*kept, strict=True)
+    return Corpus(homeloan.catalog(), dialogues, truth=truth, too_long=too_long)
+
+
+def _keep(items: Iterable, dialogue: Callable, limit: int | None, max_turns: int | None) -> tuple[list, int]:
+    """The first `limit` items whose dialogue is short enough, and how many before them were not."""
+    too_long = 0
+
+    def short() -> Iterator:
+        nonlocal too_long
+        for item in items:
+            if max_turns is None or len(dialogue(item).turns) <= max_turns:
+                yield item
+            else:
+                too_long += 1
+
+    return list(islice(short(), limit)), too_long
