@@ -83,6 +83,11 @@ def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
 
     Blank lines are skipped. The file is opened on the first item, so a missing file raises there.
     """
+    return (record for _, record in numbered_jsonl(path, model))
+
+
+def numbered_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
+    """`read_jsonl` with each record's line number, from 1."""
     try:
         handle = open(path, encoding="utf-8")  # noqa: SIM115
     except OSError as error:
@@ -92,7 +97,7 @@ def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
             if not line.strip():
                 continue
             try:
-                yield model.model_validate_json(line)
+                yield number, model.model_validate_json(line)
             except ValidationError as error:
                 accepted = ", ".join(model.model_fields)
                 raise BadInput(f"{path}, line {number}: {first_problem(error)}; accepted keys: {accepted}") from None

@@ -1,6 +1,27 @@
-"""The metrics of SPEC 4: how well, how early and how sparingly an agent acts."""
+"""The metrics of SPEC 4: how well, how early and how sparingly an agent acts.
+
+Alignment, and the scores of one turn, need no pandas: rewards are made of them. The tables are imported on first use.
+"""
+
+import importlib
 
 from proactor_lib.metrics.alignment import alignment, f1, matches
 from proactor_lib.metrics.turns import TurnScores, turn_scores
 
-__all__ = ["TurnScores", "alignment", "f1", "matches", "turn_scores"]
+_TABLES = {
+    "METRICS": "intervals",
+    "LOWER_IS_BETTER": "intervals",
+    "DialogueTable": "scores",
+    "Scores": "scores",
+    "compare": "comparisons",
+    "evaluate_predictions": "scores",
+    "score_predictions": "scores",
+    "table": "ranking",
+}
+__all__ = ["TurnScores", "alignment", "f1", "matches", "turn_scores", *_TABLES]
+
+
+def __getattr__(name: str):
+    if name not in _TABLES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_TABLES[name]}"), name)

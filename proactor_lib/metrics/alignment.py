@@ -34,6 +34,9 @@ def alignment(
     return 0.5 + 0.5 * f1(prediction.params, reference.values(known_by), values)
 
 
-def matches(s: float, theta: float) -> bool:
-    """Whether an alignment is a match: s >= theta, rounding apart. Different names (s = 0) never match, even at theta 0."""
-    return s > 0 and s >= theta - 1e-9
+def matches(s, theta: float):
+    """Whether an alignment is a match: s >= theta, rounding apart. Names that differ never match, even at theta 0.
+
+    `s`: a float, or an array (then an array of bools comes back).
+    """
+    return (s > 0) & (s >= theta - 1e-9)

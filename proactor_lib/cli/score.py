@@ -1,0 +1,68 @@
+"""`proactor score`: predictions against references."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proactor_lib.params import Params
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `score`."""
+    app.command()(score)
+
+
+def score(
+    dialogues: Annotated[Path, typer.Option(help="JSONL, a dialogue a line")],
+    references: Annotated[Path, typer.Option(help="JSONL, a dialogue's reference actions a line")],
+    predictions: Annotated[Path, typer.Option(help="JSONL, a turn's actions a line; a turn left out is silence")],
+    theta: Annotated[float, typer.Option(min=0, max=1, help="alignment from which a prediction matches")] = (
+        Params.model_fields["theta"].default
+    ),
+    bootstrap: Annotated[int, typer.Option(min=1, help="resamples of dialogues for the 95% intervals")] = (
+        Params.model_fields["bootstrap"].default
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap")] = 0,
+    exact: Annotated[bool, typer.Option("--exact", help="compare parameter values as they are written")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object: {metric: {value, low, high}}")] = False,
+) -> None:
+    """Score an agent's predictions against the references: every metric with its 95% interval over dialogues."""
+    from proactor_lib.metrics import evaluate_predictions
+    from proactor_lib.metrics.inputs import read_inputs
+    from proactor_lib.metrics.ranking import table
+
+    inputs = read_inputs(dialogues, references, predictions)
+    if missing := inputs.unannotated():
+        typer.echo(f"{len(missing)} dialogues have predictions and no line in {references}: nothing needed", err=True)
+    scored = evaluate_predictions(*inputs, theta=theta, values="exact" if exact else "normalised")
+    rows = table({predictions.stem: scored}, bootstrap, seed)
+    found = {r.metric: (r.value, r.low, r.high) for r in rows.itertuples() if r.metric != "pri"}
+    print_json(found) if as_json else print_table(found, len(scored))
+
+
+def print_json(found: dict[str, tuple[float, float, float]]) -> None:
+    """One object on standard output; what is undefined is null."""
+    keys = ("value", "low", "high")
+    plain = {
+        m: {k: None if math.isnan(x) else float(x) for k, x in zip(keys, v, strict=True)} for m, v in found.items()
+    }
+    json.dump(plain, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def print_table(found: dict[str, tuple[float, float, float]], dialogues: int) -> None:
+    """A table on standard output; what is undefined is a dash."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("metric", title=f"{dialogues} dialogues", title_justify="left")
+    for header in ("value", "95% interval"):
+        shown.add_column(header, justify="right")
+    for metric, (value, low, high) in found.items():
+        defined = not math.isnan(value)
+        shown.add_row(metric, f"{value:.4f}" if defined else "-", f"{low:.4f} to {high:.4f}" if defined else "-")
+    Console().print(shown)

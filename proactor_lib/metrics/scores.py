@@ -1,0 +1,248 @@
+"""Predictions of whole dialogues -> what happened at each turn, to each reference, and in each dialogue [SPEC 4].
+
+Three tables of one agent, each a plain frame that Parquet can hold:
+- cells: one row a (dialogue, turn, action) with a prediction or an open reference; every turn-level metric is a sum or
+  a maximum over a turn's cells, since predictions align only with references of their own name;
+- references: one row a reference, with the turn that first triggered it;
+- dialogues (`DialogueTable`): one row a dialogue, from which every metric is a ratio of two column sums.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from proactor_lib.errors import BadInput
+from proactor_lib.metrics.alignment import Values, alignment, matches
+from proactor_lib.metrics.timing import Matcher, claim, outcome, said, timing_score
+from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
+
+DialogueTable = pd.DataFrame
+CELL = ["dialogue_id", "turn", "action"]
+_SUMS = ["predictions", "ready", "faults", "aligned", "matched", "open"]
+_OUTCOMES = ["missed", "late", "premature"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One agent's scores on a set of dialogues.
+
+    `cells`: dialogue_id, turn, action, predictions, ready, faults (counts), aligned (sum of best alignments), best
+    (their maximum), matched (sum over ready matches), open (references open). `references`: dialogue_id, id, action,
+    open, ready, close, observed (turn or NaN), triggered (turn or NaN), timing (score), outcome, lead (turns or NaN).
+    `about`: dialogue_id, domain, turns of every dialogue scored, in order of id.
+    """
+
+    cells: pd.DataFrame
+    references: pd.DataFrame
+    about: pd.DataFrame
+    theta: float
+    values: Values
+
+    @property
+    def dialogues(self) -> DialogueTable:
+        """One row a dialogue: what metrics, intervals and comparisons are computed from."""
+        return dialogue_table(self.cells, self.references, self.about)
+
+
+def evaluate_predictions(
+    dialogues: Iterable[Dialogue],
+    references: Iterable[DialogueReferences],
+    predictions: Iterable[TurnPrediction],
+    theta: float = 0.75,
+    values: Values = "normalised",
+    asked: Mapping[str, Collection[int]] | None = None,
+) -> DialogueTable:
+    """One agent's per-dialogue table; see `dialogue_table` for its columns, `score_predictions` for what it raises."""
+    return score_predictions(dialogues, references, predictions, theta, values, asked).dialogues
+
+
+def score_predictions(
+    dialogues: Iterable[Dialogue],
+    references: Iterable[DialogueReferences],
+    predictions: Iterable[TurnPrediction],
+    theta: float = 0.75,
+    values: Values = "normalised",
+    asked: Mapping[str, Collection[int]] | None = None,
+) -> Scores:
+    """Score one agent. A turn or a dialogue without a prediction is silence; one without references needs nothing.
+
+    `asked`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then only those
+    turns are scored, and only the references whose window holds one of them [ours].
+    Raises BadInput for what `Checked` refuses: unknown dialogues, turns beyond the end, anything given twice.
+    """
+    checked = Checked(dialogues)
+    needs = {r.dialogue_id: r.references for r in map(checked.reference, references)}
+    outputs = defaultdict(list)
+    for prediction in map(checked.prediction, predictions):
+        outputs[prediction.dialogue_id].append(prediction)
+    predicted, triggered = [], []
+    for dialogue_id in sorted(checked.lengths):
+        rows, first = _score_dialogue(needs.get(dialogue_id, ()), outputs[dialogue_id], theta, values)
+        predicted += rows
+        triggered += [_reference_row(dialogue_id, r, first.get(i)) for i, r in enumerate(needs.get(dialogue_id, ()))]
+    cells, kept = _prediction_frame(predicted, theta), _reference_frame(triggered)
+    cells = _cells(cells, kept)
+    if asked is not None:
+        cells, kept = _only(asked, cells, kept)
+    return Scores(cells, kept, checked.about(), theta, values)
+
+
+def _only(asked: Mapping[str, Collection[int]], cells: pd.DataFrame, references: pd.DataFrame):
+    """The cells of the turns asked, and the references whose window holds one of them."""
+    turns = {i: set(t) for i, t in asked.items()}
+    cell = [t in turns.get(i, ()) for i, t in zip(cells.dialogue_id, cells.turn, strict=True)]
+    spans = zip(references.dialogue_id, references.open, references.close, strict=True)
+    kept = [any(o <= t <= c for t in turns.get(i, ())) for i, o, c in spans]
+    return cells[np.array(cell, bool)], references[np.array(kept, bool)]
+
+
+class Checked:
+    """Dialogues by id, and records that fit them: each method returns its record or raises BadInput, saying why not."""
+
+    def __init__(self, dialogues: Iterable[Dialogue]):
+        self.lengths: dict[str, int] = {}
+        self._domains: dict[str, str] = {}
+        self._seen = set()
+        for dialogue in dialogues:
+            self.dialogue(dialogue)
+
+    def dialogue(self, dialogue: Dialogue) -> Dialogue:
+        """A dialogue whose id is new."""
+        if dialogue.id in self.lengths:
+            raise BadInput(f"dialogue {dialogue.id!r} is there twice; ids must be unique")
+        self.lengths[dialogue.id] = len(dialogue.turns)
+        self._domains[dialogue.id] = dialogue.domain
+        return dialogue
+
+    def reference(self, line: DialogueReferences) -> DialogueReferences:
+        """References of a known dialogue, the first for it, with windows inside it and ids of their own."""
+        self._known(line.dialogue_id, ("references",), "the references")
+        ids = set()
+        for r in line.references:
+            self._inside(line.dialogue_id, r.window.close, f"the window of reference {r.id!r} closes")
+            if r.id in ids:
+                raise BadInput(
+                    f"dialogue {line.dialogue_id!r} has two references with the id {r.id!r}; ids must be unique"
+                )
+            ids.add(r.id)
+        return line
+
+    def prediction(self, line: TurnPrediction) -> TurnPrediction:
+        """The first prediction for a turn of a known dialogue."""
+        self._known(line.dialogue_id, ("turn", line.turn), f"turn {line.turn}")
+        self._inside(line.dialogue_id, line.turn, "a prediction stands")
+        return line
+
+    def about(self) -> pd.DataFrame:
+        """dialogue_id, domain, turns: a row a dialogue, in order of id."""
+        ids = sorted(self.lengths)
+        return pd.DataFrame(
+            {"dialogue_id": ids, "domain": [self._domains[i] for i in ids], "turns": [self.lengths[i] for i in ids]}
+        )
+
+    def _known(self, dialogue_id: str, key: tuple, what: str) -> None:
+        if dialogue_id not in self.lengths:
+            raise BadInput(
+                f"unknown dialogue {dialogue_id!r}; accepted: the ids of the {len(self.lengths)} dialogues given"
+            )
+        if (dialogue_id, *key) in self._seen:
+            raise BadInput(f"dialogue {dialogue_id!r} has {what} twice; accepted: once")
+        self._seen.add((dialogue_id, *key))
+
+    def _inside(self, dialogue_id: str, turn: int, what: str) -> None:
+        if turn > self.lengths[dialogue_id]:
+            end = self.lengths[dialogue_id]
+            raise BadInput(
+                f"dialogue {dialogue_id!r}: {what} at turn {turn}; accepted: 1 to {end}, the dialogue's turns"
+            )
+
+
+def _score_dialogue(
+    references: Sequence[ReferenceAction], outputs: list[TurnPrediction], theta: float, values: Values
+) -> tuple[list[tuple], dict[int, int]]:
+    """Rows (dialogue, turn, action, ready, best alignment) of the predictions; first trigger by reference index."""
+    named = defaultdict(list)
+    for index, reference in enumerate(references):
+        named[reference.name].append((index, reference))
+    rows, matcher = [], Matcher()
+    for output in sorted(outputs, key=lambda o: o.turn):
+        claims = []
+        for p in output.actions:
+            best, ready = 0.0, p.status == "ready"
+            for index, r in named.get(p.name, ()):
+                covers = r.window.covers(output.turn)
+                s = alignment(p, r, output.turn, values) if covers or ready else 0.0
+                best = max(best, s) if covers else best
+                if ready and matches(s, theta):
+                    claims.append(claim(output.turn, said(p, values), s, index, r))
+            rows.append((output.dialogue_id, output.turn, p.name, ready, best))
+        matcher.turn(output.turn, claims)
+    return rows, matcher.triggered
+
+
+def _reference_row(dialogue_id: str, r: ReferenceAction, triggered: int | None) -> tuple:
+    w = r.window
+    return dialogue_id, r.id, r.name, w.open, w.ready, w.close, r.observed_turn, triggered
+
+
+def _prediction_frame(rows: list[tuple], theta: float) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=[*CELL, "ready", "aligned"])
+    frame = frame.astype({"turn": int, "ready": int, "aligned": float})
+    match = matches(frame.aligned, theta)
+    return frame.assign(
+        predictions=1,
+        faults=frame.ready.where(~match, 0),
+        matched=frame.aligned.where(match & (frame.ready == 1), 0.0),
+        best=frame.aligned,
+        open=0,
+    )
+
+
+def _reference_frame(rows: list[tuple]) -> pd.DataFrame:
+    columns = ["dialogue_id", "id", "action", "open", "ready", "close", "observed", "triggered"]
+    r = pd.DataFrame(rows, columns=columns)
+    r = r.astype({c: int for c in ("open", "ready", "close")} | {"observed": float, "triggered": float})
+    return r.assign(
+        timing=timing_score(r.triggered, r.open, r.ready, r.close),
+        outcome=outcome(r.triggered, r.open, r.close),
+        lead=r.observed - r.triggered,
+    )
+
+
+def _cells(predictions: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+    """Predictions and open references added up by (dialogue, turn, action)."""
+    spans = (references.close - references.open + 1).to_numpy()
+    opened = references.loc[references.index.repeat(spans), ["dialogue_id", "action", "open"]]
+    steps = np.arange(spans.sum()) - np.repeat(spans.cumsum() - spans, spans)
+    opened = opened.assign(turn=opened.open + steps, open=1, **dict.fromkeys([*_SUMS[:-1], "best"], 0))
+    both = pd.concat([predictions, opened], ignore_index=True)
+    return both.groupby(CELL, as_index=False).agg(dict.fromkeys(_SUMS, "sum") | {"best": "max"})
+
+
+def turn_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """One row a scored turn: dialogue_id, turn, predictions, ready, faults, open, ac, max_ac, pt."""
+    turns = cells.groupby(CELL[:2], as_index=False).agg(dict.fromkeys(_SUMS, "sum") | {"best": "max"})
+    share = 1 / turns.predictions.clip(lower=1)
+    scored = turns.assign(ac=turns.aligned * share, max_ac=turns.best, pt=turns.matched * share)
+    return scored.drop(columns=["aligned", "matched", "best"])
+
+
+def dialogue_table(cells: pd.DataFrame, references: pd.DataFrame, about: pd.DataFrame) -> DialogueTable:
+    """One row a dialogue of `about`, in its order: dialogue_id, domain, turns;
+
+    ac, max_ac, pt (means over its scored turns, NaN if none is scored) and scored_turns; predictions, ready, faults;
+    references, timing (sum of timing scores), missed, late, premature (counts), lead (sum, turns) and led (references
+    that were triggered and have an observed trigger).
+    """
+    turns = turn_table(cells).groupby("dialogue_id")
+    means = turns[["ac", "max_ac", "pt"]].mean()
+    counts = turns[["predictions", "ready", "faults"]].sum().assign(scored_turns=turns.size())
+    fates = {o: (references.outcome == o).astype(int) for o in _OUTCOMES}
+    fates |= {"references": 1, "led": references.lead.notna().astype(int), "lead": references.lead.fillna(0.0)}
+    fates = references[["dialogue_id", "timing"]].assign(**fates).groupby("dialogue_id").sum()
+    table = about.set_index("dialogue_id").join([means, counts, fates])
+    summed = [*counts.columns, *fates.columns]
+    return table.fillna(dict.fromkeys(summed, 0)).reset_index()
