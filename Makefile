@@ -5,8 +5,10 @@ PYTHON ?= python3
 EXTRA ?= cpu
 DATASET ?= homeloan
 DATA_DIR ?=
+OUT ?= outputs/demo$(if $(filter-out homeloan,$(DATASET)),-$(DATASET))
+BROWSER_PACKAGES = chromium chromium-driver
 
-.PHONY: help env demo test lint pins clean
+.PHONY: help env browser demo test lint pins
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -27,8 +29,20 @@ pins:  ## compile requirements/cpu.txt anew from pyproject.toml
 	  .venv/bin/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra dev --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/cpu.txt
 
+browser:  ## headless Chromium, in which the tests open reports and notebooks
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $(BROWSER_PACKAGES); \
+	  else \
+	    echo "The tests need chromium and chromedriver. On Debian: sudo apt-get install $(BROWSER_PACKAGES)" >&2; exit 1; \
+	  fi; }
+
+demo: env  ## run the main job; DATASET=sgd DATA_DIR=... for real conversations
+	.venv/bin/proactor run --params params/cpu-demo.yaml --out $(OUT) \
+	  --set dataset=$(DATASET) $(if $(DATA_DIR),--set data_dir=$(DATA_DIR))
+
 lint: env  ## style and obvious mistakes
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-test: env  ## pass the tests
+test: env browser  ## pass the tests
 	.venv/bin/python -m pytest
