@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from proactor_lib.agent import reference_output
-from proactor_lib.schema import Action, Catalog, Dialogue, PredictedAction, ReferenceAction, TurnPrediction
+from proactor_lib.schema import Action, Catalog, Dialogue, PredictedAction, ReferenceAction, Status, TurnPrediction
 
 References = Sequence[ReferenceAction]
 Policy = Callable[[Dialogue, References, Catalog, int], list[TurnPrediction]]
@@ -67,6 +67,16 @@ def random_action(dialogue: Dialogue, references: References, catalog: Catalog, 
     return _each_turn(dialogue, lambda turn: _by_chance(shown, dialogue.turns[turn - 1].text.split(), dice))
 
 
+def never_ready(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """The oracle that never triggers: candidates only."""
+    return _all(dialogue, references, "candidate")
+
+
+def always_ready(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """The oracle that triggers from `open` on, with what is known by then."""
+    return _all(dialogue, references, "ready")
+
+
 POLICIES: dict[str, Policy] = {
     "oracle": oracle,
     "oracle_late": oracle_late,
@@ -79,6 +89,10 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+# What does a reward pay for the status alone? The oracle's actions, all with one status.
+STATUS_POLICIES: dict[str, Policy] = {"never_ready": never_ready, "always_ready": always_ready}
+
+
 def _each_turn(dialogue: Dialogue, say: Callable[[int], tuple[PredictedAction, ...]]) -> list[TurnPrediction]:
     turns = range(1, len(dialogue.turns) + 1)
     return [TurnPrediction(dialogue_id=dialogue.id, turn=t, actions=say(t)) for t in turns]
@@ -86,6 +100,13 @@ def _each_turn(dialogue: Dialogue, say: Callable[[int], tuple[PredictedAction, .
 
 def _shifted(dialogue: Dialogue, references: References, late: int) -> list[TurnPrediction]:
     return _each_turn(dialogue, lambda turn: reference_output(references, turn - late))
+
+
+def _all(dialogue: Dialogue, references: References, status: Status) -> list[TurnPrediction]:
+    said = {"status": status}
+    return _each_turn(
+        dialogue, lambda turn: tuple(a.model_copy(update=said) for a in reference_output(references, turn))
+    )
 
 
 def _known(name: str, references: References, turn: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ class AdaptiveMetric(MetricReward):
     """Explore (timing first), balance (`reward_weights`), conserve (restraint and alignment first)."""
 
     name = "adaptive_metric"
+    staged = True
 
     def combine(self, scores: TurnScores, due: float, progress: float) -> tuple[float, dict[str, float]]:
         """`mix` with the weights of this progress."""

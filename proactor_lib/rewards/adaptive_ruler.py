@@ -18,6 +18,7 @@ class AdaptiveRuler(Reward):
     """Custom RULER's judges mixed into the metric reward that `ruler_base` names."""
 
     name = "adaptive_ruler"
+    staged = True
 
     def __init__(self, params: Params, judges: Sequence[Judge] | None = None):
         super().__init__(params)
@@ -35,6 +36,11 @@ class AdaptiveRuler(Reward):
         if share == 0:
             return [_mixed(m, Score(0.0), 0.0) for m in metric]
         return [_mixed(m, r, share) for m, r in zip(metric, await self.ruler.score(group), strict=True)]
+
+    @property
+    def judges(self) -> Sequence[Judge]:
+        """Custom RULER's."""
+        return self.ruler.judges
 
     @property
     def counters(self) -> dict[str, float]:

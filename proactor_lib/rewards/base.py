@@ -1,12 +1,16 @@
 """What every reward is: an object that scores the K outputs of one turn together [SPEC 5]."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from proactor_lib.agent import Parsed
 from proactor_lib.params import Params
 from proactor_lib.schema import Catalog, Dialogue, ReferenceAction
+
+if TYPE_CHECKING:
+    from proactor_lib.rewards.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,15 @@ class Score:
 
 
 class Reward(ABC):
-    """A reward by `name`. `timed`: it claims to reward timing, so the lab holds it to the policies' right order."""
+    """A reward by `name`.
+
+    `timed`: it claims to reward timing, so the lab holds it to the policies' right order. `staged`: it moves with
+    training progress.
+    """
 
     name: ClassVar[str]
     timed: ClassVar[bool] = True
+    staged: ClassVar[bool] = False
 
     def __init__(self, params: Params):
         self.params = params
@@ -52,6 +61,11 @@ class Reward(ABC):
     def counters(self) -> dict[str, float]:
         """Counts so far (judge calls, failures by kind, cost); a trainer logs them at each step."""
         return {}
+
+    @property
+    def judges(self) -> Sequence["Judge"]:
+        """The judges that it asks; none for a metric reward."""
+        return ()
 
     async def close(self) -> None:
         """Let go of connections."""

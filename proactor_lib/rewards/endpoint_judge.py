@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proactor_lib.agent import Parsed, _template, render, transcript
-from proactor_lib.endpoint import Endpoint, Failed, Messages
+from proactor_lib.endpoint import Endpoint, Failed, Messages, json_form
 from proactor_lib.rewards.base import Group
 from proactor_lib.rewards.judge import Marks
 
@@ -62,9 +62,8 @@ class EndpointJudge:
         return [{"role": "system", "content": self.rubric}, {"role": "user", "content": content}]
 
     def _sampling(self, labels: Sequence[str], criteria: Sequence[str]) -> dict[str, Any]:
-        form = {"name": "scores", "strict": True, "schema": answer_schema(labels, criteria)}
         heat = {} if self.temperature is None else {"temperature": self.temperature}
-        return {"response_format": {"type": "json_schema", "json_schema": form}, **heat}
+        return {"response_format": json_form(answer_schema(labels, criteria)), **heat}
 
     @property
     def counters(self) -> dict[str, float]:

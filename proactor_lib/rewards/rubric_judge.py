@@ -21,7 +21,7 @@ class RubricJudge:
     name = "rubric"
 
     def __init__(self, theta: float = 0.75):
-        self.theta = theta
+        self.theta, self.repeat = theta, 0  # it says the same however often it is asked
 
     async def mark(
         self, group: Group, outputs: Sequence[Parsed], criteria: Sequence[str]

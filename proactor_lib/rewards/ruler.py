@@ -28,8 +28,13 @@ class Ruler(Reward):
 
     def __init__(self, params: Params, judges: Sequence[Judge] | None = None):
         super().__init__(params)
-        self.judges = tuple(judges or make_judges(params, self.rubric_file))
+        self._judges = tuple(judges or make_judges(params, self.rubric_file))
         self._counts: Counter[str] = Counter()
+
+    @property
+    def judges(self) -> Sequence[Judge]:
+        """All of them are asked for each group."""
+        return self._judges
 
     def mix(self, marks: Marks) -> float:
         """One value in [0, 1] of an output's marks."""
