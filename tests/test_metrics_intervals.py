@@ -1,0 +1,211 @@
+"""Intervals, paired comparisons, PRI, breakdowns, the published rows."""
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from proactor_lib.errors import BadInput
+from proactor_lib.metrics import METRICS, compare, evaluate_predictions, score_predictions, table
+from proactor_lib.metrics.breakdowns import breakdown
+from proactor_lib.metrics.comparisons import holm
+from proactor_lib.metrics.intervals import estimate, interval, ratios, resamples
+from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
+from proactor_lib.metrics.published import beside, published
+from proactor_lib.metrics.ranking import pri
+
+from metric_cases import candidate, dialogue, needs, ready, reference, says
+
+
+@pytest.fixture(scope="module")
+def tables():
+    dialogues, references = made_up_dialogues(30, 12)
+    return {
+        name: evaluate_predictions(dialogues, references, made_up_predictions(references, 12, seed))
+        for name, seed in (("a", 1), ("b", 2), ("c", 3))
+    }
+
+
+def test_a_resample_is_the_metric_of_the_drawn_dialogues(tables):
+    """The matrix product gives what scoring the drawn dialogues, repeats and all, gives."""
+    weights = resamples(30, 5, seed=3)
+    assert weights.sum(axis=1).tolist() == [30] * 5
+    for drawn, found in zip(weights, ratios(tables["a"], weights), strict=True):
+        again = tables["a"].loc[np.repeat(np.arange(30), drawn.astype(int))]
+        np.testing.assert_allclose(found, estimate(again))
+
+
+def test_intervals_hold_the_value_and_one_dialogue_has_no_width(tables):
+    rows = table({"a": tables["a"]})
+    defined = rows[rows.metric != "pri"]
+    assert ((defined.low <= defined.value) & (defined.value <= defined.high)).all()
+    assert (defined.low < defined.high)[defined.metric != "late"].all()  # none of its matches is late
+    one = table({"a": tables["a"][:1]}).dropna()
+    assert len(one) > 5 and (one.low == one.high).all()
+
+
+def test_intervals_cover_a_known_mean():
+    """The share of 95% intervals that hold the true mean of AC, over 200 made-up samples of 40 dialogues."""
+    rng, held = np.random.default_rng(0), 0
+    weights = resamples(40, 500, seed=0)
+    blank = evaluate_predictions([dialogue(f"d{i}") for i in range(40)], [], [])
+    for _ in range(200):
+        ac = rng.beta(2, 2, 40)
+        samples = ratios(blank.assign(ac=ac, max_ac=ac, scored_turns=1), weights)[:, METRICS.index("ac")]
+        low, high = interval(samples)
+        held += low <= 0.5 <= high
+    assert 0.89 <= held / 200 <= 0.98
+
+
+def test_undefined_resamples_are_left_out():
+    low, high = interval(np.array([[np.nan, np.nan], [1.0, np.nan], [3.0, np.nan]]))
+    assert 1 <= low[0] < high[0] <= 3 and np.isnan(low[1]) and np.isnan(high[1])
+
+
+def test_a_method_compared_with_itself_says_so(tables):
+    found = compare({"a": tables["a"], "again": tables["a"]})
+    assert set(found.verdict) == {"same"} and set(found.difference) == {0} and set(found.p_holm) == {1}
+    assert (found.low == 0).all() and (found.high == 0).all()
+    assert set(compare(tables, pairs=[("a", "a")]).verdict) == {"same"}
+    silent = evaluate_predictions([dialogue()], [needs(reference())], [])
+    assert set(compare({"a": silent}, pairs=[("a", "a")]).verdict) == {"same"}  # where undefined, too
+
+
+def test_comparisons_pair_dialogues():
+    """Methods that differ by 0.01 in every dialogue differ surely, however much the dialogues vary."""
+    blank = evaluate_predictions([dialogue(f"d{i:02}") for i in range(30)], [], [])
+    ac = np.random.default_rng(0).uniform(0.1, 0.9, 30)
+    better, worse = (blank.assign(ac=ac + d, max_ac=ac + d, scored_turns=1) for d in (0.01, 0))
+    found = compare({"better": better, "worse": worse}, metrics=["ac"]).iloc[0]
+    assert found.verdict == "higher" and [found.difference, found.low, found.high] == pytest.approx([0.01] * 3)
+    assert compare({"worse": worse, "better": better}, metrics=["ac"]).verdict.item() == "lower"
+    assert compare({"x": better[:3], "y": worse[:3]}, metrics=["ac"]).verdict.item() == "unclear"  # p >= 1/4
+
+
+def test_methods_alike_but_for_chance_are_seldom_told_apart():
+    rng, clear = np.random.default_rng(1), 0
+    blank = evaluate_predictions([dialogue(f"d{i:02}") for i in range(30)], [], [])
+    for _ in range(100):
+        x, y = (blank.assign(ac=a, max_ac=a, scored_turns=1) for a in rng.uniform(0, 1, (2, 30)))
+        clear += compare({"x": x, "y": y}, metrics=["ac"], bootstrap=300).verdict.item() in ("higher", "lower")
+    assert clear <= 11  # 5 expected
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, np.nan, 0.03, 0.005])), [0.03, 0.06, np.nan, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.6, 0.9])), [1, 1])
+
+
+def test_methods_scored_on_other_dialogues_are_refused(tables):
+    with pytest.raises(BadInput, match="not scored on the same dialogues: 'd00029'"):
+        table({"a": tables["a"], "b": tables["b"][:-1]})
+    with pytest.raises(BadInput, match="no dialogues"):
+        table({"a": tables["a"][:0]})
+
+
+def test_pri_by_hand():
+    #        AC   MaxAC Diff  PT   FTR  RAR
+    rows = [[0.4, 0.8, 1.0, 0.2, 0.0, 0.2],
+            [0.3, 0.6, 0.0, 0.1, 0.1, 0.6],
+            [0.2, 0.4, 0.5, 0.3, 0.2, 0.4]]  # fmt: skip
+    consistency = np.array([(1 + 1 + 0) / 3, (0.5 + 0.5 + 1) / 3, (0 + 0 + 0.5) / 3])
+    timing = np.array([(0.5 + 1 + 0) / 3, (0 + 0.5 + 1) / 3, (1 + 0 + 0.5) / 3])
+    np.testing.assert_allclose(pri(np.array(rows)), 2 * consistency * timing / (consistency + timing))
+
+
+def test_pri_where_it_degenerates():
+    row = [0.4, 0.8, 1.0, 0.2, 0.1, 0.5]
+    np.testing.assert_allclose(pri(np.array([row, row])), [0.5, 0.5])  # nothing tells them apart
+    assert np.isnan(pri(np.array([row]))).all()  # a ranking of one
+    undefined = [0.9, 0.0, np.nan, 0.0, np.nan, np.nan]
+    other = [0.2, 0.4, 0.5, 0.3, 0.2, 0.4]
+    with_it = pri(np.array([row, undefined, other]))
+    assert np.isnan(with_it[1])
+    np.testing.assert_allclose(with_it[[0, 2]], pri(np.array([row, other])))  # its AC of 0.9 moves no maximum
+    worst, best = [0, 0, 1, 0, 1, 0], [1, 1, 0, 1, 0, 1]
+    np.testing.assert_allclose(pri(np.array([worst, best], dtype=float)), [0, 1])
+
+
+def test_the_table_names_the_methods_that_pri_ranks(tables):
+    silent = tables["a"].assign(predictions=0, ready=0, faults=0, ac=0.0, max_ac=0.0, pt=0.0)
+    found = table({**tables, "silent": silent})
+    assert found.attrs["ranked_against"] == ["a", "b", "c"]
+    ranks = found[found.metric == "pri"].set_index("method")
+    assert (
+        ranks.loc[["a", "b", "c"]].notna().all(axis=None) and ranks.loc["silent", ["value", "low", "high"]].isna().all()
+    )
+    assert found.method.unique().tolist() == ["a", "b", "c", "silent"]
+    assert found[found.method == "a"].metric.tolist() == [*METRICS, "pri"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_the_order_of_methods_and_dialogues_changes_no_number(tables, seed):
+    rng = random.Random(seed)
+    names = rng.sample(list(tables), 3)
+    moved = {n: tables[n].sample(frac=1, random_state=seed) for n in names}
+    keys = ["method", "metric"]
+    before, after = (table(t, 200).sort_values(keys, ignore_index=True) for t in (tables, moved))
+    pd.testing.assert_frame_equal(before, after, check_exact=False, rtol=1e-9)
+    pairs = [("a", "b"), ("a", "c")]
+    pd.testing.assert_frame_equal(
+        compare(tables, pairs, bootstrap=200), compare(moved, pairs, bootstrap=200), rtol=1e-9
+    )
+
+
+class TestBreakdowns:
+    """One dialogue of 9 turns: `book` open 2..4, `pay` open 8..8; said: book at 2, pay at 5 and 8."""
+
+    @pytest.fixture
+    def scores(self):
+        references = [needs(reference("book", (2, 3, 4)), reference("pay", (8, 8, 8)))]
+        said = says({2: candidate("book"), 5: ready("pay", amount="1"), 8: [ready("pay"), ready("book")]})
+        return {"m": score_predictions([dialogue(turns=9, domain="bank")], references, said)}
+
+    def value(self, found, group, metric):
+        return found[(found.group == group) & (found.metric == metric)].value.item()
+
+    def test_by_action(self, scores):
+        found = breakdown(scores, "action", bootstrap=10)
+        assert found.group.unique().tolist() == ["book", "pay"]
+        assert self.value(found, "book", "ac") == pytest.approx(1 / 4)  # turns 2, 3, 4 and 8
+        assert self.value(found, "pay", "ac") == pytest.approx(1 / 2)  # turns 5 and 8
+        assert self.value(found, "pay", "ftr") == 0.5 and self.value(found, "pay", "opportunity_timing") == 1
+        assert self.value(found, "book", "ftr") == 1 == self.value(found, "book", "late")
+
+    def test_by_domain(self, scores):
+        found = breakdown(scores, "domain", bootstrap=10)
+        whole = table({"m": scores["m"].dialogues}, 10)
+        assert found.group.unique().tolist() == ["bank"] and found.references.unique().tolist() == [2]
+        np.testing.assert_allclose(found.value, whole.value[:-1])
+
+    def test_by_position(self, scores):
+        found = breakdown(scores, "position", bootstrap=10)
+        assert found.group.unique().tolist() == ["first third", "second third", "last third"]
+        assert self.value(found, "first third", "ac") == pytest.approx(1 / 2)  # turns 2 and 3
+        assert self.value(found, "second third", "ac") == 0  # turns 4 and 5
+        assert self.value(found, "last third", "ac") == pytest.approx(1 / 2)  # turn 8
+        assert np.isnan(self.value(found, "second third", "missed"))
+
+    def test_by_window(self, scores):
+        found = breakdown(scores, "window", bootstrap=10)
+        assert found.group.unique().tolist() == ["1", "2-3"]
+        assert self.value(found, "2-3", "late") == 1 and np.isnan(self.value(found, "1", "ac"))
+
+
+def test_the_published_differences_follow_from_their_rows_but_one():
+    rows = published()
+    computed = ((rows.max_ac - rows.ac) / rows.ac).round(3)
+    odd = rows[(computed - rows.difference).abs() > 0.0011]
+    assert len(rows) == 9 and odd[["corpus", "method"]].values.tolist() == [["ABCD+", "ProActor-Q4, adaptive RULER"]]
+
+
+def test_published_rows_stand_beside_ours_and_leave_our_ranking_alone(tables):
+    ours = table(tables, 50)
+    both = beside(ours, "ABCD+")
+    assert both.source.tolist() == ["ours"] * 3 + ["published [paper]"] * 5
+    mine = ours[ours.metric == "pri"].set_index("method").value
+    assert both[both.source == "ours"].set_index("method").pri.to_dict() == mine.to_dict()
+    assert both[both.method == "Qwen2.5-14B + SFT"].pri.item() == 0.17

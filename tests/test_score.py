@@ -1,0 +1,115 @@
+"""`proactor score` and `proactor bench metrics` through the command line's own entry point."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from proactor_lib import cli
+from proactor_lib.files import write_jsonl
+
+from metric_cases import candidate, dialogue, needs, ready, reference, says
+
+KEYS = ["ac", "max_ac", "difference", "pt", "ftr", "rar", "opportunity_timing", "lead", "missed", "late", "premature"]
+
+
+@pytest.fixture
+def proactor(monkeypatch, capsys):
+    """Runs the command line in this process; returns returncode, stdout and stderr."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["proactor", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=end.value.code, stdout=out, stderr=err)
+
+    return run
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Paths of the three files: one dialogue, one reference, two turns."""
+    paths = {name: tmp_path / f"{name}.jsonl" for name in ("dialogues", "references", "predictions")}
+    write_jsonl(paths["dialogues"], [dialogue()])
+    write_jsonl(paths["references"], [needs(reference(window=(3, 3, 4), observed=4, day="friday"))])
+    write_jsonl(paths["predictions"], says({3: ready(day="Friday"), 5: [candidate(), ready("pay")]}))
+    return paths
+
+
+@pytest.fixture
+def score(proactor):
+    return lambda paths, *options: proactor("score", *(w for n, p in paths.items() for w in (f"--{n}", p)), *options)
+
+
+def test_one_object_of_values_with_intervals(score, files):
+    result = score(files, "--json")
+    found = json.loads(result.stdout)
+    assert result.returncode == 0 and list(found) == KEYS
+    assert all(list(v) == ["value", "low", "high"] for v in found.values())
+    values = {k: v["value"] for k, v in found.items()}
+    assert values == pytest.approx(  # scored turns 3, 4, 5: AC 1, 0, 0
+        {
+            "ac": 1 / 3,
+            "max_ac": 1 / 3,
+            "difference": 0,
+            "pt": 1 / 3,
+            "ftr": 1 / 2,
+            "rar": 2 / 3,
+            "opportunity_timing": 1,
+        }
+        | {"lead": 1, "missed": 0, "late": 0, "premature": 0}
+    )
+    assert found["ac"]["low"] == found["ac"]["high"] == pytest.approx(1 / 3)
+
+
+def test_options_change_what_they_say(score, files):
+    exact = json.loads(score(files, "--json", "--exact").stdout)
+    assert exact["missed"]["value"] == 1 and exact["lead"] == {"value": None, "low": None, "high": None}
+    loose = json.loads(score(files, "--json", "--exact", "--theta", "0.5").stdout)
+    assert loose["missed"]["value"] == 0
+
+
+def test_without_json_a_table(score, files):
+    shown = score(files).stdout
+    assert all(key in shown for key in KEYS) and "0.3333" in shown
+
+
+@pytest.mark.parametrize(
+    "file, line, message",
+    [
+        ("predictions", '{"dialogue_id": "d", "turn": 3}', "predictions.jsonl, line 3: dialogue 'd' has turn 3 twice"),
+        ("predictions", '{"dialogue_id": "e", "turn": 3}', "predictions.jsonl, line 3: unknown dialogue 'e'"),
+        ("predictions", '{"dialogue_id": "d", "turn": 11}', "predictions.jsonl, line 3: dialogue 'd': a prediction"),
+        ("predictions", '{"dialogue_id": "d", "turn": 0}', "predictions.jsonl, line 3: turn: "),
+        ("predictions", '{"dialogue_id": "d"}', "predictions.jsonl, line 3: turn: Field required"),
+        ("predictions", "{oops", "predictions.jsonl, line 3: "),
+        ("references", '{"dialogue_id": "d"}', "references.jsonl, line 2: dialogue 'd' has the references twice"),
+        ("references", '{"dialogue_id": "e"}', "references.jsonl, line 2: unknown dialogue 'e'"),
+        ("dialogues", dialogue().model_dump_json(), "dialogues.jsonl, line 2: dialogue 'd' is there twice"),
+    ],
+)
+def test_bad_lines_end_with_one_sentence(score, files, file, line, message):
+    with open(files[file], "a") as f:
+        f.write(line + "\n")
+    result = score(files, "--json")
+    assert result.returncode == 2 and result.stdout == "" and message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_file_that_is_not_there(score, files, tmp_path):
+    result = score(files | {"references": tmp_path / "none.jsonl"})
+    assert result.returncode == 2 and "none.jsonl" in result.stderr
+
+
+def test_predictions_without_a_line_of_references_are_counted_aloud(score, files):
+    files["references"].write_text("")
+    result = score(files, "--json")
+    assert (
+        json.loads(result.stdout)["ftr"]["value"] == 1 and "1 dialogues have predictions and no line" in result.stderr
+    )
+
+
+def test_bench_metrics_measures(proactor):
+    result = proactor("bench", "metrics", "--json", "--dialogues", 40, "--bootstrap", 100)
+    found = json.loads(result.stdout)
+    assert set(found) == {"seconds", "peak_mb"} and 0 < found["seconds"] < 10 and 20 < found["peak_mb"] < 1000
