@@ -187,6 +187,7 @@ class PredictedAction(Record):
     name: str
     params: dict[str, Value] = {}
     status: Status = "ready"
+    confidence: Annotated[float, Field(ge=0, le=1)] | None = None  # that it is ready, where a policy has one
 
 
 class TurnPrediction(Record):
