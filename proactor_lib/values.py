@@ -29,7 +29,7 @@ _MONTHS = _numbered("january february march april may june july august september
 _S = "|".join(sorted(_SMALL, key=len, reverse=True))
 _WORD = rf"(?:{_S}|(?:{'|'.join(_SCALES)})(?: and(?= (?:{_S})\b))?)"
 _ORD = "|".join(sorted(_ORDINALS, key=len, reverse=True))
-_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)(?:[a-z]{2,6}|t)?\b\.?"
+_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\b\.?"
 _MONTH_NAMES = rf"(?:{'|'.join(_MONTHS)}|{'|'.join(m[:3] for m in _MONTHS)}|sept)\b"
 _NTH = r"(\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?:,? (\d{4}))?"

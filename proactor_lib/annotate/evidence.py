@@ -1,0 +1,167 @@
+"""The evidence annotator: windows from the log, with hindsight, deterministic. [ours]
+
+One reference for each logged action; `close` is its trigger. A value is known from the turn where the corpus's own
+state first holds it, else from the turn where it is first said; one that is found nowhere takes the trigger's turn and is
+counted. `ready` is the first turn at which every required parameter is known (where the catalog requires none: every one
+of the call) and the preconditions that were logged have run. `open` is the first sign of the need after the last call of
+the same action: a value that no earlier call had used, the intent where the corpus's own state has one, else a mention of
+the action shortly before. It is never after `ready`.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from proactor_lib.errors import BadInput
+from proactor_lib.schema import (
+    Action,
+    Catalog,
+    Dialogue,
+    DialogueReferences,
+    ObservedAction,
+    ReferenceAction,
+    ReferenceParam,
+    Window,
+)
+from proactor_lib.values import normalise
+
+MENTION = 10  # turns before the first value in which a mention of the action counts as its need
+
+_WORD = re.compile(r"[A-Z]?[a-z]{2,}")
+_DATE = re.compile(r"\d{4}(-\d\d-\d\d)")
+_AFTERNOON = re.compile(r"(1[3-9]|2[0-3]):(\d\d)")
+
+
+@dataclass
+class Tally:
+    """What an annotation found: parameter values in all, and those found nowhere."""
+
+    references: int = 0
+    values: int = 0
+    not_found: int = 0
+
+    @property
+    def share_not_found(self) -> float | None:
+        """In [0, 1]; None without values."""
+        return self.not_found / self.values if self.values else None
+
+
+def annotate(dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None) -> DialogueReferences:
+    """One reference for each logged action, in their order, with ids `r1`, `r2`, ...; `tally` counts along.
+
+    Raises BadInput for a dialogue without a log.
+    """
+    if dialogue.observed is None:
+        raise BadInput(
+            f"dialogue {dialogue.id!r} has no log of triggers, which the evidence annotator needs; "
+            "use the oracle annotator (--annotator oracle) for such a corpus"
+        )
+    reader = _Reader(dialogue, catalog, tally or Tally())
+    ordered = sorted(dialogue.observed, key=lambda o: o.turn)
+    references = tuple(reader.reference(f"r{i}", o) for i, o in enumerate(ordered, start=1))
+    return DialogueReferences(dialogue_id=dialogue.id, references=references)
+
+
+class _Reader:
+    """Goes through one dialogue's log; remembers which action ran when, and which value was used when."""
+
+    def __init__(self, dialogue: Dialogue, catalog: Catalog, tally: Tally):
+        self.dialogue, self.catalog, self.tally = dialogue, catalog, tally
+        self.ran: dict[str, list[int]] = {}  # turns, by action
+        self.used: dict[tuple[str, str], int] = {}  # last turn, by parameter and normalised value
+        self._texts: list[str] | None = None
+
+    def reference(self, id: str, o: ObservedAction) -> ReferenceAction:
+        """The next logged action as a reference."""
+        action = self.catalog.by_name.get(o.name) or Action(name=o.name)
+        found = {p: self.known(o, p, v) for p, v in o.params.items()}
+        known = {p: o.turn if t is None else t for p, t in found.items()}
+        opened = self.opened(o, {p: t for p, t in found.items() if t is not None})
+        needed = [known[p] for p in action.required if p in known] if action.required else list(known.values())
+        ready = min(o.turn, max([opened, *needed, *self.preconditions(action)]))
+        self.remember(o, found)
+        return ReferenceAction(
+            id=id,
+            name=o.name,
+            params={p: ReferenceParam(value=v, turn=known[p]) for p, v in o.params.items()},
+            window=Window(open=min(opened, ready), ready=ready, close=o.turn),
+            observed_turn=o.turn,
+        )
+
+    def remember(self, o: ObservedAction, found: dict[str, int | None]) -> None:
+        self.ran.setdefault(o.name, []).append(o.turn)
+        self.used |= {normalise(v): o.turn for v in o.params.values()}
+        self.tally.references += 1
+        self.tally.values += len(found)
+        self.tally.not_found += sum(t is None for t in found.values())
+
+    def preconditions(self, action: Action) -> list[int]:
+        """When the preconditions first ran; those that the log does not have are taken as done before."""
+        return [self.ran[name][0] for name in action.preconditions if name in self.ran]
+
+    def last(self, name: str) -> int:
+        """When the action ran last; 0 if it did not yet."""
+        return self.ran.get(name, [0])[-1]
+
+    def known(self, o: ObservedAction, param: str, value: str) -> int | None:
+        """The turn that gives evidence for the value, up to the trigger; None if it is found nowhere.
+
+        A value that the call before it had not is looked for after that call first.
+        """
+        if param in o.evidence:
+            return min(o.evidence[param], o.turn)
+        start = self.last(o.name) if normalise(value) not in self.used else 0
+        return self.said(value, start + 1, o.turn) or (self.said(value, 1, start) if start else None)
+
+    def said(self, value: str, first: int, last: int) -> int | None:
+        """The first turn of [first, last] where the value is said."""
+        sought = _spellings(normalise(value))
+        for turn, text in enumerate(self.texts[first - 1 : last], start=first):
+            if any(s in text for s in sought):
+                return turn
+        return None
+
+    @property
+    def texts(self) -> list[str]:
+        """The turns, normalised, with a space at both ends."""
+        if self._texts is None:
+            self._texts = [f" {normalise(t.text)} " for t in self.dialogue.turns]
+        return self._texts
+
+    def opened(self, o: ObservedAction, found: dict[str, int]) -> int:
+        """The first sign of the need, after the last call of the same action."""
+        last = self.last(o.name)
+        fresh = [t for p, t in found.items() if t > last and normalise(o.params[p]) not in self.used]
+        if o.intent_turn is not None:
+            repeated = last and fresh  # the intent stays active between two calls
+            return max(last + 1, min([*fresh, *([] if repeated else [o.intent_turn])]))
+        first = min([*fresh, o.turn])
+        return self.mentioned(o.name, max(last + 1, first - MENTION), first) or first
+
+    def mentioned(self, name: str, first: int, last: int) -> int | None:
+        """The first turn of [first, last] with a word that only this action's name has."""
+        words = _own_words(tuple(self.catalog.by_name)).get(name, ())
+        for turn, text in enumerate(self.texts[first - 1 : last], start=first):
+            if any(w in text for w in words):
+                return turn
+        return None
+
+
+@lru_cache(maxsize=16)
+def _own_words(names: tuple[str, ...]) -> dict[str, list[str]]:
+    """Each name's words that no other name has, as they stand in a normalised text, endings left open."""
+    words = {name: {w.lower() for w in _WORD.findall(name)} for name in names}
+    shared = Counter(w for of_one in words.values() for w in of_one)
+    return {name: [f" {w}" for w in of_one if shared[w] == 1] for name, of_one in words.items()}
+
+
+def _spellings(value: str) -> list[str]:
+    """What to look for in a normalised text: the value, a date without its year, an afternoon hour without `pm`."""
+    if not value:
+        return []
+    if date := _DATE.fullmatch(value):
+        return [f"{date[1]} "] if value.startswith("0000") else [f" {value} ", f" 0000{date[1]} "]
+    if time := _AFTERNOON.fullmatch(value):
+        return [f" {value} ", f" {int(time[1]) - 12:02d}:{time[2]} "]
+    return [f" {value} "]

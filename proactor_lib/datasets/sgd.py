@@ -1,0 +1,130 @@
+"""Schema-Guided Dialogue in its public raw format: a folder a split with `schema.json` and `dialogues_*.json` (or .gz).
+
+A service call is a logged action `Service.Method` at the user turn before it. The dialogue state that the corpus gives
+at user turns says where each of the call's values, and the intent, first stood.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from proactor_lib.errors import BadInput
+from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
+
+
+def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
+    """The split's catalog and its dialogues, read file by file. `folder` holds the split's folder, or is it itself.
+
+    BadInput names the file, and what is missing in it.
+    """
+    place = folder / split if (folder / split).is_dir() else folder
+    schemas = _files(place, "schema")
+    parts = _files(place, "dialogues_*")
+    if not (schemas and parts):
+        missing = "dialogues_*.json" if schemas else "schema.json"
+        raise BadInput(f"{place} has no {missing} (or .json.gz): {folder} is no SGD folder with a split {split!r}")
+    made = catalog(_parsed(schemas[0]), schemas[0])
+    return made, _dialogues(parts, made)
+
+
+def _files(place: Path, stem: str) -> list[Path]:
+    return sorted([*place.glob(f"{stem}.json"), *place.glob(f"{stem}.json.gz")])
+
+
+def _parsed(path: Path):
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
+            return json.load(f)
+    except (OSError, EOFError, ValueError) as error:
+        raise BadInput(f"{path} is not JSON: {error}") from None
+
+
+def catalog(schema: list[dict], source: Path | str = "the schema") -> Catalog:
+    """Every intent of every service as an action. BadInput where `schema` is not what SGD's schema.json holds."""
+    try:
+        actions = tuple(_action(service, intent) for service in schema for intent in service["intents"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{source} is not an SGD schema (a list of services with intents and slots): {error!r}"
+        ) from None
+    return Catalog(domain="sgd", actions=actions)
+
+
+def _action(service: dict, intent: dict) -> Action:
+    slots = {s["name"]: s for s in service["slots"]}
+    required = intent["required_slots"]
+    return Action(
+        name=f"{service['service_name']}.{intent['name']}",
+        description=intent["description"],
+        group=service["service_name"],
+        effect="write" if intent["is_transactional"] else "read",
+        params=tuple(_parameter(slots[s], s in required) for s in [*required, *intent["optional_slots"]]),
+    )
+
+
+def _parameter(slot: dict, required: bool) -> Parameter:
+    return Parameter(
+        name=slot["name"],
+        description=slot["description"],
+        required=required,
+        values=tuple(slot["possible_values"]) if slot["is_categorical"] else (),
+    )
+
+
+def _dialogues(parts: list[Path], catalog: Catalog) -> Iterator[Dialogue]:
+    by_service: dict[str, tuple[str, ...]] = {}
+    for action in catalog.actions:
+        by_service[action.group] = (*by_service.get(action.group, ()), action.name)
+    for path in parts:
+        for number, raw in enumerate(_parsed(path), start=1):
+            try:
+                yield _dialogue(raw, by_service)
+            except (KeyError, TypeError, ValueError) as error:
+                reason = f"{type(error).__name__} {error}".splitlines()[0]
+                raise BadInput(f"{path}, dialogue {number} is not in SGD's format: {reason}") from None
+
+
+def _dialogue(raw: dict, by_service: dict[str, tuple[str, ...]]) -> Dialogue:
+    return Dialogue(
+        id=raw["dialogue_id"],
+        domain="sgd",
+        turns=tuple(Turn(speaker=t["speaker"].lower(), text=t["utterance"]) for t in raw["turns"]),
+        observed=tuple(_observed(raw["turns"])),
+        actions=tuple(name for service in raw["services"] for name in by_service[service]),
+    )
+
+
+def _observed(turns: list[dict]) -> Iterator[ObservedAction]:
+    states: dict[str, list[tuple[int, dict]]] = {}  # by service: its user turns and the state at each
+    called: dict[tuple[str, str], int] = {}  # by service and method: the turn of the last call
+    user_turn = 1
+    for index, turn in enumerate(turns, start=1):
+        if turn["speaker"] == "USER":
+            user_turn = index
+        for frame in turn["frames"]:
+            history = states.setdefault(frame["service"], [])
+            if "state" in frame:
+                history.append((index, frame["state"]))
+            if call := frame.get("service_call"):
+                key = frame["service"], call["method"]
+                yield _call(*key, call["parameters"], user_turn, history, called.get(key, 0))
+                called[key] = user_turn
+
+
+def _call(service: str, method: str, params: dict, turn: int, history: list, before: int) -> ObservedAction:
+    """`history`: the state at each user turn so far; `before`: the turn of the last call of the same method, or 0."""
+    held = history[-1][1]["slot_values"] if history else {}
+    intent = (t for t, state in history if t > before and state["active_intent"] == method)
+    return ObservedAction(
+        turn=turn,
+        name=f"{service}.{method}",
+        params=params,
+        evidence={p: _first_held(history, p, held[p]) for p in params if p in held},
+        intent_turn=next(intent, None),
+    )
+
+
+def _first_held(history: list[tuple[int, dict]], slot: str, values: list[str]) -> int:
+    """The first turn whose state gives the slot one of these values: the spellings of the one that the call uses."""
+    return next(t for t, state in history if not set(values).isdisjoint(state["slot_values"].get(slot, ())))
