@@ -1,0 +1,106 @@
+"""Readiness thresholds and metric variants, by hand."""
+
+import pytest
+from proactor_lib.metrics import evaluate_predictions
+from proactor_lib.metrics.inputs import Inputs
+from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
+from proactor_lib.metrics.thresholds import agreement, cost, fired_from, persistence, sweep, trade_off, tune, tuned
+from proactor_lib.metrics.variants import agreement as variant_agreement
+from proactor_lib.metrics.variants import verdicts
+
+from metric_cases import candidate, dialogue, needs, ready, reference, says
+
+
+def confidences(predictions):
+    return {p.turn: [a.confidence for a in p.actions] for p in predictions}
+
+
+def test_persistence_counts_turns_in_a_row():
+    said = says({1: ready(), 2: [ready(), candidate("pay")], 3: ready(), 5: ready(), 6: candidate(), 7: ready()})
+    assert confidences(persistence(said, horizon=2)) == {1: [0.5], 2: [1, 0], 3: [1], 5: [0.5], 6: [0], 7: [0.5]}
+
+
+def test_agreement_is_the_share_of_samples_that_say_the_same():
+    said = says({1: [ready(day="Friday"), candidate("pay")]})
+    samples = [
+        said,
+        says({1: ready(day="friday")}),  # the same value
+        says({1: [ready(day="sunday"), ready("pay")]}),
+        says({1: candidate(day="friday")}) + says({2: ready(day="friday")}),
+    ]
+    assert confidences(agreement(said, samples)) == {1: [2 / 4, 1 / 4]}
+
+
+def test_a_threshold_fires_from_it_on_and_leaves_what_has_no_confidence():
+    said = persistence(says({1: ready(), 2: [ready(), candidate("pay")]}), horizon=2) + says({3: ready()})
+    statuses = {t: [[a.status for a in p.actions] for p in fired_from(said, t)] for t in (0, 0.5, 1)}
+    assert statuses == {
+        0: [["ready"], ["ready", "ready"], ["ready"]],
+        0.5: [["ready"], ["ready", "candidate"], ["ready"]],
+        1: [["candidate"], ["ready", "candidate"], ["ready"]],
+    }
+
+
+@pytest.fixture
+def inputs():
+    """A need at 3..5. Said ready: `book` at 3, 4, 5 (right), `pay` at 1 and `find` at 7 (false)."""
+    said = says({1: ready("pay"), 3: ready(), 4: ready(), 5: ready(), 7: ready("find")})
+    return Inputs([dialogue()], [needs(reference(window=(3, 3, 5)))], persistence(said, horizon=4))
+
+
+def test_what_a_threshold_costs(inputs):
+    tables = sweep(inputs, [0.25, 0.5, 0.75, 1])
+    assert {t: cost(table, price=0.25).item() for t, table in tables.items()} == {0.25: 0.5, 0.5: 0, 0.75: 0, 1: 1}
+    assert tune(tables, price=0.25) == 0.75  # the most reluctant of the two best
+    curve = trade_off(tables, bootstrap=5).set_index(["threshold", "metric"]).value
+    assert curve[0.25, "ftr"] == pytest.approx(2 / 5) and curve[0.5, "ftr"] == 0
+    assert curve[0.25, "opportunity_timing"] == 1 and curve[0.5, "opportunity_timing"] == pytest.approx(2 / 3)
+
+
+def test_a_dear_false_trigger_silences_and_a_free_one_does_not(inputs):
+    tables = sweep(inputs, [0, 0.25, 1])
+    assert tune(tables, price=0) == 0.25 and tune(tables, price=100) == 1
+    found = tuned(tables, tables, tables[0.25], [0, 100], bootstrap=10).set_index("price")
+    assert found.threshold.to_dict() == {0: 0.25, 100: 1}
+    assert found.saving.to_dict() == {0: 0, 100: 200 - 1} and found.low[100] == found.high[100] == 199
+    assert found.opportunity_timing.to_dict() == {0: 1, 100: 0}
+
+
+def test_variants_show_what_a_finding_hangs_on():
+    """`spelled` says Friday for friday: as good when values are normalised, worse when they are exact."""
+    names = [f"d{i:02}" for i in range(12)]
+    references = [needs(reference(day="friday"), id=n) for n in names]
+    methods = {
+        "plain": [p for n in names for p in says({4: ready(day="friday")}, n)],
+        "spelled": [p for n in names for p in says({4: ready(day="Friday")}, n)],
+    }
+    found = verdicts([dialogue(n) for n in names], references, methods, bootstrap=50)
+    table = variant_agreement(found).set_index("metric")
+    assert table.loc["ac", "theta 0.75, normalised"] == "same" and table.loc["ac", "theta 0.75, exact"] == "higher"
+    assert table.finding["ac"] == "depends" and table.finding["rar"] == "holds"
+    assert table.loc["missed", "theta 0.5, exact"] == "same" and table.loc["missed", "theta 0.9, exact"] == "lower"
+
+
+def test_a_finding_can_turn_round():
+    """`half` fires on half the values, at once; `late` with all of them, after close: theta decides which is timely."""
+    names = [f"d{i:02}" for i in range(12)]
+    references = [needs(reference(window=(2, 2, 4), day="friday"), id=n) for n in names]
+    methods = {
+        "half": [p for n in names for p in says({2: ready(day="monday")}, n)],
+        "slow": [p for n in names for p in says({3: ready(day="friday")}, n)],
+    }
+    found = verdicts([dialogue(n) for n in names], references, methods, [(0.75, "exact"), (0.5, "exact")], bootstrap=50)
+    table = variant_agreement(found).set_index("metric")
+    assert table.loc["opportunity_timing", ["theta 0.75, exact", "theta 0.5, exact"]].tolist() == ["lower", "higher"]
+    assert table.finding["opportunity_timing"] == "reversed"
+
+
+def test_thresholds_move_ftr_and_timing_together():
+    """On made-up agents, waiting longer never adds a false trigger of an action that was said once only."""
+    dialogues, references = made_up_dialogues(20, 12)
+    said = persistence(made_up_predictions(references, 12, 1), horizon=4)
+    tables = sweep(Inputs(dialogues, references, said), [0.25, 0.5, 0.75, 1])
+    faults = [t.faults.sum() for t in tables.values()]
+    assert faults == sorted(faults, reverse=True) and faults[0] > faults[-1]
+    ready_once = evaluate_predictions(dialogues, references, said)
+    assert ready_once.equals(tables[0.25])  # the lowest step above 0 is what the agent said
