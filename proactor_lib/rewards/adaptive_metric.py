@@ -1,6 +1,7 @@
 """Adaptive Metric: Weighted Metric whose weights move with training progress [paper; ours: weights and curves]."""
 
-from proactor_lib.metrics import TurnScores
+from collections.abc import Mapping
+
 from proactor_lib.rewards.metric import MetricReward
 from proactor_lib.rewards.schedule import blend, eased
 from proactor_lib.rewards.weighted_metric import mix
@@ -12,10 +13,10 @@ class AdaptiveMetric(MetricReward):
     name = "adaptive_metric"
     staged = True
 
-    def combine(self, scores: TurnScores, due: float, progress: float) -> tuple[float, dict[str, float]]:
+    def combine(self, metrics: Mapping[str, float], progress: float) -> tuple[float, dict[str, float]]:
         """`mix` with the weights of this progress."""
         weights = self.weights(progress)
-        return mix(weights, scores, due), weights
+        return mix(weights, metrics), weights
 
     def weights(self, progress: float) -> dict[str, float]:
         """The weights of RAC, PT, RAR and FTR at `progress` in [0, 1]."""

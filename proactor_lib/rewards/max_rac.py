@@ -1,6 +1,7 @@
 """Max RAC: the best alignment of one output at its turn [paper]."""
 
-from proactor_lib.metrics import TurnScores
+from collections.abc import Mapping
+
 from proactor_lib.rewards.metric import MetricReward
 
 
@@ -10,6 +11,6 @@ class MaxRac(MetricReward):
     name = "max_rac"
     timed = False
 
-    def combine(self, scores: TurnScores, due: float, progress: float) -> tuple[float, dict[str, float]]:
+    def combine(self, metrics: Mapping[str, float], progress: float) -> tuple[float, dict[str, float]]:
         """Max AC itself."""
-        return scores.max_ac, {}
+        return metrics["max_rac"], {}

@@ -1,10 +1,12 @@
 """Rewards made of the metrics of one turn, without a judge [SPEC 5]."""
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 
 from proactor_lib.agent import Parsed
-from proactor_lib.metrics import TurnScores, turn_scores
+from proactor_lib.metrics import turn_scores
 from proactor_lib.rewards.base import Group, Reward, Score
+from proactor_lib.schema import PredictedAction, ReferenceAction
 
 
 class MetricReward(Reward):
@@ -27,26 +29,32 @@ class MetricReward(Reward):
         references = group.open
         if not references:
             return Score(0.0 if output.actions else 1.0, {"open": 0.0})
-        scores = turn_scores(output.actions, references, group.turn, self.params.reward_theta)
-        due = sum(r.window.ready <= group.turn for r in references) / len(references)
-        value, weights = self.combine(scores, due, group.progress)
-        return Score(value, components(scores) | {"due": due} | {f"weight_{k}": w for k, w in weights.items()})
+        metrics = measure(output.actions, references, group.turn, self.params.reward_theta)
+        value, weights = self.combine(metrics, group.progress)
+        return Score(value, metrics | {f"weight_{k}": w for k, w in weights.items()})
 
     @abstractmethod
-    def combine(self, scores: TurnScores, due: float, progress: float) -> tuple[float, dict[str, float]]:
-        """The reward in [0, 1] at a turn with open references, and the weights that made it.
-
-        `due`: the share of the open references that are executable, ready <= t <= close; in [0, 1].
-        """
+    def combine(self, metrics: Mapping[str, float], progress: float) -> tuple[float, dict[str, float]]:
+        """The reward in [0, 1] at a turn with open references, and its weights; for `metrics` see `measure`."""
 
 
-def components(scores: TurnScores) -> dict[str, float]:
-    """The metrics by their names in rewards. RAR and FTR of no predictions are 0 here, not undefined [SPEC 5]."""
+def measure(
+    actions: Sequence[PredictedAction], references: Sequence[ReferenceAction], turn: int, theta: float
+) -> dict[str, float]:
+    """The metrics of an output by their names in rewards, at a turn at which `references` (one or more) are open.
+
+    rac, max_rac, pt, rar, ftr as in SPEC 4, where RAR and FTR of no predictions are 0; open: how many references are;
+    due: the share of them that can be executed now, ready <= turn; pt_due: PT over those only [ours].
+    """
+    scores = turn_scores(actions, references, turn, theta)
+    due = [r for r in references if r.window.ready <= turn]
     return {
-        "open": float(scores.open),
         "rac": scores.ac or 0.0,
         "max_rac": scores.max_ac or 0.0,
         "pt": scores.pt or 0.0,
         "rar": scores.rar or 0.0,
         "ftr": scores.ftr or 0.0,
+        "open": float(scores.open),
+        "due": len(due) / scores.open,
+        "pt_due": turn_scores(actions, due, turn, theta).pt or 0.0,
     }

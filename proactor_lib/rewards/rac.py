@@ -1,6 +1,7 @@
 """RAC: the alignment coverage of one output at its turn [paper]."""
 
-from proactor_lib.metrics import TurnScores
+from collections.abc import Mapping
+
 from proactor_lib.rewards.metric import MetricReward
 
 
@@ -10,6 +11,6 @@ class Rac(MetricReward):
     name = "rac"
     timed = False
 
-    def combine(self, scores: TurnScores, due: float, progress: float) -> tuple[float, dict[str, float]]:
+    def combine(self, metrics: Mapping[str, float], progress: float) -> tuple[float, dict[str, float]]:
         """AC itself."""
-        return scores.ac, {}
+        return metrics["rac"], {}

@@ -1,0 +1,200 @@
+"""Rewards without a language model, against numbers worked out by hand."""
+
+from math import cos, pi
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from proactor_lib import rewards
+from proactor_lib.agent import reference_output, render
+from proactor_lib.errors import BadInput
+from proactor_lib.params import load_params
+from proactor_lib.rewards import REWARDS, make_reward
+from proactor_lib.rewards.metric import MetricReward
+from proactor_lib.rewards.schedule import eased
+
+from metric_cases import reference
+from reward_cases import BOOK, BOTH, GARBAGE, PARTIAL, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores, values
+
+OUTPUTS = (RIGHT, WAITING, PARTIAL, WRONG, BOTH, SILENCE, GARBAGE)
+METRIC = ["rac", "max_rac", "weighted_metric", "adaptive_metric"]
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("rac", [1, 1, 5 / 6, 1 / 2, 1 / 2, 0, 0]),
+        ("max_rac", [1, 1, 5 / 6, 1 / 2, 1, 0, 0]),
+        # weights .4 RAC, .3 PT, .1 RAR, .2 FTR; possible: .8
+        (
+            "weighted_metric",
+            [1, 0.4 / 0.8, (0.7 * 5 / 6 + 0.1) / 0.8, (0.2 + 0.1 - 0.2) / 0.8, (0.2 + 0.15 + 0.1 - 0.1) / 0.8, 0, 0],
+        ),
+        # the rubric judge: .4 timing, .3 alignment, .2 restraint, .1 completeness
+        (
+            "custom_ruler",
+            [1, 0.2 + 0.3 + 0.2 + 0.1, 0.4 + 0.3 * 5 / 6 + 0.2 + 0.1, 0.3 / 2, 0.4 + 0.15 + 0.1 + 0.1, 0, 0],
+        ),
+        # alignment, restraint, completeness
+        ("general_ruler", [1, 1, (5 / 6 + 2) / 3, (1 / 2 + 0 + 0) / 3, (1 / 2 + 1 / 2 + 1) / 3, 0, 0]),
+    ],
+)
+def test_a_turn_at_which_the_action_is_due(name, expected):
+    assert values(name, group(*OUTPUTS)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("rac", [1, 5 / 6, 1, 1 / 2, 0]),
+        ("weighted_metric", [1, 5 / 6, 1, 0, 0]),  # .4 RAC - .2 FTR of .4: PT and RAR are left out
+        ("custom_ruler", [1, 0.2 + 0.3 * 5 / 6 + 0.2 + 0.1, 0.2 + 0.3 + 0.2 + 0.1, 0.15, 0]),
+    ],
+)
+def test_a_turn_before_ready(name, expected):
+    outputs = ("candidate: book | city=Oslo", PARTIAL, RIGHT, WRONG, SILENCE)
+    assert values(name, group(*outputs, turn=3)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("turn", [1, 7])
+def test_where_nothing_is_open_silence_is_right_and_anything_else_wrong(name, turn):
+    assert values(name, group(SILENCE, RIGHT, "candidate: pay", GARBAGE, turn=turn, progress=1)) == [1, 0, 0, 0]
+
+
+def test_two_open_references_of_which_one_is_due():
+    both = (BOOK, reference("pay", (3, 5, 7)))
+    outputs = (f"{RIGHT}\ncandidate: pay", "candidate: pay", RIGHT, f"{WAITING}\nready: pay")
+    # the last triggers what is not due: RAC 1, PT 0, RAR 1/2 of the due 1/2, and no fault, for `pay` covers the turn
+    assert values("weighted_metric", group(*outputs, references=both)) == pytest.approx([1, 0.5, 1, 0.5 / 0.8])
+    # restraint is 1 everywhere; the second and third serve one of two: timing 1/2, completeness 1/2; the last both
+    # with the other status: timing 1/2
+    assert values("custom_ruler", group(*outputs, references=both)) == pytest.approx([1, 0.75, 0.75, 0.8])
+
+
+@pytest.mark.parametrize(
+    "schedule, progress, at",
+    [
+        *[("linear", u, u) for u in (0, 0.25, 0.5, 1)],
+        *[("cosine", u, (1 - cos(pi * u)) / 2) for u in (0, 0.25, 0.5, 1)],
+        *[("step", u, e) for u, e in ((0, 0), (0.33, 0), (1 / 3, 0.5), (0.5, 0.5), (2 / 3, 1), (0.9, 1), (1, 1))],
+        ("linear", -1, 0),
+        ("linear", 2, 1),
+    ],
+)
+def test_schedules(schedule, progress, at):
+    assert eased(progress, schedule) == pytest.approx(at)
+
+
+def test_a_cosine_starts_slowly():
+    assert eased(0.25, "cosine") == pytest.approx(0.1464466)
+
+
+@pytest.mark.parametrize(
+    "progress, waiting",  # RAC / (RAC + PT + RAR), from the stages' weights
+    [(0, 0.25 / 0.85), (0.25, 0.325 / 0.825), (0.5, 0.4 / 0.8), (0.75, 0.45 / 0.75), (1, 0.5 / 0.7)],
+)
+def test_adaptive_metric_asks_for_triggers_first_and_for_alignment_last(progress, waiting):
+    right, held, _, wrong = scores(reward("adaptive_metric"), group(RIGHT, WAITING, SILENCE, WRONG, progress=progress))[
+        0
+    ]
+    assert (right.value, held.value) == pytest.approx((1, waiting))
+    w = {k.removeprefix("weight_"): v for k, v in wrong.components.items() if k.startswith("weight_")}
+    possible = w["rac"] + w["pt"] + w["rar"]
+    assert wrong.value == pytest.approx(max(0, w["rac"] / 2 + w["rar"] - w["ftr"]) / possible)
+
+
+@pytest.mark.parametrize(
+    "base, progress, expected",  # custom RULER gives WAITING .8 and BOTH .75
+    [
+        ("rac", 0, [1, 0.5]),
+        ("rac", 0.5, [0.85 + 0.15 * 0.8, 0.85 * 0.5 + 0.15 * 0.75]),
+        ("rac", 1, [0.7 + 0.3 * 0.8, 0.7 * 0.5 + 0.3 * 0.75]),
+        ("max_rac", 1, [0.7 + 0.3 * 0.8, 0.7 + 0.3 * 0.75]),
+        ("adaptive_metric", 1, [0.7 * 0.5 / 0.7 + 0.24, 0.7 * (0.25 + 0.075 + 0.05 - 0.15) / 0.7 + 0.225]),
+    ],
+)
+def test_adaptive_ruler_mixes_the_judge_in(base, progress, expected):
+    got = values("adaptive_ruler", group(WAITING, BOTH, progress=progress), ruler_base=base)
+    assert got == pytest.approx(expected)
+
+
+def test_components_take_a_score_apart():
+    (partial,) = scores(reward("weighted_metric"), group(PARTIAL))[0]
+    assert partial.components == pytest.approx(
+        {"open": 1, "rac": 5 / 6, "max_rac": 5 / 6, "pt": 5 / 6, "rar": 1, "ftr": 0, "due": 1, "pt_due": 5 / 6,
+         "weight_rac": 0.4, "weight_pt": 0.3, "weight_rar": 0.1, "weight_ftr": 0.2}
+    )  # fmt: skip
+    (silence,) = scores(reward("rac"), group(SILENCE))[0]
+    assert (silence.components["rar"], silence.components["ftr"]) == (0, 0)  # not undefined, inside rewards
+    (mixed,) = scores(reward("adaptive_ruler"), group(WAITING, progress=1))[0]
+    c = mixed.components
+    assert (c["lambda"], c["metric"], c["ruler"], c["timing"], c["rac"]) == pytest.approx((0.3, 1, 0.8, 0.5, 1))
+
+
+def test_weights_are_the_users():
+    only_alignment = {"rac": 1.0, "pt": 0.0, "rar": 0.0, "ftr": 0.0}
+    assert values("weighted_metric", group(*OUTPUTS), reward_weights=only_alignment) == pytest.approx(
+        values("rac", group(*OUTPUTS))
+    )
+    assert values("weighted_metric", group(WAITING), reward_weights={"pt": 1.0}) == [0]
+    assert values("custom_ruler", group(WAITING), ruler_weights={"timing": 2.0}) == [0.5]
+
+
+references_ = st.lists(
+    st.builds(
+        lambda name, turns, keys: reference(
+            name, tuple(sorted(turns)), **{k: (f"{k}{v}", t) for k, (v, t) in keys.items()}
+        ),
+        st.sampled_from(["book", "cancel", "pay"]),
+        st.lists(st.integers(1, 8), min_size=3, max_size=3),
+        st.dictionaries(st.sampled_from("abc"), st.tuples(st.integers(1, 3), st.integers(1, 8)), max_size=3),
+    ),
+    max_size=4,
+)
+
+
+@given(references_, st.integers(1, 8), st.floats(0, 1), st.sampled_from(METRIC))
+def test_a_perfect_output_scores_1_at_every_turn_and_nothing_scores_above(references, turn, progress, name):
+    perfect = render(reference_output(references, turn))
+    got = values(name, group(perfect, *OUTPUTS, turn=turn, references=references, progress=progress))
+    assert got[0] == pytest.approx(1)
+    assert all(0 <= v <= 1 + 1e-9 for v in got)
+
+
+@given(references_, st.integers(1, 8), st.floats(0, 1), st.sampled_from([r for r in REWARDS if REWARDS[r].timed]))
+def test_a_premature_trigger_never_pays(references, turn, progress, name):
+    """The oracle's output with every candidate made ready never beats it."""
+    perfect = reference_output(references, turn)
+    hasty = [a.model_copy(update={"status": "ready"}) for a in perfect]
+    right, early = values(
+        name, group(render(perfect), render(hasty), turn=turn, references=references, progress=progress)
+    )
+    assert early <= right + 1e-9
+
+
+def test_the_registry_is_what_parameters_accept():
+    assert list(REWARDS) == [
+        "rac", "max_rac", "general_ruler", "custom_ruler", "weighted_metric", "adaptive_metric", "adaptive_ruler",
+    ]  # fmt: skip
+    folder = Path(rewards.__file__).parent
+    for name, reward_class in REWARDS.items():
+        assert reward_class.name == name and (folder / f"{name}.py").exists()
+        assert isinstance(reward(name), reward_class)
+    with pytest.raises(BadInput, match="rac, max_rac, .*adaptive_ruler, got 'rca'"):
+        load_params(None, {"reward": "rca"})
+
+
+def test_how_to_add_a_reward(monkeypatch):
+    """What README says: a class and a line in the registry, nothing else."""
+
+    class Triggered(MetricReward):
+        name = "triggered"
+
+        def combine(self, metrics, progress):
+            return metrics["pt"], {}
+
+    monkeypatch.setitem(REWARDS, "triggered", Triggered)
+    assert isinstance(make_reward(load_params(None, {"reward": "triggered"})), Triggered)
+    assert values("triggered", group(*OUTPUTS)) == pytest.approx([1, 0, 5 / 6, 0, 1 / 2, 0, 0])

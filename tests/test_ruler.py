@@ -1,0 +1,251 @@
+"""RULER against judges over real HTTP: good ones, slow ones and those that misbehave in every known way."""
+
+import json
+import re
+import time
+from dataclasses import replace
+
+import pytest
+from proactor_lib.errors import BadInput
+from proactor_lib.rewards.endpoint_judge import answer_schema, read_marks
+
+from misbehaving import Misbehaving, Reply
+from reward_cases import BOTH, DIALOGUE, GARBAGE, PARTIAL, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores
+
+WORTH = {RIGHT: 0.9, WAITING: 0.6, PARTIAL: 0.7, WRONG: 0.2, BOTH: 0.4, SILENCE: 0.1}  # what a good judge says
+CUSTOM = ("timing", "alignment", "restraint", "completeness")
+
+
+def answers(request) -> dict[str, str]:
+    """The answers by label that a judge was shown, in the order shown."""
+    shown = request["messages"][1]["content"]
+    return dict(re.findall(r'<answer label="(\w+)">\n(.*?)\n</answer>', shown, re.DOTALL))
+
+
+def fields(request) -> list[str]:
+    item = request["response_format"]["json_schema"]["schema"]["properties"]["scores"]["items"]
+    return [name for name in item["required"] if name not in ("label", "reason")]
+
+
+def good(request) -> list[dict]:
+    """One item a label, right, with the same mark for each criterion."""
+    marks = {c: 0.0 for c in fields(request)}
+    return [{"label": k, "reason": "so"} | dict.fromkeys(marks, WORTH[a]) for k, a in answers(request).items()]
+
+
+def said(items) -> Reply:
+    return Reply(json.dumps({"scores": items}))
+
+
+def judged(answer, *groups, name="general_ruler", **settings):
+    """The groups' values, the reward's counters and the server, after `answer` was the judge."""
+    with Misbehaving(answer) as server:
+        settings = {"judge": "judge-1", "judge_url": server.url, "judge_retries": 0, "judge_timeout": 5} | settings
+        ruler = reward(name, **settings)
+        found = scores(ruler, *groups)
+        return [[s.value for s in one] for one in found], ruler.counters, server
+
+
+def test_one_call_a_group_matched_by_label_however_ordered():
+    values, counters, server = judged(
+        lambda r, n: said(list(reversed(good(r)))), group(RIGHT, WAITING, RIGHT, WRONG, GARBAGE)
+    )
+    assert values == [[0.9, 0.6, 0.9, 0.2, 0]]
+    assert len(server.requests) == 1
+    assert sorted(answers(server.requests[0]).values()) == sorted([RIGHT, WAITING, WRONG])  # each once, garbage never
+    assert (counters["ruler_outputs"], counters["ruler_judged"], counters["ruler_missing"]) == (5, 3, 0)
+    assert counters["judge_calls"] == 1 and counters["judge_prompt_tokens"] > 0
+
+
+def test_the_context_is_shown_once_and_nothing_of_the_future():
+    _, _, server = judged(lambda r, n: said(good(r)), group(RIGHT, SILENCE, turn=4))
+    system, shown = (m["content"] for m in server.requests[0]["messages"])
+    assert "relative to each other" in system
+    assert shown.count("[4] user: turn 4") == 1 and "turn 5" not in shown and shown.count("- book(city*, day*)") == 1
+
+
+def test_order_and_labels_are_random_but_the_same_again():
+    groups = [replace(group(RIGHT, WRONG), dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(20)]
+    _, _, first = judged(lambda r, n: said(good(r)), *groups, judge_concurrency=1)
+    _, _, again = judged(lambda r, n: said(good(r)), *groups, judge_concurrency=1)
+    orders = [tuple(answers(r).values()) for r in first.requests]
+    assert {orders.count((RIGHT, WRONG)) > 3, orders.count((WRONG, RIGHT)) > 3} == {True}
+    assert len({label for r in first.requests for label in answers(r)}) > 20
+    assert [r["messages"] for r in first.requests] == [r["messages"] for r in again.requests]
+
+
+def test_custom_ruler_mixes_four_marks():
+    marks = dict(zip(CUSTOM, (1.0, 0.5, 0.25, 0.0), strict=True))
+    ask = lambda r, n: said([{"label": k, "reason": ""} | marks for k in answers(r)])  # noqa: E731
+    values, _, server = judged(ask, group(RIGHT), name="custom_ruler")
+    assert values == [[pytest.approx(0.4 * 1 + 0.3 * 0.5 + 0.2 * 0.25)]]
+    assert "Judge proactiveness" in server.requests[0]["messages"][0]["content"] and fields(server.requests[0]) == [
+        *CUSTOM
+    ]
+
+
+def spoil(request, **changes) -> Reply:
+    """A good answer but for the label of RIGHT."""
+    label = next(k for k, a in answers(request).items() if a == RIGHT)
+    return said([item | changes if item["label"] == label else item for item in good(request)])
+
+
+FAULTS = {
+    "empty": lambda r: Reply(""),
+    "not_json": lambda r: Reply("I'm sorry, I can't judge these answers."),
+    "missing_label": lambda r: said([i for i in good(r) if answers(r)[i["label"]] != RIGHT]),
+    "repeated_label": lambda r: said(good(r) + [i for i in good(r) if answers(r)[i["label"]] == RIGHT]),
+    "out_of_range": lambda r: spoil(r, score=7),
+    "not_a_number": lambda r: spoil(r, score="high"),
+    "unknown_label": lambda r: spoil(r, label="Z999"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_is_shown_and_asked_again(kind):
+    ask = lambda r, n: said(good(r)) if len(r["messages"]) > 2 else FAULTS[kind](r)  # noqa: E731
+    values, counters, server = judged(ask, group(RIGHT, WRONG))
+    assert values == [[0.9, 0.2]]
+    assert counters[f"judge_fault_{kind}"] == 1 and counters["judge_calls"] == 2 and counters["ruler_missing"] == 0
+    again = server.requests[1]["messages"]
+    assert [m["role"] for m in again] == ["system", "user", "assistant", "user"]
+    assert "cannot be used" in again[-1]["content"]
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_what_stays_missing_is_none_and_counted_and_never_0(kind):
+    values, counters, server = judged(lambda r, n: FAULTS[kind](r), group(RIGHT, WRONG, RIGHT, GARBAGE))
+    whole = kind in ("empty", "not_json")
+    assert values == [[None, None if whole else 0.2, None, 0]]
+    assert counters[f"judge_fault_{kind}"] == len(server.requests) == 3
+    assert counters["ruler_missing"] == (3 if whole else 2)
+
+
+@pytest.mark.parametrize(
+    "reply, kind",
+    [
+        (Reply(status=500), "server"),
+        (Reply(status=429), "rate_limit"),
+        (Reply(status=401), "refused"),
+        (Reply(body="<html>busy</html>"), "garbled"),
+        (Reply(cut_body=True, text="x" * 50), "unreachable"),
+        (Reply("late", delay=3), "timeout"),
+    ],
+)
+def test_an_endpoint_that_fails_stops_nothing(reply, kind):
+    ask = lambda r, n: reply if RIGHT in answers(r).values() else said(good(r))  # noqa: E731
+    values, counters, _ = judged(ask, group(RIGHT, WRONG), group(WAITING, SILENCE), judge_timeout=0.5)
+    assert values == [[None, None], [0.6, 0.1]]
+    assert counters[f"judge_failed_{kind}"] == 1 and counters["ruler_missing"] == 2
+
+
+def test_a_good_answer_after_a_bad_connection_counts_its_retry():
+    ask = lambda r, n: Reply(status=503) if n == 1 else said(good(r))  # noqa: E731
+    values, counters, _ = judged(ask, group(RIGHT, WRONG), judge_retries=1)
+    assert values == [[0.9, 0.2]] and counters["judge_retries"] == 1 and "judge_failed_server" not in counters
+
+
+def test_the_better_of_two_incomplete_answers_is_kept():
+    """Marks of one output may come from one answer only: first both are there but one is out of range, then none is."""
+    ask = lambda r, n: FAULTS["out_of_range"](r) if len(r["messages"]) == 2 else Reply("")  # noqa: E731
+    values, _, _ = judged(ask, group(RIGHT, WRONG))
+    assert values == [[None, 0.2]]
+
+
+def test_slow_judges_are_bound_by_the_concurrency_alone():
+    """64 groups, judges of 0.5 s (5 s scaled down), 16 at once: 4 rounds, 2 s; one group at a time would take 32 s."""
+    groups = [replace(group(RIGHT, WRONG), dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(64)]
+    start = time.monotonic()
+    slow = lambda r, n: Reply(said(good(r)).text, delay=0.5)  # noqa: E731
+    values, counters, server = judged(slow, *groups, judge_concurrency=16)
+    seconds = time.monotonic() - start
+    assert values == [[0.9, 0.2]] * 64 and counters["judge_calls"] == 64
+    assert server.most_at_once == 16 and 2.0 <= seconds < 4.0
+
+
+def test_several_judges_and_their_disagreement():
+    harsh = lambda r: [i | {"score": i["score"] / 2} for i in good(r)]  # noqa: E731
+    ask = lambda r, n: said(good(r) if r["model"] == "mild" else harsh(r))  # noqa: E731
+    with Misbehaving(ask) as server:
+        ruler = reward("general_ruler", judge="mild, harsh", judge_url=server.url)
+        ((right, wrong),) = scores(ruler, group(RIGHT, WRONG))
+    assert right.value == pytest.approx((0.9 + 0.45) / 2)
+    assert right.components["judge_mild"] == 0.9 and right.components["judge_harsh"] == 0.45
+    assert right.components["disagreement"] == pytest.approx(0.225)
+    assert wrong.value == pytest.approx(0.15) and ruler.counters["judge_calls"] == 2
+
+
+def test_one_judge_of_two_that_fails_leaves_the_other():
+    ask = lambda r, n: said(good(r)) if r["model"] == "mild" else Reply(status=500)  # noqa: E731
+    values, counters, _ = judged(ask, group(RIGHT, WRONG), judge="mild,gone")
+    assert values == [[0.9, 0.2]] and counters["judge_failed_server"] == 1 and counters["ruler_missing"] == 0
+
+
+def test_judges_at_addresses_of_their_own():
+    with Misbehaving(lambda r, n: said(good(r))) as a, Misbehaving(lambda r, n: said(good(r))) as b:
+        scores(reward("general_ruler", judge="one,two", judge_url=f"{a.url},{b.url}"), group(RIGHT))
+        assert [r["model"] for r in a.requests] == ["one"] and [r["model"] for r in b.requests] == ["two"]
+    with pytest.raises(BadInput, match="2 addresses for 3 judges"):
+        reward("general_ruler", judge="one,two,three", judge_url="http://127.0.0.1:1/v1,http://127.0.0.1:2/v1")
+
+
+def test_the_cache_repeats_no_paid_call(tmp_path):
+    kept = {"judge_cache": tmp_path, "judge_prices": (10.0, 30.0)}
+    _, first, server = judged(lambda r, n: said(good(r)), group(RIGHT, WRONG), **kept)
+    spent = (10 * first["judge_prompt_tokens"] + 30 * first["judge_output_tokens"]) / 1e6
+    assert first["judge_cost"] == pytest.approx(spent) and spent > 0
+    values, again, server = judged(lambda r, n: Reply(status=500), group(RIGHT, WRONG), **kept)
+    assert values == [[0.9, 0.2]] and server.requests == []
+    assert (again["judge_cached"], again["judge_cost"]) == (1, 0)
+
+
+def test_a_rubric_of_the_users_own(tmp_path):
+    (tmp_path / "mine.txt").write_text("Prefer short answers.")
+    _, _, server = judged(lambda r, n: said(good(r)), group(RIGHT), rubric=tmp_path / "mine.txt")
+    assert server.requests[0]["messages"][0]["content"] == "Prefer short answers."
+    with pytest.raises(BadInput, match="cannot read .*gone.txt"):
+        reward("custom_ruler", judge="j", judge_url="http://127.0.0.1:1/v1", rubric=tmp_path / "gone.txt")
+
+
+def test_adaptive_ruler_with_a_dead_judge():
+    values, counters, server = judged(
+        lambda r, n: Reply(status=500),
+        *[group(RIGHT, WAITING, GARBAGE, progress=u) for u in (0, 1)],
+        name="adaptive_ruler",
+    )
+    assert values == [[1, 1, 0], [None, None, 0]]  # while lambda is 0 no judge is asked
+    assert len(server.requests) == 1 and counters["judge_failed_server"] == 1 and counters["ruler_missing"] == 2
+
+
+def test_nothing_readable_asks_no_one():
+    values, _, server = judged(lambda r, n: said(good(r)), group(GARBAGE, ""))
+    assert values == [[0, 0]] and server.requests == []
+
+
+def test_reading_an_answer():
+    item = {"label": "A", "reason": "", "score": 0.5}
+    assert read_marks(f'```json\n{{"scores": [{json.dumps(item)}]}}\n```', ["A"], ["score"]) == (
+        {"A": {"score": 0.5}},
+        [],
+    )
+    for bad in ('{"scores": 3}', '{"scores": [1]}', "[]", "{", '{"scores": null}', '{"scores": ["A"]}'):
+        marks, faults = read_marks(bad, ["A"], ["score"])
+        assert marks == {} and [kind for kind, _ in faults] == ["not_json"]
+    for mark, kind in (
+        (True, "not_a_number"),
+        (None, "not_a_number"),
+        (float("nan"), "out_of_range"),
+        (-0.1, "out_of_range"),
+    ):
+        marks, faults = read_marks(json.dumps({"scores": [item | {"score": mark}]}), ["A"], ["score"])
+        assert marks == {} and [k for k, _ in faults] == [kind]
+
+
+def test_the_schema_allows_what_is_asked_for_and_nothing_else():
+    from jsonschema import Draft202012Validator
+
+    schema = Draft202012Validator(answer_schema(["A", "B"], ["score"]))
+    item = {"label": "A", "reason": "", "score": 0.5}
+    assert schema.is_valid({"scores": [item, item | {"label": "B"}]})
+    for wrong in ([item], [item, item | {"label": "C"}], [item, item | {"score": 2}], [item, item | {"score": "0.5"}]):
+        assert not schema.is_valid({"scores": wrong})
