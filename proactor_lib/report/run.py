@@ -1,0 +1,174 @@
+"""The report of one run."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from proactor_lib import provenance
+from proactor_lib.files import read_json, write_json
+from proactor_lib.params import Params
+from proactor_lib.report import figures, glossary, held_out, page, timeline, training
+from proactor_lib.report.held_out import HeldOut
+from proactor_lib.run import Run
+
+SHARES = ["ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing", "missed", "late", "premature"]
+
+
+def build(folder: Path) -> Path:
+    """Write the run's report.html and summary.json from its files; the report's path."""
+    run = Run(read_json(folder / "params.json", Params), folder)
+    steps = training.read_steps(run.training / "metrics.jsonl")
+    scored = held_out.score(run)
+    record = _record(folder)
+    summary = summarise(run, steps, scored, record)
+    page.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
+    write_json(run.summary, summary)
+    return run.report
+
+
+def _record(folder: Path) -> dict:
+    """What `proactor run` wrote down; where notebooks were run by hand there is only the machine to tell of."""
+    path = folder / "run.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": provenance.collect()}
+
+
+def summarise(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict) -> dict:
+    """The figures that the report shows, as `summary.json` holds them."""
+    rewards = steps.reward_mean.to_numpy(float) if len(steps) else pd.Series(dtype=float).to_numpy()
+    return {
+        "name": run.params.name,
+        "question": run.params.question,
+        "reward": training.reward_gain(rewards),
+        "mismatch": training.mismatch(steps),
+        "peak_memory_gb": record["peak_memory_gb"],
+        "stage_seconds": record["stage_seconds"],
+        "held_out": scored.as_json() if scored else {},
+        "ranked_against": scored.ranked_against if scored else [],
+        "dialogues": scored.dialogues if scored else 0,
+        "steps": len(steps),
+        "warnings": warnings(run, steps, scored, record),
+    }
+
+
+def warnings(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict) -> list[str]:
+    """What a reader must know before believing the rest, a sentence each."""
+    found = []
+    stages, origin = record["stages"], record["provenance"]
+    if not stages:
+        found.append("The notebooks were run by hand: times, memory and the code's state at the time are not known.")
+    found += [f"Stage {n} is not done ({s['state']}): {s['problem'] or 'it was stopped'}." for n, s in stages.items()
+              if s["state"] != "done"]  # fmt: skip
+    if len({s["code"] for s in stages.values()}) > 1:
+        found.append("The stages ran on different versions of the code; a new folder makes them agree.")
+    if origin["dirty"]:
+        found.append("The code had uncommitted changes: the commit alone does not tell what ran.")
+    return found + _training_warnings(run, steps) + _evaluation_warnings(run, scored)
+
+
+def _training_warnings(run: Run, steps: pd.DataFrame) -> list[str]:
+    found, p = [], run.params
+    if p.model == "tiny":
+        found.append("The model is `tiny`, random weights: this run shows that the parts work, and nothing else.")
+    if p.judge == "rubric" and "ruler" in p.reward:
+        found.append("The judge is `rubric`, a programmatic stand-in computed from the windows, not a language model.")
+    if steps.empty:
+        return [*found, "No training steps were recorded: there is no reward curve."]
+    gain = training.reward_gain(steps.reward_mean.to_numpy(float))
+    if gain["gain"] is None:
+        found.append(f"{len(steps)} training steps are too few to compare the first fifth with the last (10 or more).")
+    elif gain["gain_low"] <= 0:
+        found.append("The reward's gain is not told apart from 0: its 95% interval reaches it.")
+    apart = training.mismatch(steps)
+    if p.max_staleness == 0 and ((apart["kl_mean"] or 0) > 0.01 or (apart["clipped_share"] or 0) > 0.05):
+        found.append("Trainer and server are apart (KL above 0.01 or more than 5% clipped) though no sample was stale.")
+    return found
+
+
+def _evaluation_warnings(run: Run, scored: HeldOut | None) -> list[str]:
+    if scored is None:
+        return ["No policy was evaluated: there is no held-out table."]
+    found = []
+    if scored.dialogues < 30:
+        found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide, and may be too narrow still.")
+    if run.params.evaluation_turns:
+        found.append(
+            f"Policies were asked at {run.params.evaluation_turns} turns of each held-out dialogue, not at all."
+        )
+    for policy in scored.predictions:
+        if (share := scored.unreadable(policy)) > 0.05:
+            found.append(
+                f"{share:.0%} of the outputs of `{policy}` could not be read in full; unread parts are silence."
+            )
+    return found
+
+
+def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict, summary: dict) -> dict:
+    """All that the template shows."""
+    default = Params()
+    settings = run.params.model_dump(mode="json")
+    return {
+        "title": run.params.name,
+        "summary": summary,
+        "glossary": glossary,
+        "scored": scored,
+        "compared": _comparisons(scored),
+        "reward_figure": page.image(figures.reward_curve(steps), "Reward by optimiser step") if len(steps) else None,
+        "mismatch_figure": _mismatch(steps),
+        "metric_figure": _metrics(scored),
+        "timeline": _timeline(run, scored),
+        "policies": figures.colours(scored.predictions) if scored else {},
+        "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
+        "settings": settings,
+        "stages": record["stages"],
+        "origin": record["provenance"],
+        "digests": _digests(run),
+    }
+
+
+def _mismatch(steps: pd.DataFrame):
+    if not {"kl", "clipped_share"} <= set(steps.columns):
+        return None
+    return page.image(figures.mismatch_curve(steps), "KL and clipped share by optimiser step")
+
+
+def _metrics(scored: HeldOut | None):
+    if scored is None:
+        return None
+    return page.image(figures.metric_dots(scored.table, SHARES, glossary.NAMES), "Metrics with 95% intervals by policy")
+
+
+def _comparisons(scored: HeldOut | None) -> dict[tuple[str, str], dict[str, dict]]:
+    """The paired comparisons: pair -> metric -> row; empty with fewer than two policies."""
+    found: dict = {}
+    for row in [] if scored is None or scored.comparisons is None else scored.comparisons.to_dict("records"):
+        found.setdefault((row["a"], row["b"]), {})[row["metric"]] = row
+    return found
+
+
+def _timeline(run: Run, scored: HeldOut | None) -> timeline.Timeline | None:
+    """The median dialogue of the last policy, with the first triggers of all."""
+    if scored is None or (last := list(scored.scores.values())[-1]).references.empty:
+        return None
+    chosen = timeline.median_dialogue(last.references)
+    dialogue = next(d for d in run.dialogues("test") if d.id == chosen)
+    references = next(r.references for r in run.references("test") if r.dialogue_id == chosen)
+    return timeline.draw(
+        dialogue,
+        references,
+        {name: _triggers(s.references, chosen) for name, s in scored.scores.items()},
+        {name: [p for p in lines if p.dialogue_id == chosen] for name, lines in scored.predictions.items()},
+        run.params.theta,
+    )
+
+
+def _triggers(references: pd.DataFrame, dialogue_id: str) -> dict[str, int]:
+    own = references[(references.dialogue_id == dialogue_id) & references.triggered.notna()]
+    return dict(zip(own.id, own.triggered.astype(int), strict=True))
+
+
+def _digests(run: Run) -> dict[str, str | None]:
+    files = [*sorted(run.data.glob("*.json*")), *sorted(run.annotations.glob("*.jsonl"))]
+    return {str(p.relative_to(run.out)): provenance.fingerprint(p) for p in files}

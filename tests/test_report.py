@@ -1,0 +1,222 @@
+"""The report of a run: its numbers by hand, its page in a real browser."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from proactor_lib import report
+from proactor_lib.cli import app
+from proactor_lib.errors import BadInput
+from proactor_lib.files import write_json, write_jsonl
+from proactor_lib.params import Params
+from proactor_lib.policies import POLICIES
+from proactor_lib.report import page, timeline, training
+from proactor_lib.run import Run, annotate_run, prepare_data
+from proactor_lib.schema import Dialogue, ReferenceAction, Turn, TurnPrediction
+from scipy import stats
+from selenium import webdriver
+from typer.testing import CliRunner
+
+STEPS = 20
+
+
+def make_run(folder, **settings) -> Run:
+    """A run's folder without its model: simulated dialogues, fixed policies as predictions, a made-up metrics file."""
+    settings = {"train_dialogues": 2, "dev_dialogues": 2, "test_dialogues": 6, "bootstrap": 200} | settings
+    run = Run.open(
+        Params(name="a run", question="Does it move?", policies=("silent", "random", "oracle_late"), **settings), folder
+    )
+    prepare_data(run)
+    annotate_run(run)
+    references = {r.dialogue_id: r.references for r in run.references("test")}
+    for name in run.params.policies:
+        lines = [p for d in run.dialogues("test") for p in POLICIES[name](d, references[d.id], run.catalog, 0)]
+        write_jsonl(run.predictions / f"{name}.jsonl", lines)
+    write_jsonl(run.training / "metrics.jsonl", map(step, range(1, STEPS + 1)))
+    return run
+
+
+def step(number):
+    """A line of the trainer's metrics; the reward grows by 0.01 a step from 0.3, two groups 0.1 around it."""
+    mean = 0.3 + 0.01 * number
+    groups = [mean - 0.1, mean + 0.1]
+    return {"step": number, "reward_mean": mean, "reward_groups": groups, "kl": 0.002, "clipped_share": 0.01}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    made = make_run(tmp_path_factory.mktemp("run") / "out")
+    report.build(made.out)
+    return made
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, without a cache or a profile of anyone's."""
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1600"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options)
+    yield driver
+    driver.quit()
+
+
+def check_page(browser, path):
+    """Open a report: no console line, no request but for the file itself, every figure drawn; returns the page's text."""
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(path.resolve().as_uri())
+    assert browser.get_log("browser") == []
+    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert [u for u in asked if not u.startswith("data:")] == [path.resolve().as_uri()]
+    script = "return [...document.images].map(i => i.complete && i.naturalWidth > 50 && i.clientWidth > 50)"
+    drawn = browser.execute_script(script)
+    assert drawn and all(drawn)
+    return browser.execute_script("return document.body.innerText")
+
+
+def test_the_gain_is_the_difference_of_fifths_with_welchs_interval():
+    rewards = np.array([0.1, 0.2, 0.3, *[0.5] * 9, 0.6, 0.8, 0.7])
+    found = training.reward_gain(rewards)
+    assert found["first_fifth"] == pytest.approx(0.2) and found["last_fifth"] == pytest.approx(0.7)
+    assert found["gain"] == pytest.approx(0.5)
+    half = stats.t.ppf(0.975, 4) * np.sqrt(0.01 / 3 + 0.01 / 3)  # equal variances 0.01: 4 degrees of freedom
+    assert (found["gain_low"], found["gain_high"]) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_the_gain_of_few_steps_is_undefined_and_of_a_constant_reward_0():
+    assert set(training.reward_gain(np.ones(9)).values()) == {None}
+    assert training.reward_gain(np.ones(10)) == {
+        "first_fifth": 1, "last_fifth": 1, "gain": 0, "gain_low": 0, "gain_high": 0,
+    }  # fmt: skip
+
+
+def test_a_step_written_twice_counts_once_and_a_broken_line_is_said(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert training.read_steps(path).empty
+    path.write_text('{"step": 2, "kl": 1}\n{"step": 1, "kl": 2}\n{"step": 2, "kl": 3}\n')
+    steps = training.read_steps(path)
+    assert list(steps.kl) == [2, 3]
+    assert training.mismatch(steps) == {"kl_mean": 2.5, "clipped_share": None}
+    path.write_text('{"step": 1}\n{"kl": 1}\n')
+    with pytest.raises(BadInput, match="metrics.jsonl, line 2"):
+        training.read_steps(path)
+
+
+def test_the_summary_holds_the_figures(run):
+    summary = json.loads(run.summary.read_text())
+    assert summary["reward"]["first_fifth"] == pytest.approx(0.325)  # steps 1 to 4
+    assert summary["reward"]["last_fifth"] == pytest.approx(0.485)  # steps 17 to 20
+    assert summary["reward"]["gain_low"] > 0
+    assert summary["mismatch"] == {"kl_mean": pytest.approx(0.002), "clipped_share": pytest.approx(0.01)}
+    assert list(summary["held_out"]) == ["silent", "random", "oracle_late"]
+    silent, late = summary["held_out"]["silent"], summary["held_out"]["oracle_late"]
+    assert silent["ac"] == [0, 0, 0] and silent["ftr"] == [None, None, None] and silent["missed"] == [1, 1, 1]
+    value, low, high = late["opportunity_timing"]
+    assert 0 < low <= value <= high < 1
+    assert summary["stage_seconds"] == {} and "by hand" in summary["warnings"][0]
+
+
+def test_run_json_gives_times_memory_and_warnings(tmp_path):
+    run = make_run(tmp_path / "out", model="tiny")
+    stage = {
+        "state": "done",
+        "inputs": "1",
+        "code": "a",
+        "seconds": 5.0,
+        "peak_memory_gb": 1.25,
+        "ended": 0,
+        "problem": None,
+    }
+    stages = {
+        "01_annotation": stage,
+        "03_artf_training": stage | {"state": "failed", "problem": "it broke", "code": "b"},
+    }
+    origin = {"commit": "c" * 40, "dirty": True, "code": "a", "versions": {"python": "3"}, "hardware": {
+        "cpu": "a cpu", "cores": 2, "memory_gb": 23.0, "gpus": []}}  # fmt: skip
+    write_json(tmp_path / "out" / "run.json", {
+        "stage_seconds": {"01_annotation": 5.0}, "peak_memory_gb": 1.25, "stages": stages, "provenance": origin})  # fmt: skip
+    text = report.build(run.out).read_text()
+    summary = json.loads(run.summary.read_text())
+    assert (summary["peak_memory_gb"], summary["stage_seconds"]) == (1.25, {"01_annotation": 5.0})
+    said = " ".join(summary["warnings"])
+    for words in ("03_artf_training is not done (failed): it broke", "different versions", "uncommitted", "`tiny`"):
+        assert words in said
+    assert "c" * 40 in text and "a cpu, 2 cores" in text
+
+
+def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
+    Run.open(Params(), tmp_path)
+    text = report.build(tmp_path).read_text()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["held_out"] == {} and summary["reward"]["gain"] is None
+    assert "No training steps were recorded" in text and "No policy was evaluated" in text
+
+
+def test_the_page_in_a_browser(run, browser):
+    assert run.report.stat().st_size < page.LIMIT_BYTES / 5
+    text = check_page(browser, run.report)
+    summary = json.loads(run.summary.read_text())
+    for metrics in summary["held_out"].values():
+        for value, low, high in metrics.values():
+            assert page.number(value) in text and page.interval(low, high) in text
+    for words in ("Does it move?", "Read first", "One dialogue", "gained"):
+        assert words in text
+    assert browser.find_elements("css selector", ".timeline .lane.ready")
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_is_no_wider_than_its_window(run, browser, width):
+    """On a phone wide tables scroll in their own box."""
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})  # fmt: skip
+    try:
+        browser.get(run.report.resolve().as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def reference(number, name, window, **params):
+    values = {k: {"value": v, "turn": window[1]} for k, v in params.items()}
+    window = dict(zip(("open", "ready", "close"), window, strict=True))
+    return ReferenceAction.model_validate({"id": f"r{number}", "name": name, "params": values, "window": window})
+
+
+def test_the_timeline_puts_windows_triggers_and_faults_where_they_are():
+    dialogue = Dialogue(
+        id="d", domain="x", turns=[Turn(speaker="user", text=str(i)) for i in range(6)],
+        observed=[{"turn": 4, "name": "pay"}],
+    )  # fmt: skip
+    references = (reference(1, "pay", (2, 3, 4)), reference(2, "call", (4, 5, 5)), reference(3, "pay", (5, 5, 6)))
+    said = [{"dialogue_id": "d", "turn": 1, "actions": [{"name": "pay"}]},
+            {"dialogue_id": "d", "turn": 3, "actions": [{"name": "pay"}, {"name": "call", "status": "candidate"}]}]  # fmt: skip
+    predictions = {"p": [TurnPrediction.model_validate(line) for line in said]}
+    drawn = timeline.draw(dialogue, references, {"p": {"r1": 3}}, predictions, 0.75)
+    parts = ["".join({"": ".", "open": "o", "ready": "r"}[c.part] for c in row.cells) for row in drawn.rows]
+    assert parts == ["..", "o.", "r.", "ro", "rr", "r."]  # the third reference takes the first lane again
+    assert [c.label for c in drawn.rows[4].cells] == ["3", ""]
+    assert drawn.rows[2].cells[0].marks == ["p"]
+    assert [row.faults for row in drawn.rows] == [{"p": ["pay"]}, {}, {}, {}, {}, {}]
+    assert drawn.rows[3].observed == ["pay"]
+
+
+def test_the_dialogue_shown_is_the_median():
+    frame = pd.DataFrame({"dialogue_id": list("aabbcd"), "timing": [1, 1, 0, 0, 0.5, 0.4]})
+    assert timeline.median_dialogue(frame) == "d"
+
+
+def test_the_command(run, tmp_path):
+    assert CliRunner().invoke(app, ["report", str(run.out)]).stdout.strip() == str(run.report)
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert isinstance(result.exception, BadInput)
+    assert "is neither a run's folder (params.json) nor a sweep's (sweep.json)" in str(result.exception)
+
+
+def test_durations_and_numbers():
+    assert [page.duration(s) for s in (48, 425, 11520)] == ["48 s", "7 min 5 s", "3 h 12 min"]
+    assert [page.number(x) for x in (None, float("nan"), 0.12345, -0.5)] == ["–", "–", "0.123", "−0.500"]
+    assert os.linesep not in page.interval(0.1, 0.2) and page.interval(None, 1) == ""
