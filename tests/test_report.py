@@ -65,7 +65,7 @@ def browser():
 
 
 def check_page(browser, path):
-    """Open a report: no console line, no request but for the file itself, every figure drawn; returns the page's text."""
+    """Open a report: no console line, no request but for the file, every figure drawn; returns the page's text."""
     browser.get_log("performance"), browser.get_log("browser")
     browser.get(path.resolve().as_uri())
     assert browser.get_log("browser") == []
@@ -137,8 +137,8 @@ def test_run_json_gives_times_memory_and_warnings(tmp_path):
     }
     origin = {"commit": "c" * 40, "dirty": True, "code": "a", "versions": {"python": "3"}, "hardware": {
         "cpu": "a cpu", "cores": 2, "memory_gb": 23.0, "gpus": []}}  # fmt: skip
-    write_json(tmp_path / "out" / "run.json", {
-        "stage_seconds": {"01_annotation": 5.0}, "peak_memory_gb": 1.25, "stages": stages, "provenance": origin})  # fmt: skip
+    record = {"stage_seconds": {"01_annotation": 5.0}, "peak_memory_gb": 1.25, "stages": stages, "provenance": origin}
+    write_json(tmp_path / "out" / "run.json", record)
     text = report.build(run.out).read_text()
     summary = json.loads(run.summary.read_text())
     assert (summary["peak_memory_gb"], summary["stage_seconds"]) == (1.25, {"01_annotation": 5.0})
@@ -192,8 +192,10 @@ def test_the_timeline_puts_windows_triggers_and_faults_where_they_are():
         observed=[{"turn": 4, "name": "pay"}],
     )  # fmt: skip
     references = (reference(1, "pay", (2, 3, 4)), reference(2, "call", (4, 5, 5)), reference(3, "pay", (5, 5, 6)))
-    said = [{"dialogue_id": "d", "turn": 1, "actions": [{"name": "pay"}]},
-            {"dialogue_id": "d", "turn": 3, "actions": [{"name": "pay"}, {"name": "call", "status": "candidate"}]}]  # fmt: skip
+    said = [
+        {"dialogue_id": "d", "turn": 1, "actions": [{"name": "pay"}]},
+        {"dialogue_id": "d", "turn": 3, "actions": [{"name": "pay"}, {"name": "call", "status": "candidate"}]},
+    ]
     predictions = {"p": [TurnPrediction.model_validate(line) for line in said]}
     drawn = timeline.draw(dialogue, references, {"p": {"r1": 3}}, predictions, 0.75)
     parts = ["".join({"": ".", "open": "o", "ready": "r"}[c.part] for c in row.cells) for row in drawn.rows]

@@ -41,7 +41,7 @@ class Timeline:
 
 
 def median_dialogue(references: pd.DataFrame) -> str:
-    """The id of the dialogue whose mean opportunity timing is the median (the lower one of two): neither best nor worst.
+    """The id of the dialogue whose mean opportunity timing is the median (of two the lower): neither best nor worst.
 
     `references`: a row a reference with dialogue_id and timing, at least one.
     """
