@@ -13,9 +13,17 @@ from proactor_lib.annotate import overlay
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_json, read_jsonl, write_json, write_jsonl
 from proactor_lib.params import Params
-from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
+from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, Record
 
 SPLITS = ("train", "dev", "test")
+
+
+class FailedDialogue(Record):
+    """A line of <split>.failed.jsonl, beside <split>.jsonl: a dialogue that has no references, and why."""
+
+    dialogue_id: str
+    kind: str  # endpoint.Failed.kind
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,14 @@ class Run:
         return read_json(self._made(self.data / "catalog.json"), Catalog)
 
     def dialogues(self, split: str) -> list[Dialogue]:
-        """The split's dialogues. BadInput if the data stage has not run."""
-        return list(read_jsonl(self._made(self.data / f"{split}.jsonl"), Dialogue))
+        """The split's dialogues, but for those whose annotation failed. BadInput if the data stage has not run."""
+        failed = self.failed(split)
+        return [d for d in read_jsonl(self._made(self.data / f"{split}.jsonl"), Dialogue) if d.id not in failed]
+
+    def failed(self, split: str) -> dict[str, str]:
+        """The dialogues whose annotation failed, each with its reason."""
+        path = self.annotations / f"{split}.failed.jsonl"
+        return {f.dialogue_id: f.reason for f in read_jsonl(path, FailedDialogue)} if path.exists() else {}
 
     def references(self, split: str) -> list[DialogueReferences]:
         """The split's references, one record a dialogue, with the overlay's corrections. BadInput if not annotated."""
@@ -164,10 +178,14 @@ def annotate_run(run: Run, log=lambda text: None) -> None:
 def _annotate_split(run: Run, split: str) -> str:
     path, dialogues = run.annotations / f"{split}.jsonl", run.dialogues(split)
     if run.params.annotator == "oracle":
-        from proactor_lib.annotate import oracle
+        from proactor_lib.annotate import bulk
 
-        return str(oracle.annotate_file(dialogues, run.catalog, path, oracle.settings(run.params)))
+        return str(bulk.annotate_file(dialogues, run.catalog, path, bulk.settings(run.params)))
     from proactor_lib.annotate import evidence
 
-    count = write_jsonl(path, (evidence.annotate(d, run.catalog) for d in dialogues))
-    return f"{count} dialogues annotated"
+    tally = evidence.Tally()
+    write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
+    return (
+        f"{len(dialogues)} dialogues annotated with {tally.references} references;"
+        f" {tally.not_found} of {tally.values} values found nowhere in the text"
+    )

@@ -25,6 +25,11 @@ class Reply:
     body: str | None = None  # sent in place of a chat completion
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # many clients may connect at once
+
+
 class Misbehaving:
     """`answer(request, n)` makes the reply to a request's JSON; `n` counts, from 1, how often these messages came."""
 
@@ -34,8 +39,7 @@ class Misbehaving:
         self._closing = threading.Event()
 
     def __enter__(self) -> "Misbehaving":
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()

@@ -1,0 +1,213 @@
+"""The oracle annotator [paper]: a language model that sees the whole dialogue says at which turns opportunities exist.
+
+For every action it lists opportunities, each with its candidate turns, its ready turns and the turn that gives
+evidence for each value; the union of the turns is the window [paper], the first ready turn its `ready`. The answer's
+schema leaves no room for a window outside the dialogue, an unknown action or an unknown parameter. A long dialogue is
+judged part by part, each turn once, with turns on both sides as context; what is open at a border is named in the
+next part's prompt, and the answer says what goes on [ours].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from proactor_lib.agent import _template, turn_line
+from proactor_lib.endpoint import Endpoint, Failed, Messages
+from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, ReferenceAction, ReferenceParam, Window
+
+VALUE = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,200}$'}  # hosted models refuse maxLength, and know pattern
+MOST = 8  # opportunities of one action in one answer
+
+
+@dataclass(frozen=True)
+class Part:
+    """Turns to be judged, and turns that are shown with them, as ranges from 1."""
+
+    judged: range
+    shown: range
+    last: bool
+
+    def goes_on(self, opportunity: "Opportunity") -> bool:
+        """Whether it may have turns in the next part: it exists at this part's last turn."""
+        return not self.last and self.judged[-1] in opportunity.turns
+
+
+@dataclass(frozen=True)
+class Opportunity:
+    """What an answer says of one need: its parameters and its turns."""
+
+    name: str
+    params: dict[str, ReferenceParam] = field(default_factory=dict)
+    candidate: frozenset[int] = frozenset()
+    ready: frozenset[int] = frozenset()
+
+    @property
+    def turns(self) -> frozenset[int]:
+        """All turns at which it exists."""
+        return self.candidate | self.ready
+
+    def window(self) -> Window:
+        """The union of its turns; it must have a ready turn."""
+        return Window(open=min(self.turns), ready=min(self.ready), close=max(self.turns))
+
+    def continued(self, later: "Opportunity", required: Sequence[str]) -> "Opportunity":
+        """With what a later part adds. A value that stays keeps its first evidence; a changed one undoes readiness."""
+        changed = {k: p for k, p in later.params.items() if k not in self.params or self.params[k].value != p.value}
+        known = max((p.turn for k, p in changed.items() if k in required), default=0)
+        undone = frozenset(t for t in self.ready if t < known)
+        return Opportunity(
+            name=self.name,
+            params=self.params | changed,
+            candidate=self.candidate | undone | later.candidate,
+            ready=(self.ready - undone) | later.ready,
+        )
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """Annotates dialogues through `endpoint`. Another `repeat` asks all again, for agreement between repeated runs."""
+
+    endpoint: Endpoint
+    catalog: Catalog
+    judged: int = 60  # turns of a part
+    overlap: int = 15  # turns shown on each side of a part
+    attempts: int = 3  # answers asked for before a dialogue fails
+    repeat: int = 0
+    sampling: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.0, "max_tokens": 4096})
+
+    async def annotate(self, dialogue: Dialogue) -> DialogueReferences | Failed:
+        """The dialogue's reference windows, or why there are none. Logged actions are not shown to the model."""
+        actions = self.catalog.subset(dialogue.actions).actions
+        done: list[Opportunity] = []
+        carried: list[Opportunity] = []
+        for part in parts(len(dialogue.turns), self.judged, self.overlap):
+            found = await self._judge(dialogue, actions, part, carried)
+            if isinstance(found, Failed):
+                return found
+            carried = [o for o in found if part.goes_on(o)]
+            done += [o for o in found if o.ready and not part.goes_on(o)]
+        return references(dialogue, done)
+
+    async def _judge(
+        self, dialogue: Dialogue, actions: Sequence[Action], part: Part, carried: list[Opportunity]
+    ) -> list[Opportunity] | Failed:
+        answer = await self.endpoint.complete_json(
+            messages(dialogue, actions, part, carried),
+            answer_schema(actions, part, carried),
+            lambda value: read(value, actions, part, carried),
+            attempts=self.attempts,
+            repeat=self.repeat,
+            **self.sampling,
+        )
+        return answer if isinstance(answer, Failed) else answer.value
+
+
+def parts(turns: int, judged: int, overlap: int) -> list[Part]:
+    """The dialogue's turns cut into parts of at most about `judged` turns, all of one size give or take one."""
+    count = -(-turns // judged)
+    borders = [round(i * turns / count) for i in range(count + 1)]
+    return [
+        Part(
+            judged=range(a + 1, b + 1),
+            shown=range(max(1, a + 1 - overlap), min(turns, b + overlap) + 1),
+            last=b == turns,
+        )
+        for a, b in zip(borders, borders[1:], strict=False)
+    ]
+
+
+def messages(dialogue: Dialogue, actions: Sequence[Action], part: Part, carried: Sequence[Opportunity]) -> Messages:
+    """The request's messages: instructions and catalog, the same for all dialogues of it, then the part's turns."""
+    user = _template("oracle.user.j2").render(
+        turns=len(dialogue.turns),
+        shown=part.shown,
+        judged=part.judged,
+        carried=carried,
+        transcript="".join(turn_line(i, dialogue.turns[i - 1]) for i in part.shown),
+    )
+    system = _template("oracle.system.j2").render(actions=actions)
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def answer_schema(actions: Sequence[Action], part: Part, carried: Sequence[Opportunity]) -> dict[str, Any]:
+    """The JSON schema of an answer: `{action: [{"params", "candidate", "ready"}, ...], ...}`, every action there.
+
+    With opportunities carried over from the part before, an item of their action also has "continues": the number of
+    the one that it continues, or 0.
+    """
+    numbers = {a.name: [0] + [i for i, o in enumerate(carried, 1) if o.name == a.name] for a in actions}
+    whole = part.last and not carried and part.judged[0] == 1
+    items = {a.name: _item(a, part, numbers[a.name], fewest_ready=int(whole)) for a in actions}
+    return _object({name: {"type": "array", "items": item, "maxItems": MOST} for name, item in items.items()})
+
+
+def _item(action: Action, part: Part, numbers: list[int], fewest_ready: int) -> dict[str, Any]:
+    judged = {"type": "integer", "minimum": part.judged[0], "maximum": part.judged[-1]}
+    turns = {"type": "array", "items": judged, "maxItems": len(part.judged)}
+    seen = {"type": "integer", "minimum": 1, "maximum": part.shown[-1]}
+    params = {
+        p.name: {
+            "anyOf": [
+                {"type": "null"},
+                _object({"value": {"type": "string", "enum": list(p.values)} if p.values else VALUE, "turn": seen}),
+            ]
+        }
+        for p in action.params
+    }
+    continues = {"continues": {"type": "integer", "enum": numbers}} if len(numbers) > 1 else {}
+    ready = turns | ({"minItems": fewest_ready} if fewest_ready else {})
+    return _object({**continues, "params": _object(params), "candidate": turns, "ready": ready})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def read(
+    answer: dict[str, Any], actions: Sequence[Action], part: Part, carried: Sequence[Opportunity]
+) -> list[Opportunity]:
+    """The opportunities carried over, with what the answer adds, then its new ones.
+
+    Raises ValueError, for the model to read, where an opportunity has no ready turn and cannot get one in a later part,
+    or is ready before the evidence for a required parameter.
+    """
+    found = list(carried)
+    for action in actions:
+        for number, item in enumerate(answer[action.name], 1):
+            fresh, place = _opportunity(action.name, item), item.get("continues", 0)
+            whole = carried[place - 1].continued(fresh, action.required) if place else fresh
+            _accept(whole, action, part, f"opportunity {number} of {action.name}")
+            if place:
+                found[place - 1] = found[place - 1].continued(fresh, action.required)
+            else:
+                found.append(whole)
+    return found
+
+
+def _opportunity(name: str, item: dict[str, Any]) -> Opportunity:
+    ready = frozenset(item["ready"])
+    params = {k: ReferenceParam(**p) for k, p in item["params"].items() if p is not None}
+    return Opportunity(name, params, candidate=frozenset(item["candidate"]) - ready, ready=ready)
+
+
+def _accept(o: Opportunity, action: Action, part: Part, label: str) -> None:
+    if not o.ready and not part.goes_on(o):
+        raise ValueError(f"{label} has no ready turn: give those at which the action can run, or leave it out")
+    for name in action.required:
+        if o.ready and name in o.params and o.params[name].turn > min(o.ready):
+            raise ValueError(
+                f"{label} is ready at turn {min(o.ready)}, but the evidence for its required parameter {name!r} is at"
+                f" turn {o.params[name].turn}: it is a candidate until then"
+            )
+
+
+def references(dialogue: Dialogue, found: Sequence[Opportunity]) -> DialogueReferences:
+    """Opportunities as references, in the order of their windows."""
+    ordered = sorted(((o.window(), o) for o in found), key=lambda pair: tuple(pair[0].model_dump().values()))
+    return DialogueReferences(
+        dialogue_id=dialogue.id,
+        references=tuple(
+            ReferenceAction(id=f"r{i}", name=o.name, params=o.params, window=window)
+            for i, (window, o) in enumerate(ordered, 1)
+        ),
+    )

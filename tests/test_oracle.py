@@ -1,0 +1,267 @@
+"""The oracle annotator: the machinery adds no error, and every dialogue is accounted for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jsonschema
+import pytest
+from proactor_lib import datasets
+from proactor_lib.annotate import bulk, oracle
+from proactor_lib.endpoint import Failed
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_jsonl
+from proactor_lib.run import FailedDialogue
+from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, Parameter, ReferenceParam, Turn
+
+from misbehaving import Misbehaving, Reply
+from truthful import Truthful
+
+CATALOG = Catalog(
+    domain="taxi",
+    actions=(
+        Action(
+            name="book", params=(Parameter(name="to", required=True), Parameter(name="kind", values=("van", "cab")))
+        ),
+        Action(name="cancel"),
+    ),
+)
+DIALOGUE = Dialogue(id="d", domain="taxi", turns=tuple(Turn(speaker="u", text=f"line {i}") for i in range(1, 11)))
+
+
+@pytest.fixture(scope="module")
+def calls():
+    """30 simulated calls without their log, and the truth."""
+    return datasets.load("homeloan", None, "train", limit=30, seed=5, log=False)
+
+
+def annotate(server, corpus, out, **options):
+    """(the references by dialogue, the failures, the summary) of an annotation through `server`."""
+    settings = {"retries": 2, "backoff": 0.01, "timeout": 20.0, "cache": out.parent / "cache", **options}
+    summary = bulk.annotate_file(
+        corpus.dialogues, corpus.catalog, out, bulk.OracleSettings(server.url, "m", **settings)
+    )
+    failed = bulk.failures_path(out)
+    return (
+        list(read_jsonl(out, DialogueReferences)),
+        list(read_jsonl(failed, FailedDialogue)) if failed.exists() else [],
+        summary,
+    )
+
+
+def facts(line):
+    """All that the truth and an annotation must share: names, values, evidence turns, windows."""
+    return sorted((r.name, sorted((k, p.value, p.turn) for k, p in r.params.items()), r.window.model_dump())
+                  for r in line.references) if not isinstance(line, Failed) else None  # fmt: skip
+
+
+@pytest.mark.parametrize(("judged", "overlap"), [(60, 15), (13, 4), (10, 0), (2, 8)])
+def test_the_truth_comes_out_as_the_truth(calls, tmp_path, judged, overlap):
+    answers = Truthful(calls.dialogues, calls.truth)
+    with Misbehaving(answers) as server:
+        cut = {"judged": judged, "overlap": overlap}
+        lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", oracle=cut)
+    assert not failed and summary.annotated == len(calls.dialogues) == 30
+    assert [line.dialogue_id for line in lines] == [d.id for d in calls.dialogues]
+    assert [facts(line) for line in lines] == [facts(t) for t in calls.truth]
+    assert summary.invalid == 0 and summary.calls == sum(-(-len(d.turns) // judged) for d in calls.dialogues)
+
+
+def test_the_log_is_not_shown_to_the_model_and_pairs_with_what_it_found(tmp_path):
+    logged = datasets.load("homeloan", None, "train", limit=3, seed=5)
+    with Misbehaving(Truthful(logged.dialogues, logged.truth)) as server:
+        lines, *_ = annotate(server, logged, tmp_path / "refs.jsonl")
+    got = [sorted((r.name, r.observed_turn) for r in line.references) for line in lines]
+    assert got == [sorted((o.name, o.turn) for o in d.observed) for d in logged.dialogues]
+
+
+def misbehave(answers):
+    """Each dialogue gets one way to misbehave, in turn; some pass after a retry, some never do."""
+
+    def ways(request, n):
+        dialogue, truth = answers.dialogue(request)
+        asked_again, true = len(request["messages"]) > 2, answers(request)
+        answer = json.loads(true.text)
+        window = {name: [{**i, "ready": [*i["ready"], 99]} for i in items] for name, items in answer.items()}
+        match int(dialogue.id[-2:]) % 10:
+            case 0:
+                return Reply(status=429, headers={"retry-after": "0.02"}) if n == 1 else true
+            case 1:
+                return Reply(status=500) if n == 1 else true
+            case 2:
+                return Reply(status=500)  # for ever
+            case 3:
+                return Reply("late", delay=30) if n == 1 else true
+            case 4:
+                return Reply("late", delay=30)
+            case 5:
+                return Reply(true.text[: len(true.text) // 2], finish="length")
+            case 6:
+                return true if asked_again else Reply(json.dumps(window))
+            case 7:
+                return Reply(json.dumps(window))
+            case 8:
+                return true if asked_again else Reply(json.dumps(answer | {"fly_to_the_moon": []}))
+            case _:
+                return Reply(json.dumps(answer | {"fly_to_the_moon": []}))
+
+    return ways
+
+
+def test_every_dialogue_ends_annotated_or_failed_with_its_reason(calls, tmp_path):
+    answers = Truthful(calls.dialogues, calls.truth)
+    with Misbehaving(misbehave(answers)) as server:
+        lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", concurrency=40, timeout=2.0)
+    reasons = {int(f.dialogue_id[-2:]) % 10: f.reason for f in failed}
+    assert summary.annotated == len(lines) == 15 and len(failed) == summary.failed.total() == 15
+    assert {line.dialogue_id for line in lines} | {f.dialogue_id for f in failed} == {d.id for d in calls.dialogues}
+    assert summary.failed == {"server": 3, "timeout": 3, "invalid": 9}
+    truth = {t.dialogue_id: t for t in calls.truth}
+    assert all(facts(line) == facts(truth[line.dialogue_id]) for line in lines)
+    assert "HTTP 500" in reasons[2] and "no answer within" in reasons[4] and "cut off at the token limit" in reasons[5]
+    assert "99 is greater than the maximum" in reasons[7] and "'fly_to_the_moon' was unexpected" in reasons[9]
+
+
+def test_a_run_again_repeats_no_answered_call_and_tries_faults_of_transport_again(calls, tmp_path):
+    out, answers = tmp_path / "refs.jsonl", Truthful(calls.dialogues, calls.truth)
+    down = {d.id for d in calls.dialogues[:5]}
+    with Misbehaving(lambda r, n: Reply(status=503) if answers.dialogue(r)[0].id in down else answers(r)) as server:
+        assert annotate(server, calls, out, retries=0)[2].failed == {"server": 5}
+    with Misbehaving(answers) as server:
+        lines, failed, summary = annotate(server, calls, out)
+    assert len(lines) == 30 and not failed and (summary.calls, summary.cached, len(server.requests)) == (5, 25, 5)
+    with Misbehaving(answers) as server:
+        assert annotate(server, calls, out)[2].cached == 30 and not server.requests
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from proactor_lib import datasets
+from proactor_lib.annotate import bulk
+corpus = datasets.load("homeloan", None, "train", limit=30, seed=5, log=False)
+settings = bulk.OracleSettings(sys.argv[1], "m", cache=Path(sys.argv[3]), concurrency=4)
+bulk.annotate_file(corpus.dialogues, corpus.catalog, Path(sys.argv[2]), settings)
+"""
+
+
+def test_a_killed_run_goes_on_without_repeating_a_call(calls, tmp_path):
+    out, cache, answers = tmp_path / "refs.jsonl", tmp_path / "cache", Truthful(calls.dialogues, calls.truth)
+    slow = lambda r, n: Reply(answers(r).text, delay=0.1)  # noqa: E731
+    with Misbehaving(slow) as server:
+        child = subprocess.Popen([sys.executable, "-c", KILLED, server.url, out, cache])
+        while len(list(cache.rglob("*.json"))) < 10:
+            assert child.poll() is None
+            time.sleep(0.02)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        kept = {p.stem for p in cache.rglob("*.json")}
+        assert 10 <= len(kept) < 30 and not out.exists()
+        server.requests.clear()
+        lines, failed, summary = annotate(server, calls, out)
+    assert summary.cached == len(kept) and summary.calls == len(server.requests) == 30 - len(kept)
+    assert [facts(line) for line in lines] == [facts(t) for t in calls.truth] and not failed
+
+
+def test_a_dry_run_sends_nothing_and_counts_what_a_run_sends(calls, tmp_path):
+    answers = Truthful(calls.dialogues, calls.truth)
+    with Misbehaving(answers) as server:
+        settings = bulk.OracleSettings(
+            server.url, "m", cache=tmp_path / "cache", prices=(2.0, 8.0), oracle={"judged": 30, "overlap": 5}
+        )
+        plan = bulk.plan(calls.dialogues, calls.catalog, settings)
+        assert not server.requests and plan.cached == 0
+        assert plan.price == pytest.approx((2 * plan.prompt_tokens + 8 * plan.output_tokens) / 1e6)
+        bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
+        assert len(server.requests) == plan.calls == sum(-(-len(d.turns) // 30) for d in calls.dialogues)
+        after = bulk.plan(calls.dialogues, calls.catalog, settings)
+    assert (after.calls, after.cached, after.price) == (0, plan.calls, 0)
+
+
+def test_an_oracle_that_cannot_be_asked_stops_at_once(calls, tmp_path):
+    with Misbehaving(lambda r, n: Reply(status=401)) as server, pytest.raises(BadInput, match="401"):
+        annotate(server, calls, tmp_path / "refs.jsonl")
+    with pytest.raises(BadInput, match="no connection"):
+        annotate(server, calls, tmp_path / "refs.jsonl")
+    assert not (tmp_path / "refs.jsonl").exists() and not bulk.failures_path(tmp_path / "refs.jsonl").exists()
+
+
+def part(first, last, turns=10, context=0):
+    return oracle.Part(
+        range(first, last + 1), range(max(1, first - context), min(turns, last + context) + 1), last == turns
+    )
+
+
+def said(params=None, candidate=(), ready=(), **more):
+    return {"params": {"to": None, "kind": None} | (params or {}), "candidate": [*candidate], "ready": [*ready], **more}
+
+
+def read(items, where, carried=()):
+    answer = {"book": items, "cancel": []}
+    jsonschema.validate(answer, oracle.answer_schema(CATALOG.actions, where, carried))
+    return oracle.read(answer, CATALOG.actions, where, carried)
+
+
+def test_the_union_of_turns_is_the_window():
+    (found,) = read([said({"to": {"value": "Rome", "turn": 4}}, [2, 3], [7, 5, 5])], part(1, 10))
+    assert found.window().model_dump() == {"open": 2, "ready": 5, "close": 7}
+    assert found.params == {"to": ReferenceParam(value="Rome", turn=4)}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [said(ready=[11]), said(ready=[0]), said(ready=[]), said({"to": {"value": "x", "turn": 11}}, ready=[5]),
+     said({"kind": {"value": "bus", "turn": 1}}, ready=[5]), said({"where": None}, ready=[5]), said(ready=["5"]),
+     said({"to": {"value": "", "turn": 1}}, ready=[5]), said({"to": {"value": 'a"b', "turn": 1}}, ready=[5])],
+)  # fmt: skip
+def test_the_schema_leaves_no_room_for(item):
+    with pytest.raises(jsonschema.ValidationError):
+        read([item], part(1, 10))
+
+
+def test_ready_before_the_evidence_for_a_required_parameter_is_shown_to_the_model():
+    with pytest.raises(
+        ValueError, match="opportunity 1 of book is ready at turn 3, but the evidence .*'to' is at turn 4"
+    ):
+        read([said({"to": {"value": "x", "turn": 4}}, ready=[3])], part(1, 10))
+
+
+def test_a_part_of_a_dialogue_may_leave_an_opportunity_without_a_ready_turn_only_at_its_border():
+    (found,) = read([said(candidate=[4, 5])], part(1, 5))
+    assert part(1, 5).goes_on(found) and not found.ready
+    with pytest.raises(ValueError, match="no ready turn"):
+        read([said(candidate=[3, 4])], part(1, 5))
+    with pytest.raises(ValueError, match="no ready turn"):
+        read([said(candidate=[10], continues=1)], part(6, 10), carried=[found])
+    assert read([], part(6, 10), carried=[found]) == [found]
+
+
+def test_a_value_that_a_later_part_changes_undoes_readiness_until_its_evidence():
+    (before,) = read([said({"to": {"value": "Rome", "turn": 2}}, [1], [2, 3, 4, 5])], part(1, 5))
+    (after,) = read([said({"to": {"value": "Oslo", "turn": 7}}, [6], [7, 8], continues=1)], part(6, 10), [before])
+    assert after.window().model_dump() == {"open": 1, "ready": 7, "close": 8}
+    assert after.params["to"] == ReferenceParam(value="Oslo", turn=7)
+    (same,) = read([said({"to": {"value": "Rome", "turn": 6}}, [], [6], continues=1)], part(6, 10), [before])
+    assert same.params["to"].turn == 2 and same.window().model_dump() == {"open": 1, "ready": 2, "close": 6}
+
+
+@pytest.mark.parametrize(
+    ("turns", "judged", "overlap"), [(1, 60, 15), (60, 60, 15), (61, 60, 15), (200, 60, 15), (9, 2, 0)]
+)
+def test_parts_judge_every_turn_once_with_context_on_both_sides(turns, judged, overlap):
+    cut = oracle.parts(turns, judged, overlap)
+    assert [t for p in cut for t in p.judged] == list(range(1, turns + 1))
+    assert [p.last for p in cut] == [False] * (len(cut) - 1) + [True] and max(len(p.judged) for p in cut) <= judged
+    for p in cut:
+        assert p.shown == range(max(1, p.judged[0] - overlap), min(turns, p.judged[-1] + overlap) + 1)
+
+
+def test_the_prompt_shows_the_catalog_and_the_parts_turns():
+    carried = [oracle.Opportunity("book", {"to": ReferenceParam(value="Rome", turn=2)}, ready=frozenset({5}))]
+    system, user = (m["content"] for m in oracle.messages(DIALOGUE, CATALOG.actions, part(6, 10, context=2), carried))
+    assert "- book" in system and "    to*: string\n" in system and "one of: van, cab" in system
+    assert "[4] u: line 4\n" in user and "[3]" not in user and "1. book, ready, to = Rome (turn 2)\n" in user
+    assert "of the turns 6 to 10" in user
