@@ -161,7 +161,7 @@ def against_triggers(dialogues: Iterable[Dialogue], lines: Lines, bootstrap: int
 def agreement(dialogues: Sequence[Dialogue], a: Lines, b: Lines, bootstrap: int = 2000) -> "pd.DataFrame":
     """How far two annotators agree: columns metric, value, low, high (95%, bootstrap over dialogues).
 
-    paired: share of the references (of either) that have a partner; iou: mean over pairs and the unpaired, these
+    paired: pairs over pairs and unpaired references; iou: mean over pairs and the unpaired, these
     being 0; ready_within_one: share of the pairs whose `ready` differ by at most one turn; param_agreement; alpha:
     Krippendorff's.
     """
