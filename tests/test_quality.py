@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-
 from proactor_lib.annotate import overlay, quality
 from proactor_lib.errors import BadInput
 from proactor_lib.files import write_jsonl
