@@ -39,8 +39,8 @@ def commit() -> dict:
 @lru_cache
 def code_digest() -> str:
     """12 hex digits that change with any file of the package."""
-    names = sorted(p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".j2", ".txt", ".css"))
-    return _hashed(f"{p.relative_to(PACKAGE)}\0{p.read_text(encoding='utf-8')}" for p in names)
+    files = sorted(p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc")
+    return _hashed(f"{p.relative_to(PACKAGE)}\0{fingerprint(p)}" for p in files)
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from proactor_lib import provenance
 from proactor_lib.files import read_json, write_json
+from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
 from proactor_lib.report import figures, glossary, held_out, page, timeline, training
 from proactor_lib.report.held_out import HeldOut
@@ -94,14 +95,10 @@ def _evaluation_warnings(run: Run, scored: HeldOut | None) -> list[str]:
     if scored.dialogues < 30:
         found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide, and may be too narrow still.")
     if run.params.evaluation_turns:
-        found.append(
-            f"Policies were asked at {run.params.evaluation_turns} turns of each held-out dialogue, not at all."
-        )
+        found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
     for policy in scored.predictions:
         if (share := scored.unreadable(policy)) > 0.05:
-            found.append(
-                f"{share:.0%} of the outputs of `{policy}` could not be read in full; unread parts are silence."
-            )
+            found.append(f"{share:.0%} of the outputs of `{policy}` could not be read in full; the rest is silence.")
     return found
 
 
@@ -115,6 +112,7 @@ def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict,
         "glossary": glossary,
         "scored": scored,
         "compared": _comparisons(scored),
+        "published": _published(run),
         "reward_figure": page.image(figures.reward_curve(steps), "Reward by optimiser step") if len(steps) else None,
         "mismatch_figure": _mismatch(steps),
         "metric_figure": _metrics(scored),
@@ -146,6 +144,12 @@ def _comparisons(scored: HeldOut | None) -> dict[tuple[str, str], dict[str, dict
     for row in [] if scored is None or scored.comparisons is None else scored.comparisons.to_dict("records"):
         found.setdefault((row["a"], row["b"]), {})[row["metric"]] = row
     return found
+
+
+def _published(run: Run) -> list[dict]:
+    """The paper's rows [paper]: those of the corpus at hand, or of both where it is neither."""
+    rows, corpus = published(), {"abcd": "ABCD+", "homeloan": "Home Loan"}.get(run.params.dataset)
+    return rows[rows.corpus.eq(corpus) | (corpus is None)].to_dict("records")
 
 
 def _timeline(run: Run, scored: HeldOut | None) -> timeline.Timeline | None:
