@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from proactor_lib import notebook
 from proactor_lib.params import load_params
 
