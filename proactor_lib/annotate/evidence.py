@@ -1,11 +1,11 @@
 """The evidence annotator: windows from the log, with hindsight, deterministic. [ours]
 
 One reference for each logged action; `close` is its trigger. A value is known from the turn where the corpus's own
-state first holds it, else from the turn where it is first said; one that is found nowhere takes the trigger's turn and is
-counted. `ready` is the first turn at which every required parameter is known (where the catalog requires none: every one
-of the call) and the preconditions that were logged have run. `open` is the first sign of the need after the last call of
-the same action: a value that no earlier call had used, the intent where the corpus's own state has one, else a mention of
-the action shortly before. It is never after `ready`.
+state first holds it, else from the turn where it is first said; one that is found nowhere takes the trigger's turn and
+is counted. `ready` is the first turn at which every required parameter is known (where the catalog requires none: every
+one of the call) and the preconditions that were logged have run. `open` is the first sign of the need after the last
+call of the same action: a value that no earlier call had used, the intent where the corpus's own state has one, else a
+mention of the action shortly before. It is never after `ready`.
 """
 
 import re
@@ -45,6 +45,10 @@ class Tally:
     def share_not_found(self) -> float | None:
         """In [0, 1]; None without values."""
         return self.not_found / self.values if self.values else None
+
+    def __str__(self) -> str:
+        share = "" if self.share_not_found is None else f" ({self.share_not_found:.1%})"
+        return f"{self.references} references; {self.not_found} of {self.values} values found nowhere{share}"
 
 
 def annotate(dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None) -> DialogueReferences:

@@ -4,11 +4,10 @@ A service call is a logged action `Service.Method` at the user turn before it. T
 at user turns says where each of the call's values, and the intent, first stood.
 """
 
-import gzip
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from proactor_lib.datasets.raw import parsed, reason
 from proactor_lib.errors import BadInput
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
 
@@ -24,20 +23,12 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
     if not (schemas and parts):
         missing = "dialogues_*.json" if schemas else "schema.json"
         raise BadInput(f"{place} has no {missing} (or .json.gz): {folder} is no SGD folder with a split {split!r}")
-    made = catalog(_parsed(schemas[0]), schemas[0])
+    made = catalog(parsed(schemas[0]), schemas[0])
     return made, _dialogues(parts, made)
 
 
 def _files(place: Path, stem: str) -> list[Path]:
     return sorted([*place.glob(f"{stem}.json"), *place.glob(f"{stem}.json.gz")])
-
-
-def _parsed(path: Path):
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
-            return json.load(f)
-    except (OSError, EOFError, ValueError) as error:
-        raise BadInput(f"{path} is not JSON: {error}") from None
 
 
 def catalog(schema: list[dict], source: Path | str = "the schema") -> Catalog:
@@ -46,30 +37,35 @@ def catalog(schema: list[dict], source: Path | str = "the schema") -> Catalog:
         actions = tuple(_action(service, intent) for service in schema for intent in service["intents"])
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(
-            f"{source} is not an SGD schema (a list of services with intents and slots): {error!r}"
+            f"{source} is not an SGD schema (a list of services with intents and slots): {reason(error)}"
         ) from None
     return Catalog(domain="sgd", actions=actions)
 
 
 def _action(service: dict, intent: dict) -> Action:
-    slots = {s["name"]: s for s in service["slots"]}
-    required = intent["required_slots"]
+    """Parameters in the service's order of slots, required ones first: the order of optional slots differs by split."""
+    required, optional = intent["required_slots"], intent["optional_slots"]
+    slots = [s for names in (required, optional) for s in service["slots"] if s["name"] in names]
     return Action(
         name=f"{service['service_name']}.{intent['name']}",
         description=intent["description"],
         group=service["service_name"],
         effect="write" if intent["is_transactional"] else "read",
-        params=tuple(_parameter(slots[s], s in required) for s in [*required, *intent["optional_slots"]]),
+        params=tuple(_parameter(slot, slot["name"] in required) for slot in slots),
     )
 
 
 def _parameter(slot: dict, required: bool) -> Parameter:
+    values = tuple(slot["possible_values"]) if slot["is_categorical"] else ()
     return Parameter(
-        name=slot["name"],
-        description=slot["description"],
-        required=required,
-        values=tuple(slot["possible_values"]) if slot["is_categorical"] else (),
+        name=slot["name"], type=_type(values), description=slot["description"], required=required, values=values
     )
+
+
+def _type(values: tuple[str, ...]) -> str:
+    if values and set(values) <= {"True", "False"}:
+        return "boolean"
+    return "integer" if values and all(v.isdigit() for v in values) else "string"
 
 
 def _dialogues(parts: list[Path], catalog: Catalog) -> Iterator[Dialogue]:
@@ -77,12 +73,11 @@ def _dialogues(parts: list[Path], catalog: Catalog) -> Iterator[Dialogue]:
     for action in catalog.actions:
         by_service[action.group] = (*by_service.get(action.group, ()), action.name)
     for path in parts:
-        for number, raw in enumerate(_parsed(path), start=1):
+        for number, raw in enumerate(parsed(path), start=1):
             try:
                 yield _dialogue(raw, by_service)
             except (KeyError, TypeError, ValueError) as error:
-                reason = f"{type(error).__name__} {error}".splitlines()[0]
-                raise BadInput(f"{path}, dialogue {number} is not in SGD's format: {reason}") from None
+                raise BadInput(f"{path}, dialogue {number} is not in SGD's format: {reason(error)}") from None
 
 
 def _dialogue(raw: dict, by_service: dict[str, tuple[str, ...]]) -> Dialogue:

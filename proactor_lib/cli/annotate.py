@@ -1,0 +1,77 @@
+"""`proactor annotate`: dialogues to reference windows."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proactor_lib.cli.data import AsJson, DataDir, Dataset, Limit, Log, MaxTurns, Seed, Split, bar
+from proactor_lib.errors import BadInput
+
+if TYPE_CHECKING:
+    from proactor_lib.datasets import Corpus
+
+
+def register(app: typer.Typer) -> None:
+    """Add `proactor annotate`."""
+    app.command()(annotate)
+
+
+def annotate(
+    dataset: Dataset,
+    out: Annotated[Path, typer.Option(help="The references: JSONL, a dialogue a line.")],
+    data_dir: DataDir = None,
+    split: Split = "train",
+    limit: Limit = None,
+    max_turns: MaxTurns = None,
+    annotator: Annotated[str, typer.Option(help="evidence (from the log) or oracle (a language model).")] = "evidence",
+    model: Annotated[str | None, typer.Option(help="The oracle's name at its endpoint.")] = None,
+    url: Annotated[str | None, typer.Option(help="The oracle's OpenAI-compatible base URL, ending in /v1.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="The oracle's requests in flight.")] = 16,
+    price: Annotated[tuple[float, float], typer.Option(help="Per million prompt and output tokens.")] = (0.0, 0.0),
+    dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
+    seed: Seed = 0,
+    log: Log = True,
+    as_json: AsJson = False,
+) -> None:
+    """Find the windows of opportunity of a split's dialogues."""
+    from proactor_lib import datasets
+
+    if annotator not in ("evidence", "oracle"):
+        raise BadInput(f"unknown annotator {annotator!r}; accepted: evidence, oracle")
+    if annotator == "oracle" and not (model and url):
+        raise BadInput("annotator 'oracle' needs --model and --url")
+    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log)
+    if annotator == "evidence":
+        summary, text = _by_evidence(corpus, out)
+    else:
+        summary, text = _by_oracle(corpus, out, model, url, concurrency, price, dry_run)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    typer.echo(text, err=True)
+
+
+def _by_evidence(corpus: "Corpus", out: Path) -> tuple[dict, str]:
+    from proactor_lib.annotate import evidence
+    from proactor_lib.files import write_jsonl
+
+    tally = evidence.Tally()
+    dialogues = bar(corpus.dialogues, "annotate")
+    count = write_jsonl(out, (evidence.annotate(d, corpus.catalog, tally) for d in dialogues))
+    counts = {"dialogues": count, **asdict(tally), "share_not_found": tally.share_not_found}
+    return counts, f"{out}: {count} dialogues, {tally}"
+
+
+def _by_oracle(corpus: "Corpus", out: Path, model: str, url: str, concurrency: int, price, dry_run: bool):
+    from proactor_lib.annotate import bulk
+
+    settings = bulk.OracleSettings(url, model, bulk.cache_dir(), concurrency=concurrency, prices=price)
+    if dry_run:
+        plan = bulk.plan(corpus.dialogues, corpus.catalog, settings)
+        return asdict(plan), str(plan)
+    with bar(None, "annotate") as shown:
+        shown.total = len(corpus.dialogues)
+        summary = bulk.annotate_file(corpus.dialogues, corpus.catalog, out, settings, lambda s: shown.update(1))
+    return asdict(summary), f"{out}: {summary}"

@@ -1,0 +1,140 @@
+"""`proactor data`: get, describe and export conversations."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proactor_lib.errors import BadInput
+
+if TYPE_CHECKING:
+    from proactor_lib.datasets import Corpus
+
+data = typer.Typer(no_args_is_help=True, help="Get, describe and export conversations.")
+
+Dataset = Annotated[str, typer.Option(help="homeloan, sgd, abcd or jsonl.")]
+DataDir = Annotated[Path | None, typer.Option(help="The corpus's folder; none for homeloan.")]
+Split = Annotated[str, typer.Option(help="Of the corpus: train, dev, test.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Dialogues at most.")]
+MaxTurns = Annotated[int | None, typer.Option(min=1, help="Leave out dialogues with more turns.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the simulator.")]
+Log = Annotated[bool, typer.Option(help="Whether the simulator logs triggers.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `proactor data export|stats|fetch`."""
+    app.add_typer(data, name="data")
+
+
+@data.command()
+def export(
+    dataset: Dataset,
+    out: Annotated[Path, typer.Option(help="The folder; several splits may share it.")],
+    data_dir: DataDir = None,
+    split: Split = "train",
+    limit: Limit = None,
+    max_turns: MaxTurns = None,
+    seed: Seed = 0,
+    log: Log = True,
+) -> None:
+    """Write a split in the own-domain format: <split>.jsonl and catalog.json, which `--dataset jsonl` reads."""
+    from proactor_lib import datasets
+    from proactor_lib.datasets import jsonl
+
+    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log)
+    count = jsonl.write(out, split, corpus.catalog, bar(corpus.dialogues, "export"))
+    typer.echo(f"{count} dialogues in {out / f'{split}.jsonl'}", err=True)
+    if corpus.truth:
+        from proactor_lib.files import write_jsonl
+
+        write_jsonl(out / "truth" / f"{split}.jsonl", corpus.truth)
+        typer.echo(f"their true windows in {out / 'truth' / f'{split}.jsonl'}", err=True)
+
+
+@data.command()
+def stats(
+    dataset: Dataset,
+    data_dir: DataDir = None,
+    split: Split = "train",
+    limit: Limit = None,
+    max_turns: MaxTurns = None,
+    seed: Seed = 0,
+    log: Log = True,
+    as_json: AsJson = False,
+) -> None:
+    """Count a split's dialogues, turns and actions, beside the paper's numbers where it has them."""
+    from proactor_lib import datasets
+    from proactor_lib.datasets import statistics
+
+    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log)
+    ours = statistics.describe(corpus, _evidence(corpus))
+    paper = statistics.published(dataset, split)
+    if as_json:
+        typer.echo(json.dumps({"dataset": dataset, "split": split, "here": ours, "published": paper}, indent=2))
+    else:
+        _print_stats(f"{dataset} {split}", ours, paper)
+
+
+def _evidence(corpus: "Corpus") -> list | None:
+    from proactor_lib.annotate import evidence
+
+    return [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues] if corpus.logged else None
+
+
+def _print_stats(title: str, ours: dict, paper: dict | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "here", *(["published (all splits but for dialogues)"] if paper else []), title=title)
+    for name, value in ours.items():
+        published = [] if paper is None else [_shown(paper.get(name))]
+        table.add_row(name.replace("_", " "), _shown(value), *published)
+    Console().print(table)
+
+
+def _shown(value) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+@data.command()
+def fetch(
+    corpus: Annotated[str, typer.Argument(help="abcd")],
+    out: Annotated[Path, typer.Option(help="The folder.")],
+    url: Annotated[str | None, typer.Option(help="A mirror of the corpus's data folder.")] = None,
+) -> None:
+    """Download a public corpus, checked against its checksums."""
+    from proactor_lib.datasets import fetch as get
+
+    if corpus != "abcd":
+        raise BadInput(f"cannot fetch {corpus!r}; accepted: abcd")
+    with _DownloadBar() as shown:
+        paths = get.fetch_abcd(out, url or get.ABCD_URL, shown.progress)
+    typer.echo("\n".join(map(str, paths)))
+
+
+class _DownloadBar:
+    """One bar on standard error that follows the file at hand."""
+
+    def __enter__(self):
+        from tqdm import tqdm
+
+        self._bar = tqdm(unit="B", unit_scale=True, leave=False)
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def progress(self, name: str, done: int, total: int | None) -> None:
+        """As `fetch.Progress`."""
+        self._bar.set_description(name, refresh=False)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+
+def bar(items, text: str):
+    """The items, with a bar on standard error."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=text, unit=" dialogues")
