@@ -1,0 +1,119 @@
+"""Catalogs from what people have, and back: one schema for heterogeneous tools [paper], read from these sources [ours].
+
+What a source says and a catalog cannot hold is never dropped in silence: it comes back as notes.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from proactor_lib.catalog import openapi, tools
+from proactor_lib.catalog.json_schema import Notes
+from proactor_lib.datasets.raw import parsed
+from proactor_lib.errors import BadInput
+from proactor_lib.files import first_problem, read_text
+from proactor_lib.schema import Action, Catalog
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A catalog, and what of its source it does not hold, a sentence each."""
+
+    catalog: Catalog
+    notes: list[str] = field(default_factory=list)
+
+
+def read(path: Path, source: str, domain: str | None = None) -> Imported:
+    """The file as a catalog; `source` is a key of `SOURCES`; `domain` in place of the name that the file gives itself.
+
+    Raises BadInput: an unknown source, a file that is not of that kind, two actions of one name.
+    """
+    if source not in SOURCES:
+        raise BadInput(f"unknown catalog source {source!r}; accepted: {', '.join(SOURCES)}")
+    notes = Notes()
+    try:
+        catalog = SOURCES[source](Path(path), notes)
+        if domain:
+            catalog = catalog.model_copy(update={"domain": domain})
+        return Imported(catalog, notes)
+    except ValidationError as error:
+        raise BadInput(f"{path}: {first_problem(error)}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path} is not what --from {source} reads: {type(error).__name__} {error}") from None
+
+
+def _document(path: Path) -> Any:
+    if path.suffix not in (".yaml", ".yml"):
+        return parsed(path)
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _listed(path: Path, actions: tuple[Action, ...], domain: str, version: str = "1") -> Catalog:
+    if not actions:
+        raise BadInput(f"{path} holds no tool that could become an action")
+    return Catalog(domain=domain, version=version, actions=actions)
+
+
+def _openai(path: Path, notes: Notes) -> Catalog:
+    return _listed(path, tools.from_openai(_document(path), notes), path.stem)
+
+
+def _mcp(path: Path, notes: Notes) -> Catalog:
+    return _listed(path, tools.from_mcp(_document(path), notes), path.stem)
+
+
+def _openapi(path: Path, notes: Notes) -> Catalog:
+    actions, title, version = openapi.read(_document(path), notes, path)
+    return _listed(path, actions, title or path.stem, version)
+
+
+def _sgd(path: Path, notes: Notes) -> Catalog:
+    from proactor_lib.datasets import sgd
+
+    schema = parsed(path)
+    made = sgd.catalog(schema, path)
+    for intent in (i for service in schema for i in service["intents"]):
+        notes.add("result slots of an intent have no place in a catalog", intent["name"], intent.get("result_slots"))
+        notes.add(
+            "default values of optional slots have no place in a catalog", intent["name"], intent["optional_slots"]
+        )
+    return made
+
+
+def _abcd(path: Path, notes: Notes) -> Catalog:
+    from proactor_lib.datasets import abcd
+
+    guidelines = path.parent / "guidelines.json"
+    made = abcd.catalog(parsed(path), parsed(guidelines) if guidelines.exists() else None, path)
+    if not guidelines.exists():
+        notes.add(f"no guidelines.json beside {path.name}: no descriptions and preconditions")
+    for action in made.actions:
+        notes.add("of alternative slots the guidelines want some, none of them always: all are optional", action.name,
+                  action.name in abcd.ALTERNATIVES)  # fmt: skip
+    return made
+
+
+SOURCES: dict[str, Callable[[Path, Notes], Catalog]] = {
+    "openapi": _openapi,
+    "mcp": _mcp,
+    "openai": _openai,
+    "sgd": _sgd,
+    "abcd": _abcd,
+}
+TARGETS: dict[str, Callable[[Catalog, Notes], Any]] = {"openai": tools.to_openai, "mcp": tools.to_mcp}
+
+
+def export(catalog: Catalog, target: str) -> tuple[Any, list[str]]:
+    """The catalog in another form (a key of `TARGETS`), ready for JSON, and notes on what that form does not hold."""
+    if target not in TARGETS:
+        raise BadInput(f"unknown catalog target {target!r}; accepted: {', '.join(TARGETS)}")
+    notes = Notes()
+    return json.loads(json.dumps(TARGETS[target](catalog, notes))), list(notes)

@@ -1,0 +1,207 @@
+"""Catalogs from other formats: what comes through, what is reported, and round trips."""
+
+import json
+from pathlib import Path
+
+import pytest
+from proactor_lib import catalog as catalogs
+from proactor_lib.datasets import homeloan
+from proactor_lib.errors import BadInput
+from proactor_lib.schema import Action, Catalog, Parameter
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+GUEST = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "vip": {"type": "boolean"}}}
+BOOKING = {
+    "type": "function",
+    "function": {
+        "name": "book table",
+        "description": "Book a\n table",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "day": {"type": "string", "format": "date", "description": "which day"},
+                "seats": {"type": ["integer", "null"], "enum": [2, 4], "minimum": 1},
+                "guest": {"$ref": "#/$defs/guest"},
+                "note": {"anyOf": [{"type": "null"}, {"type": "string"}]},
+            },
+            "required": ["day", "guest"],
+            "$defs": {"guest": GUEST},
+        },
+    },
+}
+
+
+def write(folder: Path, value, name: str = "tools.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(value))
+    return path
+
+
+def params(action: Action) -> dict[str, tuple]:
+    return {p.name: (p.type, p.required, p.values) for p in action.params}
+
+
+def test_openai_tools(tmp_path):
+    found = catalogs.read(write(tmp_path, [BOOKING, {"type": "web_search"}]), "openai")
+    (action,) = found.catalog.actions
+    assert (found.catalog.domain, action.name, action.description) == ("tools", "book_table", "Book a table")
+    notes = "\n".join(found.notes)
+    for lost in ("book table to book_table", "'strict'", "'minimum'", "left out: web_search", "what only reads"):
+        assert lost in notes, lost
+
+
+def test_references_to_the_schema_itself_are_followed(tmp_path):
+    (action,) = catalogs.read(write(tmp_path, [BOOKING]), "openai").catalog.actions
+    assert params(action) == {
+        "day": ("date", True, ()),
+        "seats": ("integer", False, ("2", "4")),
+        "guest.name": ("string", True, ()),
+        "guest.vip": ("boolean", False, ()),
+        "note": ("string", False, ()),
+    }
+
+
+def test_an_object_that_holds_itself_ends(tmp_path):
+    tree = {"type": "object", "properties": {"label": {"type": "string"}, "child": {"$ref": "#/$defs/tree"}}}
+    tool = {"name": "plant", "inputSchema": {**tree, "$defs": {"tree": tree}}, "annotations": {"readOnlyHint": True}}
+    found = catalogs.read(
+        write(tmp_path, {"jsonrpc": "2.0", "id": 1, "result": {"tools": [tool], "nextCursor": "x"}}), "mcp"
+    )
+    (action,) = found.catalog.actions
+    assert action.effect == "read" and "label" in params(action) and "child.label" in params(action)
+    assert any("holds itself" in n for n in found.notes) and any("nextCursor" in n for n in found.notes)
+
+
+OPENAPI = """
+openapi: 3.1.0
+info: {title: Clinic, version: "2"}
+paths:
+  /visits/{id}:
+    parameters:
+      - {name: id, in: path, required: true, schema: {type: integer}}
+    get:
+      operationId: getVisit
+      summary: One visit
+      tags: [visits]
+      parameters:
+        - {name: full, in: query, schema: {type: boolean}}
+        - {name: X-Trace, in: header, schema: {type: string}}
+    put:
+      requestBody: {$ref: "#/components/requestBodies/Visit"}
+components:
+  requestBodies:
+    Visit:
+      required: true
+      content:
+        application/json:
+          schema:
+            allOf:
+              - {type: object, required: [day], properties: {day: {type: string, format: date}}}
+              - {type: object, properties: {id: {type: integer}, kind: {enum: [first, follow-up]}}}
+"""
+
+
+def test_openapi(tmp_path):
+    path = tmp_path / "clinic.yaml"
+    path.write_text(OPENAPI)
+    found = catalogs.read(path, "openapi")
+    get, put = found.catalog.actions
+    assert (found.catalog.domain, found.catalog.version) == ("Clinic", "2")
+    assert (get.name, get.effect, get.group, get.description) == ("getVisit", "read", "visits", "One visit")
+    assert params(get) == {"id": ("integer", True, ()), "full": ("boolean", False, ())}
+    assert (put.name, put.effect) == ("put_visits_id", "write")
+    assert params(put) == {
+        "id": ("integer", True, ()),
+        "day": ("date", True, ()),
+        "kind": ("string", False, ("first", "follow-up")),
+    }
+    notes = "\n".join(found.notes)
+    for lost in ("getVisit.X-Trace", "without an operationId", "name of another parameter: put_visits_id.id"):
+        assert lost in notes, lost
+
+
+def flat() -> Catalog:
+    """What the other formats can hold: no groups, preconditions, sources."""
+    return Catalog(
+        domain="tools",
+        actions=(
+            Action(
+                name="look", description="Look it up", params=(Parameter(name="id", type="integer", required=True),)
+            ),
+            Action(
+                name="send",
+                params=(
+                    Parameter(name="to", type="email", description="to whom", required=True),
+                    Parameter(name="copies", type="integer", values=("1", "2")),
+                    Parameter(name="urgent", type="boolean", values=("True", "False")),
+                    Parameter(name="tone", values=("warm", "cold")),
+                ),
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize("form", catalogs.TARGETS)
+def test_round_trip_of_what_the_form_can_hold(form, tmp_path):
+    exported, notes = catalogs.export(flat(), form)
+    assert catalogs.read(write(tmp_path, exported), form).catalog == flat()
+    assert notes == ["the domain and version are lost: tools 1"]
+
+
+def test_round_trip_says_what_is_lost(tmp_path):
+    before = homeloan.catalog()
+    exported, notes = catalogs.export(before, "mcp")
+    after = catalogs.read(write(tmp_path, exported), "mcp", domain="homeloan").catalog
+    bare = tuple(a.model_copy(update={"preconditions": ()}) for a in before.actions)
+    assert after.actions == bare and after != before
+    assert any(n == "preconditions are lost: pull_credit, lock_rate, book_closing" for n in notes)
+
+
+def test_sgd_survives_openai(tmp_path):
+    before = catalogs.read(SHARED / "sgd" / "dev" / "schema.json.gz", "sgd").catalog
+    exported, _ = catalogs.export(before, "openai")
+    after = catalogs.read(write(tmp_path, exported), "openai", domain="sgd").catalog
+    assert [a.model_copy(update={"group": "", "effect": "write"}) for a in before.actions] == list(after.actions)
+    assert len(before.actions) == 30
+
+
+def test_sgd_schema():
+    found = catalogs.read(SHARED / "sgd" / "dev" / "schema.json.gz", "sgd")
+    action = found.catalog.by_name["Alarm_1.AddAlarm"]
+    assert (action.effect, action.required, action.group) == ("write", ("new_alarm_time",), "Alarm_1")
+    assert [p.name for p in action.params] == ["new_alarm_time", "new_alarm_name"]
+    assert any("result slots" in n and "GetAlarms" in n for n in found.notes)
+
+
+def test_abcd_ontology_with_its_guidelines():
+    found = catalogs.read(SHARED / "abcd" / "ontology.json", "abcd")
+    actions = found.catalog.by_name
+    assert len(actions) == 30
+    assert actions["validate-purchase"].required == ("username", "email", "order_id")
+    assert actions["search-timing"].preconditions == ("search-faq",)
+    assert actions["subscription-status"].preconditions == ("pull-up-account", "verify-identity")
+    assert actions["pull-up-account"].description == "Get Full Name or Account ID for [Pull up Account]"
+    assert actions["notify-team"].params[0].values == ("manager", "website team", "purchasing department")
+    assert any("enter-details" in n for n in found.notes)
+
+
+@pytest.mark.parametrize(
+    "source, text, said",
+    [
+        ("graphql", "{}", "accepted: openapi, mcp, openai, sgd, abcd"),
+        ("openai", "{", "is not JSON"),
+        ("openai", "[]", "holds no tool"),
+        ("mcp", '{"resources": []}', "--from mcp"),
+        ("openapi", '{"swagger": "2.0"}', "'2.0'"),
+        ("sgd", "[{}]", "not an SGD schema"),
+        ("openai", json.dumps([BOOKING, BOOKING]), "two actions share the name 'book_table'"),
+    ],
+)
+def test_bad_files_are_named(source, text, said, tmp_path):
+    path = tmp_path / "input.json"
+    path.write_text(text)
+    with pytest.raises(BadInput, match="^(?s:.*)" + said.replace("[", r"\[")) as error:
+        catalogs.read(path, source)
+    assert source == "graphql" or str(path) in str(error.value)
