@@ -1,0 +1,199 @@
+"""The evidence annotator: hand-worked windows, the simulator's truth, SGD's own state, and its speed."""
+
+import gzip
+import json
+import time
+from pathlib import Path
+
+import pytest
+from proactor_lib import datasets
+from proactor_lib.annotate import evidence
+from proactor_lib.datasets import homeloan
+from proactor_lib.errors import BadInput
+from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
+from proactor_lib.values import same_value
+
+SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
+
+CLINIC = Catalog(
+    domain="clinic",
+    actions=(
+        Action(name="check_card", params=(Parameter(name="number", required=True),)),
+        Action(
+            name="book_visit",
+            preconditions=("check_card",),
+            params=(
+                Parameter(name="day", required=True),
+                Parameter(name="hour", required=True),
+                Parameter(name="note"),
+            ),
+        ),
+        Action(name="send_bill", params=(Parameter(name="mail"), Parameter(name="post"))),
+        Action(name="close_case"),
+    ),
+)
+
+
+def windows(texts: list[str], *observed: tuple, tally: evidence.Tally | None = None) -> list[tuple]:
+    """(open, ready, close) and the parameters' turns of each reference, the catalog being CLINIC."""
+    log = tuple(ObservedAction(turn=t, name=n, params=p) for t, n, p in observed)
+    turns = tuple(Turn(speaker="ab"[i % 2], text=text) for i, text in enumerate(texts))
+    line = evidence.annotate(Dialogue(id="d", domain="clinic", turns=turns, observed=log), CLINIC, tally)
+    return [
+        (r.window.open, r.window.ready, r.window.close, {k: p.turn for k, p in r.params.items()})
+        for r in line.references
+    ]
+
+
+def test_values_in_other_spellings():
+    texts = [
+        "hello",
+        "Can I have a visit?",
+        "When?",
+        "On the third of May.",
+        "And?",
+        "half past two in the afternoon",
+        "ok",
+    ]
+    booked = (7, "book_visit", {"day": "May 3, 2026", "hour": "2:30 pm"})
+    assert windows(texts, booked) == [(2, 6, 7, {"day": 4, "hour": 6})]
+
+
+def test_preconditions_hold_from_their_trigger():
+    texts = ["Book Monday at 9 am", "sure", "my card is 12 34", "thanks", "done", "ok"]
+    card, visit = (5, "check_card", {"number": "12 34"}), (6, "book_visit", {"day": "Monday", "hour": "9:00"})
+    assert windows(texts, visit, card) == [(3, 3, 5, {"number": 3}), (1, 5, 6, {"day": 1, "hour": 1})]
+
+
+def test_a_precondition_that_was_never_logged_is_taken_as_done():
+    assert windows(["Monday, 9 am"], (1, "book_visit", {"day": "monday", "hour": "9 am"}))[0][:3] == (1, 1, 1)
+
+
+def test_optional_parameters_do_not_delay_ready_but_are_dated():
+    texts = ["Monday at 9 am", "ok", "and note: bring papers", "fine"]
+    visit = (4, "book_visit", {"day": "Monday", "hour": "9 am", "note": "bring papers"})
+    assert windows(texts, visit) == [(1, 1, 4, {"day": 1, "hour": 1, "note": 3})]
+
+
+def test_where_none_is_required_every_parameter_of_the_call_is():
+    assert windows(["x", "to a@b.com", "ok"], (3, "send_bill", {"mail": "a@b.com"})) == [(2, 2, 3, {"mail": 2})]
+
+
+def test_a_value_found_nowhere_takes_the_trigger_and_is_counted():
+    tally = evidence.Tally()
+    found = windows(["the visit", "Monday", "ok"], (3, "book_visit", {"day": "Monday", "hour": "10 am"}), tally=tally)
+    assert found == [(1, 3, 3, {"day": 2, "hour": 3})]
+    assert (tally.references, tally.values, tally.not_found, tally.share_not_found) == (1, 2, 1, 0.5)
+
+
+def test_evidence_after_the_trigger_does_not_count():
+    tally = evidence.Tally()
+    assert windows(["go", "Monday 9 am"], (1, "book_visit", {"day": "Monday", "hour": "9 am"}), tally=tally)[0][1] == 1
+    assert tally.not_found == 2
+
+
+def test_a_second_call_opens_after_the_first():
+    texts = ["Monday at 9 am", "ok", "or rather Tuesday", "ok", "hm"]
+    first, second = (
+        ("book_visit", {"day": "Monday", "hour": "9 am"}),
+        ("book_visit", {"day": "Tuesday", "hour": "9 am"}),
+    )
+    assert windows(texts, (2, *first), (4, *second)) == [
+        (1, 1, 2, {"day": 1, "hour": 1}),
+        (3, 3, 4, {"day": 3, "hour": 1}),
+    ]
+
+
+def test_a_repeated_call_with_the_same_values_opens_after_the_first():
+    texts = ["Monday at 9 am", "ok", "again", "please", "ok"]
+    call = ("book_visit", {"day": "Monday", "hour": "9 am"})
+    assert [w[:3] for w in windows(texts, (2, *call), (5, *call))] == [(1, 1, 2), (5, 5, 5)]
+    assert [w[:3] for w in windows(texts, (2, *call), (2, *call))] == [(1, 1, 2), (2, 2, 2)]
+
+
+def test_a_new_value_of_a_second_call_is_looked_for_after_the_first():
+    texts = ["room 5 is for Monday at 9 am", "ok", "and now Tuesday at 5", "ok"]
+    calls = (2, "send_bill", {"mail": "monday"}), (4, "send_bill", {"mail": "5"})
+    assert windows(texts, *calls)[1] == (3, 3, 4, {"mail": 3})
+
+
+def test_an_action_without_parameters_opens_at_its_mention_or_trigger():
+    assert windows(["hello", "please close my case", "well", "ok"], (4, "close_case", {}))[0][:3] == (2, 2, 4)
+    assert windows(["hello", "well", "ok"], (3, "close_case", {}))[0][:3] == (3, 3, 3)
+
+
+def test_no_log_points_to_the_oracle():
+    dialogue, _ = homeloan.simulate("train", 0, log=False)
+    with pytest.raises(BadInput, match="oracle annotator"):
+        evidence.annotate(dialogue, homeloan.catalog())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_ready_is_true_on_simulated_calls(seed):
+    tally, exact, near = evidence.Tally(), [], []
+    for dialogue, truth in (homeloan.simulate("train", i, seed) for i in range(300)):
+        found = evidence.annotate(dialogue, homeloan.catalog(), tally)
+        for ours, true in zip(found.references, truth.references, strict=True):
+            assert (ours.id, ours.name, ours.values()) == (true.id, true.name, true.values())
+            assert ours.window.close == true.window.close == ours.observed_turn
+            exact.append(ours.window.ready == true.window.ready)
+            near.append(abs(ours.window.open - true.window.open))
+    assert sum(exact) / len(exact) >= 0.95
+    assert sum(near) / len(near) < 1
+    assert tally.share_not_found < 0.02
+
+
+def held_by_the_state(raw: dict) -> list[tuple[int, int | None]]:
+    """For each service call: its user turn, and the first user turn whose state holds all its parameters' values.
+
+    A value is held where the state's list has it, or a spelling that some action of the dialogue gives as its own.
+    """
+    spellings, states, calls = {}, {}, []
+    for turn in raw["turns"]:
+        for frame in turn["frames"]:
+            for a in frame["actions"]:
+                for said, canonical in zip(a["values"], a["canonical_values"], strict=True):
+                    spellings.setdefault((frame["service"], a["slot"], said), set()).add(canonical)
+    for number, turn in enumerate(raw["turns"], start=1):
+        for frame in turn["frames"]:
+            service = frame["service"]
+            if "state" in frame:
+                states.setdefault(service, []).append((number, frame["state"]["slot_values"]))
+            if "service_call" in frame:
+                needed = frame["service_call"]["parameters"].items()
+
+                def holds(state, service=service, needed=needed):
+                    return all(
+                        any(same_value(x, v) or v in spellings.get((service, p, x), ()) for x in state.get(p, ()))
+                        for p, v in needed
+                    )
+
+                first = next((t for t, state in states.get(service, ()) if holds(state)), None)
+                calls.append((number - 1, first))
+    return calls
+
+
+@pytest.mark.parametrize("split", ["dev", "train"])
+def test_ready_is_not_later_than_sgds_own_state(split):
+    raw = []
+    for path in sorted((SGD / split).glob("dialogues_*.json.gz")):
+        with gzip.open(path) as f:
+            raw += json.load(f)
+    corpus, tally = datasets.load("sgd", SGD, split), evidence.Tally()
+    in_time = []
+    for dialogue, one in zip(corpus.dialogues, raw, strict=True):
+        references = evidence.annotate(dialogue, corpus.catalog, tally).references
+        for r, (trigger, held) in zip(references, held_by_the_state(one), strict=True):
+            assert 1 <= r.window.open <= r.window.ready <= r.window.close == r.observed_turn == trigger
+            in_time.append(r.window.ready <= (held or trigger))
+    assert len(in_time) > 4000 and tally.not_found == 0
+    assert sum(in_time) / len(in_time) >= 0.95
+
+
+def test_a_thousand_sgd_dialogues_a_second():
+    corpus = datasets.load("sgd", SGD, "dev")
+    evidence.annotate(corpus.dialogues[0], corpus.catalog)
+    start = time.process_time()
+    for dialogue in corpus.dialogues:
+        evidence.annotate(dialogue, corpus.catalog)
+    assert len(corpus.dialogues) / (time.process_time() - start) >= 1000
