@@ -141,6 +141,7 @@ def variants(params: Params) -> dict[str, Params]:
 # ---- the probe
 
 TIMING = "opportunity_timing"  # what rewards are compared with
+ALL_POLICIES = POLICIES | STATUS_POLICIES
 COLUMNS = ["part", "reward", "stage", "policy", "value", "low", "high"]
 Sums = tuple[np.ndarray, np.ndarray]  # per policy and dialogue: what is added up above, and below, the line
 
@@ -149,41 +150,41 @@ def probe(cases: Sequence[Case], catalog: Catalog, params: Params) -> pd.DataFra
     """What each policy earns by each reward: columns part, reward, stage, policy, value, low, high.
 
     Values are means over the turns of a dialogue, then over dialogues; 95% intervals by bootstrap over dialogues. Stage
-    `balance` is the middle of training; rewards that move with progress are taken at its start and end too. Part
-    `status` has the oracle with one status throughout. `opportunity_timing` stands beside the rewards to compare with.
-    Raises BadInput where no dialogue has a reference.
+    `balance` is the middle of training; rewards that move with progress are taken at its start and end too.
+    `opportunity_timing` stands beside the rewards to compare with. Raises BadInput where no dialogue has a reference.
     """
     if not part(cases, "all"):
         raise BadInput(f"none of the {len(cases)} dialogues has a reference; the probe needs some")
-    policies = {name: POLICIES for name in PARTS} | {"status": {"oracle": POLICIES["oracle"]} | STATUS_POLICIES}
     rows = []
-    for name in policies:
-        kept = part(cases, name if name in PARTS else "all")
-        if kept:
-            found = _sums(kept, catalog, policies[name], params, whole=name == "all")
+    for name in PARTS:
+        if kept := part(cases, name):
             weights = resamples(len(kept), params.bootstrap, params.seed)
             rows += [
-                (name, reward, stage, policy, *_ratio(sums[0][k], sums[1][k], weights))
-                for (reward, stage), sums in found.items()
-                for k, policy in enumerate(policies[name])
+                (name, reward, stage, policy, *_ratio(above, below, weights))
+                for (reward, stage), sums in _sums(kept, catalog, params, whole=name == "all").items()
+                for policy, above, below in zip(ALL_POLICIES, *sums, strict=True)
             ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _sums(
-    cases: list[Case], catalog: Catalog, policies: Mapping[str, Policy], params: Params, whole: bool
-) -> dict[tuple[str, str], Sums]:
-    """By reward and stage, for opportunity timing and every reward; `whole`: with all variants at all stages."""
-    predictions = predict(cases, catalog, policies, params.seed)
+def _sums(cases: list[Case], catalog: Catalog, params: Params, whole: bool) -> dict[tuple[str, str], Sums]:
+    """By reward and stage, for opportunity timing and every reward; `whole`: with all variants and stages."""
+    predictions = predict(cases, catalog, ALL_POLICIES, params.seed)
     groups = policy_groups(cases, catalog, predictions)
     lengths = [len(d.turns) for d, _ in cases]
     found = {(TIMING, MIDDLE): _timing_sums(cases, predictions, params.theta)}
     for name, chosen in variants(params).items():
-        if whole or name in REWARDS:
-            for stage in STAGES if whole and REWARDS[chosen.reward].staged else (MIDDLE,):
-                values = score(chosen, [replace(g, progress=STAGES[stage]) for g in groups]).values
-                found[name, stage] = _mean_sums(values, lengths)
+        for stage in _stages(name, chosen) if whole else (MIDDLE,) * (name in REWARDS):
+            values = score(chosen, [replace(g, progress=STAGES[stage]) for g in groups]).values
+            found[name, stage] = _mean_sums(values, lengths)
     return found
+
+
+def _stages(name: str, params: Params) -> Sequence[str]:
+    """Where a reward is taken: all stages if it moves with progress; a mixture on another base at its full strength."""
+    if name not in REWARDS:
+        return ("conserve",)
+    return tuple(STAGES) if REWARDS[params.reward].staged else (MIDDLE,)
 
 
 def _timing_sums(cases: list[Case], predictions: Predictions, theta: float) -> Sums:
@@ -213,9 +214,11 @@ def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> tuple[f
 ORDER = (("oracle", "oracle_late"), ("oracle_late", "silent"), ("oracle", "everything_ready"))  # better, worse
 
 
-def means(table: pd.DataFrame, part: str = "all", stage: str = MIDDLE) -> pd.DataFrame:
-    """Rewards (rows) by policies (columns) of one part of the probe, both in their order."""
-    chosen = table[(table.part == part) & (table.stage == stage)]
+def means(
+    table: pd.DataFrame, part: str = "all", stage: str = MIDDLE, policies: Iterable[str] = POLICIES
+) -> pd.DataFrame:
+    """Rewards (rows) by policies (columns) of one part and stage of the probe, both in their order."""
+    chosen = table[(table.part == part) & (table.stage == stage) & table.policy.isin(list(policies))]
     wide = chosen.pivot(index="reward", columns="policy", values="value")
     return wide.loc[chosen.reward.unique(), chosen.policy.unique()]
 
@@ -227,9 +230,9 @@ def taus(table: pd.DataFrame, part: str = "all") -> dict[str, float | None]:
     return {reward: None if np.isnan(tau) else float(tau) for reward, tau in found.items()}
 
 
-def order(table: pd.DataFrame, part: str = "all") -> pd.DataFrame:
+def order(table: pd.DataFrame, part: str = "all", stage: str = MIDDLE) -> pd.DataFrame:
     """Whether each reward puts the better policy of ORDER above the worse: reward, timed, a column a pair, right."""
-    wide = means(table, part).drop(index=TIMING)
+    wide = means(table, part, stage).drop(index=TIMING, errors="ignore")
     pairs = {f"{better} > {worse}": wide[better] > wide[worse] + 1e-9 for better, worse in ORDER}
     timed = [REWARDS[name.split()[0]].timed for name in wide.index]
     found = pd.DataFrame({"timed": timed} | pairs)
@@ -245,8 +248,8 @@ def probe_summary(table: pd.DataFrame, cases: Sequence[Case], params: Params) ->
         "tau": {r: tau for r, tau in taus(table).items() if r in REWARDS},
         TIMING: _named(means(table))[TIMING],
         "apart": {p: {"rewards": _named(means(table, p)), "tau": taus(table, p)} for p in parts if p != "all"},
-        "status": _named(means(table, "status")),
-        "stages": {r: {s: staged[s][r] for s in STAGES} for r in staged["explore"]},
+        "status": _named(means(table, policies=["oracle", *STATUS_POLICIES])),
+        "stages": {r: {s: v[r] for s, v in staged.items() if r in v} for r in staged["conserve"]},
         "order": order(table).set_index("reward").to_dict("index"),
         "judge": STAND_IN if params.judge == "rubric" else params.judge,
         "references": {p: sum(len(r) for _, r in part(cases, p)) for p in PARTS},

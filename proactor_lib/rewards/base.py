@@ -1,9 +1,10 @@
 """What every reward is: an object that scores the K outputs of one turn together [SPEC 5]."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from proactor_lib.agent import Parsed
 from proactor_lib.params import Params
@@ -11,6 +12,8 @@ from proactor_lib.schema import Catalog, Dialogue, ReferenceAction
 
 if TYPE_CHECKING:
     from proactor_lib.rewards.judge import Judge
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,18 @@ class Group:
     texts: tuple[str, ...]  # raw outputs, K of them
     outputs: tuple[Parsed, ...]  # `agent.parse` of each
     progress: float = 0.0  # training progress u in [0, 1]
+    shared: dict = field(default_factory=dict, repr=False, compare=False)  # see `once`
 
-    @property
+    @cached_property
     def open(self) -> tuple[ReferenceAction, ...]:
         """The references whose coverage [open, close] holds this turn."""
         return tuple(r for r in self.references if r.window.covers(self.turn))
+
+    def once(self, key: tuple, make: Callable[[], T]) -> T:
+        """What `make` gives, worked out once for all rewards that ask by the same key, at whatever progress."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
 
 
 @dataclass(frozen=True)

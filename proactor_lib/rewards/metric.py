@@ -29,7 +29,9 @@ class MetricReward(Reward):
         references = group.open
         if not references:
             return Score(0.0 if output.actions else 1.0, {"open": 0.0})
-        metrics = measure(output.actions, references, group.turn, self.params.reward_theta)
+        theta = self.params.reward_theta
+        key = "metrics", theta, id(output)
+        metrics = group.once(key, lambda: measure(output.actions, references, group.turn, theta))
         value, weights = self.combine(metrics, group.progress)
         return Score(value, metrics | {f"weight_{k}": w for k, w in weights.items()})
 
@@ -56,5 +58,5 @@ def measure(
         "ftr": scores.ftr or 0.0,
         "open": float(scores.open),
         "due": len(due) / scores.open,
-        "pt_due": turn_scores(actions, due, turn, theta).pt or 0.0,
+        "pt_due": (scores if len(due) == scores.open else turn_scores(actions, due, turn, theta)).pt or 0.0,
     }

@@ -27,7 +27,10 @@ class RubricJudge:
         self, group: Group, outputs: Sequence[Parsed], criteria: Sequence[str]
     ) -> list[dict[str, float] | None]:
         """Never None. `score`, for the general rubric, is the mean of alignment, restraint and completeness."""
-        return [self._marks(output.actions, group.open, group.turn) for output in outputs]
+        return [
+            group.once(("rubric", self.theta, id(o)), lambda o=o: self._marks(o.actions, group.open, group.turn))
+            for o in outputs
+        ]
 
     def _marks(
         self, actions: Sequence[PredictedAction], references: Sequence[ReferenceAction], turn: int
@@ -43,7 +46,7 @@ class RubricJudge:
         marks = {
             "timing": fmean(_timing(r, found, turn) for r, found in zip(references, serving, strict=True)),
             "alignment": fmean(served),
-            "restraint": fmean(matches(best, self.theta) for best in served),
+            "restraint": fmean([matches(best, self.theta) for best in served]),
             "completeness": fmean(bool(found) for found in serving),
         }
         return marks | {"score": fmean(marks[c] for c in ("alignment", "restraint", "completeness"))}

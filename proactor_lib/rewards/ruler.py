@@ -42,17 +42,14 @@ class Ruler(Reward):
 
     async def score(self, group: Group) -> list[Score]:
         """K scores; None where no judge gave a usable mark."""
-        distinct = {render(o.actions): o for o in group.outputs if not o.unreadable}
-        given: dict[str, list[Marks | None]] = {text: [] for text in distinct}
+        said = [None if o.unreadable else render(o.actions) for o in group.outputs]
+        distinct = {text: o for text, o in zip(said, group.outputs, strict=True) if text is not None}
+        known: dict[str | None, Score] = {None: Score(0.0, {"unreadable": 1.0})}
         if distinct:
             asked = [judge.mark(group, list(distinct.values()), self.criteria) for judge in self.judges]
-            for marks in await asyncio.gather(*asked):
-                for text, mark in zip(distinct, marks, strict=True):
-                    given[text].append(mark)
-        scores = [
-            Score(0.0, {"unreadable": 1.0}) if o.unreadable else self._one(given[render(o.actions)])
-            for o in group.outputs
-        ]
+            given = zip(*await asyncio.gather(*asked), strict=True)
+            known |= {text: self._one(marks) for text, marks in zip(distinct, given, strict=True)}
+        scores = [known[text] for text in said]
         self._counts.update(groups=1, outputs=len(scores), judged=len(distinct))
         self._counts["missing"] += sum(s.value is None for s in scores)
         return scores
