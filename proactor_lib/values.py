@@ -127,7 +127,7 @@ _NUMBER_RULES = [
     (re.compile(r"(?<=\d) ?(?:dollars?|bucks?|usd|euros?)\b"), ""),
     (re.compile(r"(?<=\d) ?(?:per ?cent\b|pct\b|%)"), "%"),
     (
-        re.compile(r"\b(\d+)\.(?:0+|(\d*?[1-9])0+)(?![\d.])(?! ?[ap]\.?m)"),
+        re.compile(r"\b(\d+)\.(?:0+|(\d*?[1-9])0+)(?!\d|\.\d)(?! ?[ap]\.?m)"),
         lambda m: m[1] + (f".{m[2]}" if m[2] else ""),
     ),
     (_PHONE, r"\1\2\3"),
@@ -136,11 +136,11 @@ _DATE_RULES = [
     (re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b"), lambda m: _date(m[1], int(m[2]), int(m[3]))),
     (re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})\b"), _us_date),
     (
-        re.compile(rf"\b(?={_MONTH_NAMES}){_MONTH},? (?:the )?{_NTH}\b(?![:%]|\.\d){_YEAR}"),
+        re.compile(rf"\b(?={_MONTH_NAMES}){_MONTH},? (?:the )?{_NTH}\b(?![:.]\d|%){_YEAR}"),
         lambda m: _named_date(m[1], m[2], m[3], m[0]),
     ),
     (
-        re.compile(rf"\b{_NTH} (?:day )?(?:of )?(?={_MONTH_NAMES}){_MONTH}{_YEAR}"),
+        re.compile(rf"(?<![\d.])\b{_NTH} (?:day )?(?:of )?(?={_MONTH_NAMES}){_MONTH}{_YEAR}"),
         lambda m: _named_date(m[2], m[1], m[3], m[0]),
     ),
 ]
@@ -158,7 +158,7 @@ _TIME_RULES = [
         lambda m: _clock(m[1], m[2], m[3], m[0]),
     ),
     (
-        re.compile(rf"\b{_PART} (?:at )?(\d{{1,2}})(?::(\d{{2}}))?(?![\d:%.])\b"),
+        re.compile(rf"\b{_PART} (?:at )?(\d{{1,2}})(?::(\d{{2}}))?(?!\d|[:.]\d|%)\b"),
         lambda m: _clock(m[2], m[3], m[1], m[0]),
     ),
     (re.compile(r"\b(\d):(\d{2})\b(?!:)"), r"0\1:\2"),
