@@ -56,15 +56,20 @@ def annotate(dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None) -
 
     Raises BadInput for a dialogue without a log.
     """
+    require_log(dialogue)
+    reader = _Reader(dialogue, catalog, tally or Tally())
+    ordered = sorted(dialogue.observed, key=lambda o: o.turn)
+    references = tuple(reader.reference(f"r{i}", o) for i, o in enumerate(ordered, start=1))
+    return DialogueReferences(dialogue_id=dialogue.id, references=references)
+
+
+def require_log(dialogue: Dialogue) -> None:
+    """BadInput for a dialogue without a log of triggers."""
     if dialogue.observed is None:
         raise BadInput(
             f"dialogue {dialogue.id!r} has no log of triggers, which the evidence annotator needs; "
             "use the oracle annotator (--annotator oracle) for such a corpus"
         )
-    reader = _Reader(dialogue, catalog, tally or Tally())
-    ordered = sorted(dialogue.observed, key=lambda o: o.turn)
-    references = tuple(reader.reference(f"r{i}", o) for i, o in enumerate(ordered, start=1))
-    return DialogueReferences(dialogue_id=dialogue.id, references=references)
 
 
 class _Reader:

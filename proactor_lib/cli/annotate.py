@@ -57,6 +57,8 @@ def _by_evidence(corpus: "Corpus", out: Path) -> tuple[dict, str]:
     from proactor_lib.annotate import evidence
     from proactor_lib.files import write_jsonl
 
+    for dialogue in corpus.dialogues:
+        evidence.require_log(dialogue)
     tally = evidence.Tally()
     dialogues = bar(corpus.dialogues, "annotate")
     count = write_jsonl(out, (evidence.annotate(d, corpus.catalog, tally) for d in dialogues))
