@@ -28,7 +28,7 @@ from proactor_lib.values import normalise
 
 MENTION = 10  # turns before the first value in which a mention of the action counts as its need
 
-_WORD = re.compile(r"[A-Z]?[a-z]{2,}")
+_WORD = re.compile(r"[A-Z]?[a-z]{3,}")
 _DATE = re.compile(r"\d{4}(-\d\d-\d\d)")
 _AFTERNOON = re.compile(r"(1[3-9]|2[0-3]):(\d\d)")
 
@@ -73,12 +73,12 @@ def require_log(dialogue: Dialogue) -> None:
 
 
 class _Reader:
-    """Goes through one dialogue's log; remembers which action ran when, and which value was used when."""
+    """Goes through one dialogue's log; remembers which action ran when, and which values were used."""
 
     def __init__(self, dialogue: Dialogue, catalog: Catalog, tally: Tally):
         self.dialogue, self.catalog, self.tally = dialogue, catalog, tally
         self.ran: dict[str, list[int]] = {}  # turns, by action
-        self.used: dict[tuple[str, str], int] = {}  # last turn, by parameter and normalised value
+        self.used: set[str] = set()  # normalised values
         self._texts: list[str] | None = None
 
     def reference(self, id: str, o: ObservedAction) -> ReferenceAction:
@@ -100,7 +100,7 @@ class _Reader:
 
     def remember(self, o: ObservedAction, found: dict[str, int | None]) -> None:
         self.ran.setdefault(o.name, []).append(o.turn)
-        self.used |= {normalise(v): o.turn for v in o.params.values()}
+        self.used |= {normalise(v) for v in o.params.values()}
         self.tally.references += 1
         self.tally.values += len(found)
         self.tally.not_found += sum(t is None for t in found.values())

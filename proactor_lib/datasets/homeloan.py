@@ -30,12 +30,12 @@ from proactor_lib.schema import (
 )
 from proactor_lib.values import normalise
 
-SIZES = {"train": 774, "dev": 97, "test": 97}  # [paper]
+SIZES = {"train": 774, "dev": 97, "test": 97}  # calls [paper]
+AGENT, BORROWER = "agent", "borrower"
 _DIGITS = "zero one two three four five six seven eight nine".split()  # noqa: SIM905
 _HOURS = [*_DIGITS, "ten", "eleven", "twelve"]
 _COUNTS = {"10": "ten", "15": "fifteen", "20": "twenty", "25": "twenty-five", "30": "thirty", "45": "forty-five",
            "60": "sixty", "75": "seventy-five"}  # fmt: skip
-AGENT, BORROWER = "agent", "borrower"
 EXCHANGES = 15, 24  # a call's, before small talk fills it up; each an agent's line and the borrower's answer
 TURNS = 30, 50
 BUSY = 0.95  # share of the exchanges that topics may take
@@ -93,6 +93,10 @@ class _Line:
 
 
 _Exchange = tuple[_Line, _Line]  # the agent, then the borrower
+
+
+def _plain(texts: list[str]) -> _Exchange:
+    return _Line(texts[0]), _Line(texts[1])
 
 
 def _respell(param: str, value: str, rng: random.Random) -> str:
@@ -199,7 +203,7 @@ class _Call:
         """Small talk, each piece once a call while they last."""
         if not self.small_talk:
             self.small_talk = self._shuffled(self.says["chat"])
-        return [(_Line(a), _Line(b)) for a, b in self.small_talk.pop()]
+        return [_plain(texts) for texts in self.small_talk.pop()]
 
     def wait(self) -> _Exchange:
         return _Line(self.pick("hold")), _Line(self.pick("wait"))
@@ -308,8 +312,7 @@ class _Call:
         while sum(map(len, blocks)) < length - 2:
             self._put(blocks, self.talk())
         start, end = self.rng.choice(self.says["greetings"]), self.rng.choice(self.says["goodbyes"])
-        pair = lambda texts: (_Line(texts[0]), _Line(texts[1]))  # noqa: E731
-        return [pair(start), *(exchange for block in blocks for exchange in block), pair(end)]
+        return [_plain(start), *(exchange for block in blocks for exchange in block), _plain(end)]
 
     def _blocks(self, room: int) -> tuple[list[list[_Exchange]], list[_Topic]]:
         waiting, blocks, placed = self.topics(), [], []
