@@ -18,6 +18,7 @@ from scipy.stats import kendalltau
 from proactor_lib.agent import parse, render
 from proactor_lib.endpoint import in_a_loop_of_its_own
 from proactor_lib.errors import BadInput
+from proactor_lib.files import read_jsonl
 from proactor_lib.metrics.intervals import interval, resamples
 from proactor_lib.metrics.scores import score_predictions
 from proactor_lib.params import Params, validate
@@ -26,6 +27,7 @@ from proactor_lib.rewards import REWARDS, Group, make_reward
 from proactor_lib.rewards.adaptive_ruler import BASES
 from proactor_lib.rewards.rubric_judge import STAND_IN
 from proactor_lib.rewards.schedule import STAGES
+from proactor_lib.run import Run
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
 
 Case = tuple[Dialogue, tuple[ReferenceAction, ...]]
@@ -89,6 +91,16 @@ def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], catalog: Cat
     return groups
 
 
+def run_groups(run: Run, limit: int) -> list[Group]:
+    """At most `limit` groups of a run's training, evenly spaced over it. BadInput where it has kept no samples."""
+    samples = list(read_jsonl(run.training / "samples.jsonl", Sample))
+    if not samples:
+        raise BadInput(f"{run.training / 'samples.jsonl'} holds no samples")
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(limit, len(samples))).astype(int))
+    known = cases(run.dialogues("train"), run.references("train"))
+    return sample_groups([samples[i] for i in chosen], known, run.catalog, run.params.max_steps)
+
+
 def _group(dialogue, turn, references, catalog, texts: tuple[str, ...], progress: float) -> Group:
     return Group(dialogue, turn, references, catalog, texts, tuple(map(parse, texts)), progress)
 
@@ -119,7 +131,8 @@ async def _score(params: Params, groups: Sequence[Group], repeat: int) -> Scored
         judge.repeat = repeat
     start = time.perf_counter()
     try:
-        scores = await asyncio.gather(*(reward.score(g) for g in groups))
+        asks = params.judge != "rubric"  # else nothing waits: no task each
+        scores = await asyncio.gather(*map(reward.score, groups)) if asks else [await reward.score(g) for g in groups]
     finally:
         await reward.close()
     values = [[np.nan if s.value is None else s.value for s in group] for group in scores]
@@ -129,6 +142,11 @@ async def _score(params: Params, groups: Sequence[Group], repeat: int) -> Scored
 def with_reward(params: Params, name: str, **changes: Any) -> Params:
     """The parameters with another reward (and other changes), validated."""
     return validate({**params.model_dump(), "reward": name, **changes}, "the reward lab")
+
+
+def judge_name(params: Params) -> str:
+    """Who judges; the programmatic stand-in is called what it is."""
+    return STAND_IN if params.judge == "rubric" else params.judge
 
 
 def variants(params: Params) -> dict[str, Params]:
@@ -196,9 +214,10 @@ def _timing_sums(cases: list[Case], predictions: Predictions, theta: float) -> S
 
 def _mean_sums(values: np.ndarray, lengths: Sequence[int]) -> Sums:
     """Each policy's mean value in each dialogue above, ones below; missing scores and empty dialogues are left out."""
-    by_dialogue = np.split(values, np.cumsum(lengths)[:-1])
-    means = np.array([pd.DataFrame(v).mean() for v in by_dialogue]).T
-    return np.nan_to_num(means), (~np.isnan(means)).astype(float)
+    starts = np.cumsum([0, *lengths[:-1]])
+    total = np.add.reduceat(np.nan_to_num(values), starts)
+    count = np.add.reduceat(~np.isnan(values), starts, dtype=float)
+    return (total / np.maximum(count, 1)).T, (count > 0).astype(float).T
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
@@ -251,24 +270,26 @@ def probe_summary(table: pd.DataFrame, cases: Sequence[Case], params: Params) ->
         "status": _named(means(table, policies=["oracle", *STATUS_POLICIES])),
         "stages": {r: {s: v[r] for s, v in staged.items() if r in v} for r in staged["conserve"]},
         "order": order(table).set_index("reward").to_dict("index"),
-        "judge": STAND_IN if params.judge == "rubric" else params.judge,
+        "judge": judge_name(params),
         "references": {p: sum(len(r) for _, r in part(cases, p)) for p in PARTS},
         "dialogues": len(cases),
     }
 
 
 def _named(wide: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    return {r: {p: None if np.isnan(v) else float(v) for p, v in row.items()} for r, row in wide.iterrows()}
+    return _plain({r: {p: float(v) for p, v in row.items()} for r, row in wide.iterrows()})
 
 
 # ---- groups: what a gradient would see
+
+FLAT = 1e-6  # a standard deviation below this is no spread: such a group is not trained
 
 
 def advantages(values: np.ndarray) -> np.ndarray:
     """(r - mean) / standard deviation inside each group, shape (groups, K): 0 without spread, NaN if missing."""
     centred = values - _rowwise(np.nanmean, values)
     deviation = _rowwise(np.nanstd, values)
-    return np.divide(centred, deviation, out=np.where(np.isnan(values), np.nan, 0.0), where=deviation > 1e-9)
+    return np.divide(centred, deviation, out=np.where(np.isnan(values), np.nan, 0.0), where=deviation > FLAT)
 
 
 def _rowwise(function, values: np.ndarray) -> np.ndarray:
@@ -286,7 +307,7 @@ def spread(scored: Mapping[str, Scored]) -> pd.DataFrame:
         missing = float(np.isnan(s.values).mean())
         average = float(np.nanmean(s.values)) if missing < 1 else np.nan
         rows.append(
-            (name, average, (deviation > 1e-9).mean(), deviation.mean(), missing, 1e3 * s.seconds / len(s.values))
+            (name, average, (deviation > FLAT).mean(), deviation.mean(), missing, 1e3 * s.seconds / len(s.values))
         )
     return pd.DataFrame(rows, columns=["reward", "mean", "groups_with_spread", "deviation", "missing", "ms_per_group"])
 
@@ -325,3 +346,40 @@ def judge_noise(params: Params, groups: Sequence[Group], repeats: int = 3) -> di
         "spread": float(spread(runs).deviation.mean()),
         "agreement": float(cosine.mean()),
     }
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What groups say of the rewards: tables of `spread` and `agreement`; cost and noise by reward that asks judges."""
+
+    spread: pd.DataFrame
+    agreement: pd.DataFrame
+    judge: str
+    judge_cost: dict[str, dict[str, float]]
+    judge_noise: dict[str, dict[str, float]]
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values; what is undefined is null."""
+        tables = {"spread": self.spread.set_index("reward").T, "agreement": self.agreement}
+        told = {"judge": self.judge, "judge_cost_per_1000_groups": self.judge_cost, "judge_noise": self.judge_noise}
+        return _plain({name: table.to_dict() for name, table in tables.items()} | told)
+
+
+def examine(groups: Sequence[Group], params: Params, repeats: int = 3) -> Examined:
+    """Score the groups, all of the same K, with every reward; judges are asked `repeats` times. Raises as `score`."""
+    chosen = {name: p for name, p in variants(params).items() if name in REWARDS}
+    scored = {name: score(p, groups) for name, p in chosen.items()}
+    judged = [name for name, s in scored.items() if "ruler_groups" in s.counters]
+    return Examined(
+        spread(scored),
+        agreement(scored),
+        judge_name(params),
+        {name: judge_cost(scored[name]) for name in judged},
+        {name: judge_noise(chosen[name], groups, repeats) for name in judged},
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value

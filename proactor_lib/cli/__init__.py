@@ -18,7 +18,8 @@ def _about() -> None:
     """Proactive task-scheduling agents: annotate, train, evaluate, report."""
 
 
-ROOMS = ("annotate", "bench", "catalog", "data", "report", "run", "score", "sweep")  # each is a module here with `register(app)`
+# Each is a module here with `register(app)`.
+ROOMS = ("annotate", "bench", "catalog", "data", "report", "rewards", "run", "score", "sweep")
 
 for room in ROOMS:
     importlib.import_module(f"{__name__}.{room}").register(app)

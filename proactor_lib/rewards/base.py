@@ -3,10 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from proactor_lib.agent import Parsed
+from proactor_lib.agent import Parsed, render
 from proactor_lib.params import Params
 from proactor_lib.schema import Catalog, Dialogue, ReferenceAction
 
@@ -29,10 +28,16 @@ class Group:
     progress: float = 0.0  # training progress u in [0, 1]
     shared: dict = field(default_factory=dict, repr=False, compare=False)  # see `once`
 
-    @cached_property
+    @property
     def open(self) -> tuple[ReferenceAction, ...]:
         """The references whose coverage [open, close] holds this turn."""
-        return tuple(r for r in self.references if r.window.covers(self.turn))
+        return self.once(("open",), lambda: tuple(r for r in self.references if r.window.covers(self.turn)))
+
+    @property
+    def said(self) -> tuple[str | None, ...]:
+        """What each output says in the output format, spelled one way; None for an unreadable one."""
+        make = lambda: tuple(None if o.unreadable else render(o.actions) for o in self.outputs)  # noqa: E731
+        return self.once(("said",), make)
 
     def once(self, key: tuple, make: Callable[[], T]) -> T:
         """What `make` gives, worked out once for all rewards that ask by the same key, at whatever progress."""

@@ -7,7 +7,6 @@ from importlib.resources import files
 from statistics import fmean, pstdev
 from typing import ClassVar
 
-from proactor_lib.agent import render
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_text
 from proactor_lib.params import Params
@@ -42,14 +41,13 @@ class Ruler(Reward):
 
     async def score(self, group: Group) -> list[Score]:
         """K scores; None where no judge gave a usable mark."""
-        said = [None if o.unreadable else render(o.actions) for o in group.outputs]
-        distinct = {text: o for text, o in zip(said, group.outputs, strict=True) if text is not None}
+        distinct = {text: o for text, o in zip(group.said, group.outputs, strict=True) if text is not None}
         known: dict[str | None, Score] = {None: Score(0.0, {"unreadable": 1.0})}
         if distinct:
             asked = [judge.mark(group, list(distinct.values()), self.criteria) for judge in self.judges]
             given = zip(*await asyncio.gather(*asked), strict=True)
             known |= {text: self._one(marks) for text, marks in zip(distinct, given, strict=True)}
-        scores = [known[text] for text in said]
+        scores = [known[text] for text in group.said]
         self._counts.update(groups=1, outputs=len(scores), judged=len(distinct))
         self._counts["missing"] += sum(s.value is None for s in scores)
         return scores
@@ -58,12 +56,13 @@ class Ruler(Reward):
         by_judge = {j.name: m for j, m in zip(self.judges, given, strict=True) if m is not None}
         if not by_judge:
             return Score(None)
+        if len(self.judges) == 1:
+            marks = by_judge[self.judges[0].name]
+            return Score(self.mix(marks), {c: marks[c] for c in self.criteria})
         values = {name: self.mix(marks) for name, marks in by_judge.items()}
         components = {c: fmean(m[c] for m in by_judge.values()) for c in self.criteria}
-        if len(self.judges) > 1:
-            components |= {f"judge_{name}": v for name, v in values.items()}
-            components["disagreement"] = pstdev(values.values())
-        return Score(fmean(values.values()), components)
+        components |= {f"judge_{name}": v for name, v in values.items()}
+        return Score(fmean(values.values()), components | {"disagreement": pstdev(values.values())})
 
     @property
     def counters(self) -> dict[str, float]:

@@ -1,0 +1,116 @@
+"""`proactor rewards`: the registry, and the reward lab."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proactor_lib.cli.run import parse_settings
+from proactor_lib.params import Params, load_params
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+rewards = typer.Typer(no_args_is_help=True, help="The rewards, and what they pay to policies whose worth is known.")
+ParamsFile = Annotated[Path | None, typer.Option("--params", help="parameters (YAML): weights, schedule, judge, ...")]
+Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a parameter")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands `rewards list`, `rewards probe` and `rewards samples`."""
+    rewards.command("list")(list_rewards)
+    rewards.command()(probe)
+    rewards.command()(samples)
+    app.add_typer(rewards, name="rewards")
+
+
+def list_rewards(as_json: Json = False) -> None:
+    """The registry: each reward's name, and the first line of its file."""
+    from proactor_lib.rewards import REWARDS
+
+    about = {name: (sys.modules[r.__module__].__doc__ or "").partition("\n")[0] for name, r in REWARDS.items()}
+    if as_json:
+        _print(about)
+    for name, text in about.items() if not as_json else ():
+        typer.echo(f"{name:16} {text}")
+
+
+def probe(
+    dataset: Annotated[str, typer.Option(help="homeloan, sgd, abcd or jsonl")] = "homeloan",
+    data_dir: Annotated[Path | None, typer.Option(help="the corpus's folder")] = None,
+    split: Annotated[str, typer.Option(help="train, dev or test")] = "train",
+    limit: Annotated[int, typer.Option(min=1, help="dialogues")] = 200,
+    params: ParamsFile = None,
+    settings: Settings = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Score fixed policies with every reward: their order, and Kendall's tau with opportunity timing."""
+    chosen = load_params(params, {"dataset": dataset, "data_dir": data_dir, **parse_settings(settings)})
+    from proactor_lib import datasets, reward_lab
+    from proactor_lib.annotate import evidence
+
+    corpus = datasets.load(
+        dataset, data_dir, split, limit, chosen.max_turns, chosen.seed, log=True
+    )  # the evidence annotator needs the simulator's log
+    lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
+    cases = reward_lab.cases(corpus.dialogues, lines)
+    table = reward_lab.probe(cases, corpus.catalog, chosen)
+    summary = reward_lab.probe_summary(table, cases, chosen)
+    typer.echo(f"RULER's judge: {summary['judge']}", err=True)
+    _warn(summary["order"])
+    if as_json:
+        _print(summary)
+    else:
+        wide = reward_lab.means(table).assign(tau=summary["tau"])
+        _show(wide, f"Mean reward of each policy, {len(cases)} dialogues of {dataset} {split}")
+
+
+def samples(
+    run: Annotated[Path, typer.Option(help="a run's folder that holds training/samples.jsonl")],
+    limit: Annotated[int, typer.Option(min=1, help="groups, evenly spaced over the training")] = 200,
+    repeats: Annotated[int, typer.Option(min=2, help="times a judge is asked the same")] = 3,
+    settings: Settings = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Score a training's own samples with every reward: spread, agreement, a judge's cost and noise."""
+    from proactor_lib import reward_lab
+    from proactor_lib.files import read_json
+    from proactor_lib.run import Run
+
+    stored = read_json(run / "params.json", Params)
+    groups = reward_lab.run_groups(Run(stored, run), limit)
+    chosen = load_params(None, {**stored.model_dump(), **parse_settings(settings)})
+    found = reward_lab.examine(groups, chosen, repeats)
+    typer.echo(f"RULER's judge: {found.judge}", err=True)
+    if as_json:
+        _print(found.summary())
+    else:
+        _show(found.spread.set_index("reward"), f"{len(groups)} groups of {run}")
+        _show(found.agreement, "Agreement of advantages (cosine)")
+
+
+def _warn(order: dict[str, dict]) -> None:
+    for reward, row in order.items():
+        for pair in (k for k, holds in row.items() if " > " in k and not holds):
+            kind = "claims to reward timing" if row["timed"] else "makes no claim to timing"
+            typer.echo(f"{reward} does not hold {pair} ({kind})", err=True)
+
+
+def _print(value: dict) -> None:
+    json.dump(value, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def _show(table: "pd.DataFrame", title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title)
+    for column in ["", *table.columns]:
+        shown.add_column(str(column), justify="right" if column else "left")
+    for name, row in table.iterrows():
+        shown.add_row(str(name), *("–" if x != x else f"{x:.3f}" for x in row))
+    Console().print(shown)
