@@ -1,0 +1,60 @@
+"""Log-probabilities of trained tokens under a frozen language-model head, at the cost of one pass over the vocabulary.
+
+TRL's fused head scores every position on a CPU and recomputes the logits in its backward. Here only trained positions are
+scored, and since the head is frozen, its gradient d log p(y) / d h = W[y] - sum_v p_v W[v] is taken in the same pass: the
+backward is one multiplication [ours].
+"""
+
+import types
+
+import torch
+from trl.trainer.utils import FusedCausalLMOutput
+
+ROWS = 256  # positions whose logits (ROWS x vocabulary, float32) are held at once
+
+
+class FrozenHead(torch.autograd.Function):
+    """hidden (M, d), frozen weight (V, d), labels (M) -> log-probabilities (M) and entropies (M), both float32."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels, temperature: float):
+        log_probs, entropies, slopes = [], [], []
+        for h, y in zip(hidden.split(ROWS), labels.split(ROWS), strict=True):
+            logits = (h @ weight.T).float() / temperature
+            total = logits.logsumexp(dim=-1, keepdim=True)
+            log_probs.append(logits.gather(1, y[:, None])[:, 0] - total[:, 0])
+            probs = torch.exp(logits - total)
+            entropies.append(total[:, 0] - torch.linalg.vecdot(probs, logits))
+            slopes.append((weight[y] - probs.to(weight.dtype) @ weight) / temperature)
+        ctx.save_for_backward(torch.cat(slopes))
+        entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(log_probs), entropy
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        (slopes,) = ctx.saved_tensors
+        return (grad[:, None] * slopes).to(slopes.dtype), None, None, None
+
+
+def attach_head(model, temperature: float = 1.0, **_) -> None:
+    """Let `model(..., shift_labels=(1, N), fused_lm_head=True)` answer log_probs and entropy (1, N), 0 where -100.
+
+    A replacement for TRL's `add_fused_lm_head`, with its call and its answer; without `fused_lm_head` nothing changes.
+    Raises ValueError if the head would be trained.
+    """
+    plain = model.forward
+
+    def forward(self, *args, fused_lm_head=False, shift_labels=None, **kwargs):
+        if not fused_lm_head:
+            return plain(*args, **kwargs)
+        hidden = self.base_model(*args, **kwargs, use_cache=False).last_hidden_state
+        head = self.get_output_embeddings().weight
+        if head.requires_grad:
+            raise ValueError("the language-model head must be frozen: train adapters on other layers")
+        scored = shift_labels != -100
+        log_probs, entropy = FrozenHead.apply(hidden[scored].to(head.dtype), head, shift_labels[scored], temperature)
+        spread = (x.new_zeros(scored.shape).masked_scatter(scored, x) for x in (log_probs, entropy))
+        return FusedCausalLMOutput(**dict(zip(("log_probs", "entropy"), spread, strict=True)), label_mask=scored)
+
+    model.forward = types.MethodType(forward, model)

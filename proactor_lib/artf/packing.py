@@ -1,0 +1,208 @@
+"""A dialogue's outputs of all turns as one prefix tree, each shared token forwarded once, and its attention [ours].
+
+TRL's `TreeRow` builds the tree. It lays segments out in depth-first order and gathers the keys and values of every
+segment's path; here the *trunk* (the dialogue itself) stands first and everything that branches off it follows, so that
+keys are slices: one causal call for the trunk, then one masked call for each block of branches over
+[trunk up to their turn; the block]. Nothing is gathered, and it runs wherever torch's SDPA does.
+
+Layout of a row of N packed tokens, T of them trunk. Token k is seen by token q when
+`k < trunk_limit[q]`, or both stand in one block and `k <= q < subtree_end[k]`.
+"""
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+from trl.experimental.async_grpo.packing import TREE_ATTENTION, TreeRow
+
+BLOCK_TOKENS = 512  # branches are grouped into blocks of at least this many tokens: fewer, larger attention calls
+
+
+class DialogueRow(TreeRow):
+    """One row: TRL's trie, laid out trunk first. `add` samples in turn order; `pack` returns what TRL's collator pads."""
+
+    def pack(self) -> dict[str, torch.Tensor]:
+        """The row as tensors, keys as TRL's `TreeRow.pack` (N tokens, M loss terms), three of them with our meaning.
+
+        `tree_cu_seqlens_q` (blocks + 1): block boundaries, the trunk first; `tree_cu_seqlens_k` (N): trunk_limit;
+        `tree_kv_index` (N): subtree_end; `tree_max_seqlens` (2): trunk tokens, longest block.
+        """
+        order, limit, boundaries = self._layout()
+        packed = torch.empty(len(order), dtype=torch.long)
+        packed[torch.tensor(order)] = torch.arange(len(order))
+        depth, end = self._depths(), self._subtree_ends(order, packed.tolist())
+        boundaries = torch.tensor(boundaries, dtype=torch.int32)
+        row = {
+            "input_ids": torch.tensor([self.tokens[n] for n in order]),
+            "position_ids": torch.tensor([depth[n] for n in order]),
+            "tree_kv_index": torch.tensor(end),
+            "tree_cu_seqlens_q": boundaries,
+            "tree_cu_seqlens_k": torch.tensor(limit),
+            "tree_max_seqlens": torch.stack([boundaries[1], boundaries.diff().max()]).long(),
+        }
+        return row | self._loss_terms(packed)
+
+    def _layout(self) -> tuple[list[int], list[int], list[int]]:
+        """Nodes in packed order, the trunk_limit of each, and the block boundaries."""
+        trunk, branches = self._trunk()
+        order, limit, boundaries = list(trunk), list(range(1, len(trunk) + 1)), [0, len(trunk)]
+        for seen, roots in branches:
+            for root in roots:
+                nodes = self._preorder(root)
+                order += nodes
+                limit += [seen] * len(nodes)
+            if len(order) - boundaries[-1] >= BLOCK_TOKENS:
+                boundaries.append(len(order))
+        if boundaries[-1] < len(order):
+            boundaries.append(len(order))
+        return order, limit, boundaries
+
+    def _trunk(self) -> tuple[list[int], list[tuple[int, list[int]]]]:
+        """The heaviest path from a root, and what branches off it: (trunk tokens before the branch, its roots)."""
+        size = [1] * len(self.tokens)
+        for node in range(len(self.tokens) - 1, -1, -1):  # children have larger numbers than their parents
+            size[node] += sum(size[child] for child in self.children[node].values())
+        trunk, branches, level = [], [], list(self.roots.values())
+        while level:
+            heaviest = max(level, key=size.__getitem__)
+            if len(level) > 1:
+                branches.append((len(trunk), [n for n in level if n != heaviest]))
+            trunk.append(heaviest)
+            level = list(self.children[heaviest].values())
+        return trunk, branches
+
+    def _preorder(self, root: int) -> list[int]:
+        nodes, stack = [], [root]
+        while stack:
+            nodes.append(stack.pop())
+            stack.extend(reversed(self.children[nodes[-1]].values()))
+        return nodes
+
+    def _depths(self) -> list[int]:
+        depth = [0] * len(self.tokens)
+        for node, children in enumerate(self.children):
+            for child in children.values():
+                depth[child] = depth[node] + 1
+        return depth
+
+    def _subtree_ends(self, order: list[int], packed: list[int]) -> list[int]:
+        """For each packed position, one past the last packed position of its subtree within its own block."""
+        end = list(range(1, len(order) + 1))
+        for position in range(len(order) - 1, -1, -1):
+            for child in self.children[order[position]].values():
+                end[position] = max(end[position], end[packed[child]])
+        return end
+
+    def _loss_terms(self, packed: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Next-token labels (N) and the M loss terms: predecessor's position, old log-probability, advantage, sample."""
+        labels = torch.full((len(self.tokens),), -100)
+        index, old, advantages, segment = [], [], [], []
+        for i, (sample, nodes) in enumerate(zip(self.samples, self.sample_nodes, strict=True)):
+            trained = sample["completion_mask"].nonzero()[0]
+            trained = trained[trained > 0]
+            positions = packed[torch.tensor(nodes)[trained - 1]]
+            labels[positions] = torch.as_tensor(sample["input_ids"][trained])
+            index.append(positions)
+            old.append(torch.as_tensor(sample["old_log_probs"][trained], dtype=torch.float32))
+            advantages.append(torch.full((len(trained),), float(sample["advantage"])))
+            segment.append(torch.full((len(trained),), i))
+        return {
+            "shift_labels": labels,
+            "token_index": torch.cat(index),
+            "old_log_probs": torch.cat(old),
+            "advantages": torch.cat(advantages),
+            "segment_id": torch.cat(segment),
+        }
+
+
+def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, tree_cu_seqlens_q,
+                   tree_cu_seqlens_k, tree_max_seqlen_q, tree_max_seqlen_k, scaling=None, **kwargs):  # fmt: skip
+    """Attention over a `DialogueRow`, by SDPA. query (1, H, N, d), key and value (1, H_kv, N, d) -> (1, N, H, d)."""
+    blocks = _blocks(tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k, query.dtype)
+    attend = _cpu_attention if query.device.type == "cpu" else _sdpa_attention
+    return attend(query, key.to(query.dtype), value.to(query.dtype), blocks, scaling).transpose(1, 2), None
+
+
+def _sdpa_attention(query, key, value, blocks, scaling):
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+    out = []
+    for start, stop, seen, mask in blocks:
+        k, v = (torch.cat([x[:, :, :seen], x[:, :, start:stop]], dim=2) for x in (key, value))
+        q = query[:, :, start:stop]
+        out.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling))
+    return torch.cat(out, dim=2)
+
+
+def _cpu_attention(query, key, value, blocks, scaling):
+    return _TreeAttention.apply(query, key, value, blocks, scaling)
+
+
+class _TreeAttention(torch.autograd.Function):
+    """`_sdpa_attention` with torch's CPU kernels called directly: gradients of slices are added in place.
+
+    Autograd's own way makes a zero tensor of the whole row for every slice of every block.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, blocks, scaling):
+        groups = query.shape[1] // key.shape[1]
+        out, lse = torch.empty_like(query), []
+        for start, stop, seen, mask in blocks:
+            k, v = (_seen(x, start, stop, seen, groups) for x in (key, value))
+            out[:, :, start:stop], total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query[:, :, start:stop], k, v, 0.0, mask is None, attn_mask=mask, scale=scaling
+            )
+            lse.append(total)
+        ctx.save_for_backward(query, key, value, out, *lse)
+        ctx.blocks, ctx.scaling, ctx.groups = blocks, scaling, groups
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value, out, *lse = ctx.saved_tensors
+        grads = [torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)]
+        for (start, stop, seen, mask), total in zip(ctx.blocks, lse, strict=True):
+            k, v = (_seen(x, start, stop, seen, ctx.groups) for x in (key, value))
+            q, o, g = (x[:, :, start:stop] for x in (query, out, grad))
+            grads[0][:, :, start:stop], *branch = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                g, q, k, v, o, total, 0.0, mask is None, attn_mask=mask, scale=ctx.scaling
+            )
+            for whole, part in zip(grads[1:], branch, strict=True):
+                part = part.unflatten(1, (-1, ctx.groups)).sum(2)
+                whole[:, :, :seen] += part[:, :, :seen]
+                whole[:, :, start:stop] += part[:, :, seen:]
+        return *grads, None, None
+
+
+def _seen(x: torch.Tensor, start: int, stop: int, seen: int, groups: int) -> torch.Tensor:
+    """Keys or values that a block sees: [trunk up to `seen`; the block], one copy a query head."""
+    x = torch.cat([x[:, :, :seen], x[:, :, start:stop]], dim=2)
+    return x.repeat_interleave(groups, dim=1) if groups > 1 else x
+
+
+def _blocks(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype: torch.dtype) -> list[tuple]:
+    """(start, stop, trunk tokens seen, mask) of each block; made by a forward's first layer, kept with its tensor."""
+    if not hasattr(end, "_blocks"):
+        edges = boundaries.tolist()
+        blocks = [(edges[0], edges[1], 0, None)]
+        for start, stop in zip(edges[1:-1], edges[2:], strict=True):
+            blocks.append((start, stop, *_mask(end[start:stop], limit[start:stop], start, dtype)))
+        end._blocks = blocks
+    return end._blocks
+
+
+def _mask(end: torch.Tensor, limit: torch.Tensor, start: int, dtype: torch.dtype) -> tuple[int, torch.Tensor]:
+    """Trunk tokens that any of the block's n tokens sees, and the mask (n, seen + n): 0 where q sees k, else -inf."""
+    seen = int(limit.max())
+    n = torch.arange(len(end), device=end.device)
+    trunk = torch.arange(seen, device=end.device)[None, :] < limit[:, None]
+    inside = (n[None, :] <= n[:, None]) & (n[:, None] + start < end[None, :])
+    visible = torch.cat([trunk, inside], dim=1)
+    return seen, torch.zeros(visible.shape, dtype=dtype, device=end.device).masked_fill_(~visible, float("-inf"))
+
+
+def register() -> None:
+    """Make this the attention that TRL's async trainer loads its model with. Call it after TRL registered its own."""
+    AttentionInterface.register(TREE_ATTENTION, tree_attention)
+    AttentionMaskInterface.register(TREE_ATTENTION, lambda **kwargs: None)

