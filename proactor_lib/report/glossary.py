@@ -1,10 +1,8 @@
 """What the numbers mean, in a line each. [paper] as published, [ours] our definition (see SPEC 4)."""
 
-NAMES = {
-    "ac": "AC", "max_ac": "Max AC", "difference": "Difference", "pt": "PT", "ftr": "FTR", "rar": "RAR", "pri": "PRI",
-    "opportunity_timing": "Opportunity timing", "lead": "Lead, turns", "missed": "Missed", "late": "Late",
-    "premature": "Premature",
-}  # fmt: skip
+from proactor_lib.plots.style import NAMES
+
+__all__ = ["BETTER", "MEANINGS", "NAMES"]
 BETTER = {
     "ac": "↑", "max_ac": "↑", "difference": "↓", "pt": "↑", "ftr": "↓", "rar": "", "pri": "↑",
     "opportunity_timing": "↑", "lead": "", "missed": "↓", "late": "↓", "premature": "↓",

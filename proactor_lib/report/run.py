@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 
-from proactor_lib import provenance
+from proactor_lib import plots, provenance
 from proactor_lib.files import read_json, write_json
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
@@ -113,11 +114,9 @@ def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict,
         "scored": scored,
         "compared": _comparisons(scored),
         "published": _published(run),
-        "reward_figure": page.image(figures.reward_curve(steps), "Reward by optimiser step") if len(steps) else None,
-        "mismatch_figure": _mismatch(steps),
-        "metric_figure": _metrics(scored),
+        "figures": _figures(steps, scored),
         "timeline": _timeline(run, scored),
-        "policies": figures.colours(scored.predictions) if scored else {},
+        "policies": plots.colours(scored.predictions) if scored else {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
         "settings": settings,
         "stages": record["stages"],
@@ -126,16 +125,21 @@ def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict,
     }
 
 
-def _mismatch(steps: pd.DataFrame):
-    if not {"kl", "clipped_share"} <= set(steps.columns):
-        return None
-    return page.image(figures.mismatch_curve(steps), "KL and clipped share by optimiser step")
-
-
-def _metrics(scored: HeldOut | None):
-    if scored is None:
-        return None
-    return page.image(figures.metric_dots(scored.table, SHARES, glossary.NAMES), "Metrics with 95% intervals by policy")
+def _figures(steps: pd.DataFrame, scored: HeldOut | None) -> dict[str, Markup]:
+    """The figures for which there is data, by name."""
+    drawn = {}
+    if len(steps):
+        drawn["reward"] = page.image(figures.reward_curve(steps), "Reward by optimiser step")
+    if {"kl", "clipped_share"} <= set(steps.columns):
+        curves = plots.training_curves(steps, figures.MISMATCH, figures.LIMITS)
+        drawn["mismatch"] = page.image(curves, "KL and clipped share by optimiser step")
+    if scored:
+        drawn["metrics"] = page.image(figures.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")
+        references = {name: s.references for name, s in scored.scores.items()}
+        if not any(f.empty for f in references.values()):
+            drawn["triggers"] = page.image(plots.trigger_times(references), "First triggers against windows")
+            drawn["survival"] = page.image(plots.survival(references), "Share of references not yet triggered")
+    return drawn
 
 
 def _comparisons(scored: HeldOut | None) -> dict[tuple[str, str], dict[str, dict]]:

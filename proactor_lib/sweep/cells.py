@@ -1,0 +1,92 @@
+"""The cells of a sweep: checked before anything runs, and named by what they are."""
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proactor_lib import notebook, provenance
+from proactor_lib.errors import BadInput
+from proactor_lib.params import Params, read_layers, validate
+from proactor_lib.sweep.definition import Point, Sweep, check_condition
+
+RUNNER_GIVES = ("params_file", "out", "overrides")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One execution of the sweep's notebook. Equal parameters, notebook and code give an equal id."""
+
+    id: str  # 12 hex digits
+    point: Point  # what the axes gave it
+    params: Params
+    own: Point  # parameters of the notebook's own parameters cell
+
+    @property
+    def values(self) -> Point:
+        """All parameters by name, as JSON."""
+        return {**self.params.model_dump(mode="json"), **self.own}
+
+
+def make_cells(sweep: Sweep, source: Path | str = "the sweep") -> list[Cell]:
+    """The sweep's cells in the order of its axes, each once. BadInput, naming `source` and the point, for what is wrong."""
+    defaults = notebook.parameters(sweep.notebook)
+    known = set(defaults) - set(RUNNER_GIVES)
+    base = read_layers(sweep.params) if sweep.params else {}
+    for condition in sweep.where:
+        check_condition(condition, known | set(Params.model_fields))
+    salt = [notebook.digest(sweep.notebook), provenance.code_digest()]
+    cells = {}
+    for point in sweep.axes.combined():
+        cell = _make_cell({**base, **sweep.set, **point}, point, defaults, known, salt, source)
+        if sweep.chosen(cell.values):
+            cells.setdefault(cell.id, cell)
+    if not cells:
+        raise BadInput(f"{source}: no cell is left; its conditions rule out every point of its axes")
+    return list(cells.values())
+
+
+def _make_cell(values: Point, point: Point, defaults: Point, known: set[str], salt: list[str], source) -> Cell:
+    where = f"{source}, {label(point)}" if point else str(source)
+    own = {k: _typed(k, v, defaults[k], where) for k, v in values.items() if k in known}
+    ours = {k: v for k, v in values.items() if k not in known}
+    if ours and "overrides" not in defaults:
+        name = next(iter(ours))
+        near = difflib.get_close_matches(name, known, n=1)
+        accepted = f"did you mean {near[0]!r}?" if near else f"its parameters cell has: {', '.join(known) or 'none'}"
+        raise BadInput(f"{where}: unknown parameter {name!r}; {accepted}")
+    params = _absolute(validate(ours, where))
+    identity = json.dumps([_contents(params), own, *salt], sort_keys=True, default=str)
+    return Cell(hashlib.sha256(identity.encode()).hexdigest()[:12], point, params, own)
+
+
+def label(point: Point) -> str:
+    """`reward=rac, seed=0`."""
+    return ", ".join(f"{k}={v}" for k, v in point.items())
+
+
+def _typed(name: str, value: Any, default: Any, where: str) -> Any:
+    """The value, if it is of the default's type (a whole number is a number too); anything where the default is None."""
+    number = isinstance(default, float) and type(value) in (int, float)
+    if default is None or type(value) is type(default) or number:
+        return value
+    raise BadInput(f"{where}: {name} must be a {type(default).__name__} like {default!r}, got {value!r}")
+
+
+def _absolute(params: Params) -> Params:
+    """Paths as seen from anywhere: a cell may run in another folder."""
+    return params.model_copy(update={k: v.resolve() for k, v in params if isinstance(v, Path)})
+
+
+def _contents(params: Params) -> Point:
+    """The parameters, with what stands in files and folders in place of where they are."""
+    return {k: provenance.fingerprint(v) if isinstance(v, Path) else v for k, v in params.model_dump().items()}
+
+
+def varying(cells: list[Cell]) -> list[str]:
+    """Names of the parameters in which cells differ: the axes' in their order, then others."""
+    first = cells[0].values
+    names = [*dict.fromkeys(name for c in cells for name in c.point), *first]
+    return [n for n in dict.fromkeys(names) if any(c.values.get(n) != first.get(n) for c in cells)]

@@ -1,0 +1,152 @@
+"""Places the cells that are missing or failed, tries again what may be tried again, and keeps the sweep's folder."""
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proactor_lib import notebook, provenance
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_text
+from proactor_lib.sweep.cells import Cell, varying
+from proactor_lib.sweep.definition import Sweep
+from proactor_lib.sweep.ray_cluster import cluster
+from proactor_lib.sweep.store import Store
+from proactor_lib.sweep.worker import run_cell
+
+LOST_LIMIT = 5  # a cell whose worker is lost this often takes its worker down
+
+
+@dataclass
+class Progress:
+    """Where a running sweep stands; `watch` gets it."""
+
+    cells: list[Cell]
+    records: dict[str, dict] = field(default_factory=dict)  # of the cells that have an outcome, by id
+    attempts: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)  # times that a cell's node or worker was lost
+    since: float = field(default_factory=time.time)  # when this run of the sweep began
+
+    @property
+    def failed(self) -> list[dict]:
+        """Records of the cells that did not end well."""
+        return [r for r in self.records.values() if r["state"] != "done"]
+
+
+def describe(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
+    """What `sweep.json` holds."""
+    return {
+        **sweep.model_dump(mode="json"),
+        "cells": [{"id": c.id, "point": c.point, "values": c.values} for c in cells],
+        "varying": varying(cells),
+        "notebook_digest": notebook.digest(sweep.notebook),
+        "provenance": provenance.collect(),
+    }
+
+
+def run(
+    sweep: Sweep,
+    cells: list[Cell],
+    out: Path | str,
+    address: str | None = None,
+    cpus: int | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    """Run the cells that are not done yet; returns when every cell has an outcome. `watch` is called a few times a second.
+
+    Raises BadInput when the folder cannot be written, another process runs it, or no node can hold a cell.
+    """
+    store = Store(out)
+    with _alone_in(store):
+        store.write("sweep.json", describe(sweep, cells))
+        known = store.records([c.id for c in cells])
+        progress = Progress(cells, {id: r for id, r in known.items() if r["state"] == "done"})
+        missing = [c for c in cells if c.id not in progress.records]
+        watch(progress)
+        if missing:
+            with cluster(address, cpus) as resources:
+                _check_fit(sweep, resources)
+                _run_all(sweep, missing, store, progress, watch)
+        watch(progress)
+    return progress
+
+
+@contextmanager
+def _alone_in(store: Store) -> Iterator[None]:
+    """One process at a time runs a sweep folder on a disk (in an object store there is no such lock)."""
+    if store.remote:
+        yield
+        return
+    lock = store.local(".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(lock, "w")  # noqa: SIM115
+    except OSError as error:
+        raise BadInput(f"cannot write into {store.out}: {error.strerror}") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{store.out} is being run by another process: wait for it, or end it") from None
+        yield
+
+
+def _check_fit(sweep: Sweep, resources: dict[str, float]) -> None:
+    """BadInput for a cell that asks for more than all nodes together have: Ray would wait for ever."""
+    for name, asked in (("CPU", sweep.cpus), ("GPU", sweep.gpus)):
+        if asked > (there := resources.get(name, 0)):
+            raise BadInput(f"each cell asks for {asked:g} {name}s, the cluster has {there:g}")
+
+
+def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress, watch) -> None:
+    import ray
+
+    remote = ray.remote(run_cell).options(num_cpus=sweep.cpus, num_gpus=sweep.gpus, max_retries=0)
+    text, by_id = read_text(sweep.notebook), {c.id: c for c in missing}
+
+    def submit(cell: Cell):
+        progress.attempts[cell.id] = progress.attempts.get(cell.id, 0) + 1
+        return remote.remote(
+            job(sweep, cell, store.out if store.remote else store.root, text), progress.attempts[cell.id]
+        )
+
+    flying = {submit(cell): cell.id for cell in missing}
+    while flying:
+        ended, _ = ray.wait(list(flying), timeout=0.3)
+        for reference in ended:
+            id = flying.pop(reference)
+            record = _outcome(ray, reference, id, progress, store)
+            if record is None or _again(record, sweep, progress):
+                flying[submit(by_id[id])] = id
+            else:
+                progress.records[id] = record
+        watch(progress)
+
+
+def _outcome(ray, reference, id: str, progress: Progress, store: Store) -> dict | None:
+    """The cell's record; None when its worker or node was lost and it is to run again, which costs no retry."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        progress.lost[id] = progress.lost.get(id, 0) + 1
+        progress.attempts[id] -= 1
+        if progress.lost[id] < LOST_LIMIT:
+            return None
+        problem = f"its worker was lost {LOST_LIMIT} times: {' '.join(str(error).split())[:200]}"
+        return {"id": id, "state": "failed", "problem": problem, "attempts": LOST_LIMIT, "seconds": None}
+
+
+def _again(record: dict, sweep: Sweep, progress: Progress) -> bool:
+    return record["state"] in ("failed", "timeout") and progress.attempts[record["id"]] <= sweep.retries
+
+
+def job(sweep: Sweep, cell: Cell, out: str, text: str) -> dict[str, Any]:
+    """What a worker needs to run a cell: plain values, for it may be on another node."""
+    return {
+        "id": cell.id, "out": out, "notebook": text, "values": cell.params.model_dump(mode="json"), "own": cell.own,
+        "overrides": {k: v for k, v in cell.point.items() if k not in cell.own}, "point": cell.point,
+        "cpus": sweep.cpus, "gpus": sweep.gpus, "time_limit": sweep.time_limit, "code": provenance.code_digest(),
+    }  # fmt: skip
