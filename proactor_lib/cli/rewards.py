@@ -22,8 +22,8 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard 
 def register(app: typer.Typer) -> None:
     """Add the commands `rewards list`, `rewards probe` and `rewards samples`."""
     rewards.command("list")(list_rewards)
-    rewards.command()(probe)
-    rewards.command()(samples)
+    rewards.command("probe")(probe_rewards)
+    rewards.command("samples")(examine_samples)
     app.add_typer(rewards, name="rewards")
 
 
@@ -38,7 +38,7 @@ def list_rewards(as_json: Json = False) -> None:
         typer.echo(f"{name:16} {text}")
 
 
-def probe(
+def probe_rewards(
     dataset: Annotated[str, typer.Option(help="homeloan, sgd, abcd or jsonl")] = "homeloan",
     data_dir: Annotated[Path | None, typer.Option(help="the corpus's folder")] = None,
     split: Annotated[str, typer.Option(help="train, dev or test")] = "train",
@@ -49,26 +49,27 @@ def probe(
 ) -> None:
     """Score fixed policies with every reward: their order, and Kendall's tau with opportunity timing."""
     chosen = load_params(params, {"dataset": dataset, "data_dir": data_dir, **parse_settings(settings)})
-    from proactor_lib import datasets, reward_lab
+    from proactor_lib import datasets
     from proactor_lib.annotate import evidence
+    from proactor_lib.reward_lab import probe, scoring
 
     corpus = datasets.load(
         dataset, data_dir, split, limit, chosen.max_turns, chosen.seed, log=True
     )  # the evidence annotator needs the simulator's log
     lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
-    cases = reward_lab.cases(corpus.dialogues, lines)
-    table = reward_lab.probe(cases, corpus.catalog, chosen)
-    summary = reward_lab.probe_summary(table, cases, chosen)
+    cases = scoring.cases(corpus.dialogues, lines)
+    table = probe.table(cases, corpus.catalog, chosen)
+    summary = probe.summary(table, cases, chosen)
     typer.echo(f"RULER's judge: {summary['judge']}", err=True)
     _warn(summary["order"])
     if as_json:
         _print(summary)
     else:
-        wide = reward_lab.means(table).assign(tau=summary["tau"])
+        wide = probe.means(table).assign(tau=summary["tau"])
         _show(wide, f"Mean reward of each policy, {len(cases)} dialogues of {dataset} {split}")
 
 
-def samples(
+def examine_samples(
     run: Annotated[Path, typer.Option(help="a run's folder that holds training/samples.jsonl")],
     limit: Annotated[int, typer.Option(min=1, help="groups, evenly spaced over the training")] = 200,
     repeats: Annotated[int, typer.Option(min=2, help="times a judge is asked the same")] = 3,
@@ -76,14 +77,14 @@ def samples(
     as_json: Json = False,
 ) -> None:
     """Score a training's own samples with every reward: spread, agreement, a judge's cost and noise."""
-    from proactor_lib import reward_lab
     from proactor_lib.files import read_json
+    from proactor_lib.reward_lab import samples, scoring
     from proactor_lib.run import Run
 
     stored = read_json(run / "params.json", Params)
-    groups = reward_lab.run_groups(Run(stored, run), limit)
+    groups = scoring.run_groups(Run(stored, run), limit)
     chosen = load_params(None, {**stored.model_dump(), **parse_settings(settings)})
-    found = reward_lab.examine(groups, chosen, repeats)
+    found = samples.examine(groups, chosen, repeats)
     typer.echo(f"RULER's judge: {found.judge}", err=True)
     if as_json:
         _print(found.summary())

@@ -1,0 +1,193 @@
+"""The probe: what fixed policies, whose worth is known, earn by each reward."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+
+from proactor_lib.errors import BadInput
+from proactor_lib.metrics.intervals import interval, resamples
+from proactor_lib.metrics.scores import score_predictions
+from proactor_lib.params import Params
+from proactor_lib.policies import POLICIES, STATUS_POLICIES
+from proactor_lib.reward_lab.scoring import (
+    Case,
+    Predictions,
+    judge_name,
+    plain,
+    policy_groups,
+    predict,
+    score,
+    variants,
+)
+from proactor_lib.rewards import REWARDS
+from proactor_lib.rewards.schedule import STAGES
+from proactor_lib.schema import Catalog, DialogueReferences, ReferenceAction
+
+MIDDLE = "balance"  # the stage in the middle of training
+TIMING = "opportunity_timing"  # what rewards are compared with
+ALL_POLICIES = POLICIES | STATUS_POLICIES
+COLUMNS = ["part", "reward", "stage", "policy", "value", "low", "high"]
+Sums = tuple[np.ndarray, np.ndarray]  # per policy and dialogue: what is added up above, and below, the line
+
+# Where ready equals close, a trigger that is one turn late falls outside the window: lateness cannot show there.
+PARTS: dict[str, Callable[[ReferenceAction], bool]] = {
+    "all": lambda r: True,
+    "ready_before_close": lambda r: r.window.ready < r.window.close,
+    "ready_at_close": lambda r: r.window.ready == r.window.close,
+}
+
+
+def part(cases: Iterable[Case], name: str) -> list[Case]:
+    """The cases with the references of that part of PARTS only; dialogues that have none of them are left out."""
+    kept = [(d, tuple(filter(PARTS[name], references))) for d, references in cases]
+    return [(d, references) for d, references in kept if references]
+
+
+def table(cases: Sequence[Case], catalog: Catalog, params: Params) -> pd.DataFrame:
+    """What each policy earns by each reward: columns part, reward, stage, policy, value, low, high.
+
+    Values are means over the turns of a dialogue, then over dialogues; 95% intervals by bootstrap over dialogues. Stage
+    `balance` is the middle of training; rewards that move with progress are taken at its start and end too.
+    `opportunity_timing` stands beside the rewards to compare with. Raises BadInput where no dialogue has a reference.
+    """
+    _some(cases)
+    rows = []
+    for name in PARTS:
+        if kept := part(cases, name):
+            weights = resamples(len(kept), params.bootstrap, params.seed)
+            rows += [
+                (name, reward, stage, policy, *_ratio(above, below, weights))
+                for (reward, stage), sums in _sums(kept, catalog, params, whole=name == "all").items()
+                for policy, above, below in zip(ALL_POLICIES, *sums, strict=True)
+            ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _some(cases: Sequence[Case]) -> list[Case]:
+    """The dialogues that have references; BadInput if none has."""
+    if not (kept := part(cases, "all")):
+        raise BadInput(f"none of the {len(cases)} dialogues has a reference; the probe needs some")
+    return kept
+
+
+def _sums(cases: list[Case], catalog: Catalog, params: Params, whole: bool) -> dict[tuple[str, str], Sums]:
+    """By reward and stage, for opportunity timing and every reward; `whole`: with all variants and stages."""
+    predictions = predict(cases, catalog, ALL_POLICIES, params.seed)
+    groups = policy_groups(cases, catalog, predictions)
+    lengths = [len(d.turns) for d, _ in cases]
+    found = {(TIMING, MIDDLE): _timing_sums(cases, predictions, params.theta)}
+    for name, chosen in variants(params).items():
+        for stage in _stages(name, chosen) if whole else (MIDDLE,) * (name in REWARDS):
+            values = score(chosen, [replace(g, progress=STAGES[stage]) for g in groups]).values
+            found[name, stage] = _mean_sums(values, lengths)
+    return found
+
+
+def _stages(name: str, params: Params) -> Sequence[str]:
+    """Where a reward is taken: all stages if it moves with progress; a mixture on another base at its full strength."""
+    if name not in REWARDS:
+        return ("conserve",)
+    return tuple(STAGES) if REWARDS[params.reward].staged else (MIDDLE,)
+
+
+def _timing_sums(cases: list[Case], predictions: Predictions, theta: float) -> Sums:
+    references = [DialogueReferences(dialogue_id=d.id, references=r) for d, r in cases]
+    tables = [score_predictions([d for d, _ in cases], references, p, theta).dialogues for p in predictions.values()]
+    ordered = [t.set_index("dialogue_id").loc[[d.id for d, _ in cases]] for t in tables]
+    return np.stack([t.timing for t in ordered]), np.stack([t.references for t in ordered])
+
+
+def _mean_sums(values: np.ndarray, lengths: Sequence[int]) -> Sums:
+    """Each policy's mean value in each dialogue above, ones below; missing scores and empty dialogues are left out."""
+    starts = np.cumsum([0, *lengths[:-1]])
+    total = np.add.reduceat(np.nan_to_num(values), starts)
+    count = np.add.reduceat(~np.isnan(values), starts, dtype=float)
+    return (total / np.maximum(count, 1)).T, (count > 0).astype(float).T
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
+    """Value, low, high; NaN where undefined."""
+    sums = weights @ np.column_stack([above, below])
+    samples = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+    low, high = interval(samples)
+    return (above.sum() / below.sum() if below.sum() else np.nan), float(low), float(high)
+
+
+# What a reward should tell apart: the better policy first.
+MARGINS = {
+    "punctual": ("oracle", "oracle_late"),
+    "speaking": ("oracle_late", "silent"),
+    "restraint": ("oracle", "everything_ready"),
+    "triggering": ("oracle", "never_ready"),
+    "patience": ("oracle", "always_ready"),
+}
+ORDER = tuple(MARGINS[name] for name in ("punctual", "speaking", "restraint"))  # what a reward of timing must hold
+
+
+def means(
+    table: pd.DataFrame, part: str = "all", stage: str = MIDDLE, policies: Iterable[str] = POLICIES
+) -> pd.DataFrame:
+    """Rewards (rows) by policies (columns) of one part and stage of the probe, both in their order."""
+    chosen = table[(table.part == part) & (table.stage == stage) & table.policy.isin(list(policies))]
+    wide = chosen.pivot(index="reward", columns="policy", values="value")
+    return wide.loc[chosen.reward.unique(), chosen.policy.unique()]
+
+
+def taus(table: pd.DataFrame, part: str = "all") -> dict[str, float | None]:
+    """Kendall's tau-b, over the policies, of each reward with opportunity timing; None where it is undefined."""
+    wide = means(table, part).round(9)
+    found = {reward: kendalltau(wide.loc[reward], wide.loc[TIMING]).statistic for reward in wide.index.drop(TIMING)}
+    return {reward: None if np.isnan(tau) else float(tau) for reward, tau in found.items()}
+
+
+def order(table: pd.DataFrame, part: str = "all", stage: str = MIDDLE) -> pd.DataFrame:
+    """Whether each reward puts the better policy of ORDER above the worse: reward, timed, a column a pair, right."""
+    wide = means(table, part, stage).drop(index=TIMING, errors="ignore")
+    pairs = {f"{better} > {worse}": wide[better] > wide[worse] + 1e-9 for better, worse in ORDER}
+    timed = [REWARDS[name.split()[0]].timed for name in wide.index]
+    found = pd.DataFrame({"timed": timed} | pairs)
+    return found.assign(right=found[list(pairs)].all(axis=1)).reset_index(names="reward")
+
+
+def summary(table: pd.DataFrame, cases: Sequence[Case], params: Params) -> dict[str, Any]:
+    """The probe as JSON values: `rewards`, `tau`, then what is shown apart, the order's check, and what judged."""
+    parts = [p for p in PARTS if p in set(table.part)]
+    staged = {s: _named(means(table, stage=s)) for s in STAGES}
+    return {
+        "rewards": {r: v for r, v in _named(means(table)).items() if r in REWARDS},
+        "tau": {r: tau for r, tau in taus(table).items() if r in REWARDS},
+        TIMING: _named(means(table))[TIMING],
+        "apart": {p: {"rewards": _named(means(table, p)), "tau": taus(table, p)} for p in parts if p != "all"},
+        "status": _named(means(table, policies=["oracle", *STATUS_POLICIES])),
+        "stages": {r: {s: v[r] for s, v in staged.items() if r in v} for r in staged["conserve"]},
+        "order": order(table).set_index("reward").to_dict("index"),
+        "judge": judge_name(params),
+        "references": {p: sum(len(r) for _, r in part(cases, p)) for p in PARTS},
+        "dialogues": len(cases),
+    }
+
+
+def margins(cases: Sequence[Case], catalog: Catalog, params: Params) -> dict[str, dict[str, float]]:
+    """How far the reward that `params` names puts the better policy of each pair of MARGINS above the worse.
+
+    Value, low and high of the difference, paired over dialogues, in the middle of training. Raises as `table`.
+    """
+    kept = _some(cases)
+    groups = policy_groups(kept, catalog, predict(kept, catalog, ALL_POLICIES, params.seed))
+    sums, counted = _mean_sums(score(params, groups).values, [len(d.turns) for d, _ in kept])
+    weights = resamples(len(kept), params.bootstrap, params.seed)
+    place = {name: k for k, name in enumerate(ALL_POLICIES)}
+    found = {}
+    for name, (better, worse) in MARGINS.items():
+        both = counted[place[better]] * counted[place[worse]]
+        value, low, high = _ratio((sums[place[better]] - sums[place[worse]]) * both, both, weights)
+        found[name] = {"value": value, "low": low, "high": high}
+    return plain(found)
+
+
+def _named(wide: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    return plain({r: {p: float(v) for p, v in row.items()} for r, row in wide.iterrows()})

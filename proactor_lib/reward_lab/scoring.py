@@ -1,0 +1,138 @@
+"""Dialogues with references -> groups of outputs -> their scores by a reward."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from proactor_lib.agent import parse, render
+from proactor_lib.endpoint import in_a_loop_of_its_own
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_jsonl
+from proactor_lib.params import Params, validate
+from proactor_lib.policies import Policy
+from proactor_lib.rewards import REWARDS, Group, make_reward
+from proactor_lib.rewards.adaptive_ruler import BASES
+from proactor_lib.rewards.rubric_judge import STAND_IN
+from proactor_lib.rewards.schedule import STAGES
+from proactor_lib.run import Run
+from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
+
+Case = tuple[Dialogue, tuple[ReferenceAction, ...]]
+Predictions = dict[str, list[TurnPrediction]]  # by policy; the same turns of the same dialogues in the same order
+
+
+def cases(dialogues: Iterable[Dialogue], references: Iterable[DialogueReferences]) -> list[Case]:
+    """Each dialogue with its references, in the dialogues' order; without a line it has none."""
+    known = {r.dialogue_id: r.references for r in references}
+    return [(d, known.get(d.id, ())) for d in dialogues]
+
+
+def predict(cases: Sequence[Case], catalog: Catalog, policies: Mapping[str, Policy], seed: int = 0) -> Predictions:
+    """What each policy says at every turn of every case."""
+    return {name: [p for d, r in cases for p in policy(d, r, catalog, seed)] for name, policy in policies.items()}
+
+
+def policy_groups(cases: Sequence[Case], catalog: Catalog, predictions: Predictions) -> list[Group]:
+    """A group a turn, whose K outputs are the policies', through output format and parser as a model's texts go."""
+    known = {d.id: (d, references) for d, references in cases}
+    groups = []
+    for outputs in zip(*predictions.values(), strict=True):
+        dialogue, references = known[outputs[0].dialogue_id]
+        texts = tuple(render(o.actions) for o in outputs)
+        groups.append(_group(dialogue, outputs[0].turn, references, catalog, texts, STAGES["balance"]))
+    return groups
+
+
+class Sample(BaseModel):
+    """A line of training/samples.jsonl; keys that are not used here are let through."""
+
+    step: int
+    dialogue_id: str
+    turn: int
+    texts: tuple[str, ...]
+
+
+def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], catalog: Catalog, steps: int) -> list[Group]:
+    """The groups that a training of `steps` steps drew; BadInput for one whose dialogue or turn the data lacks."""
+    known = {d.id: (d, references) for d, references in cases}
+    groups = []
+    for s in samples:
+        dialogue, references = known.get(s.dialogue_id, (None, ()))
+        if dialogue is None or not 1 <= s.turn <= len(dialogue.turns):
+            raise BadInput(f"a sample is of dialogue {s.dialogue_id!r}, turn {s.turn}, which the data does not have")
+        groups.append(_group(dialogue, s.turn, references, catalog, s.texts, min(s.step / max(steps, 1), 1.0)))
+    return groups
+
+
+def run_groups(run: Run, limit: int) -> list[Group]:
+    """At most `limit` groups of a run's training, evenly spaced over it. BadInput where it has kept no samples."""
+    samples = list(read_jsonl(run.training / "samples.jsonl", Sample))
+    if not samples:
+        raise BadInput(f"{run.training / 'samples.jsonl'} holds no samples")
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(limit, len(samples))).astype(int))
+    known = cases(run.dialogues("train"), run.references("train"))
+    return sample_groups([samples[i] for i in chosen], known, run.catalog, run.params.max_steps)
+
+
+def _group(dialogue, turn, references, catalog, texts: tuple[str, ...], progress: float) -> Group:
+    return Group(dialogue, turn, references, catalog, texts, tuple(map(parse, texts)), progress)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A reward's values, shape (groups, K), NaN where missing; its counters, and the seconds that it took."""
+
+    values: np.ndarray
+    counters: dict[str, float]
+    seconds: float
+
+
+def score(params: Params, groups: Sequence[Group], repeat: int = 0) -> Scored:
+    """Score the groups, all of the same K, with the reward that `params` names; another `repeat` asks judges anew.
+
+    Judges are as concurrent as the parameters allow. Raises as `make_reward`.
+    """
+    return in_a_loop_of_its_own(_score(params, groups, repeat))
+
+
+async def _score(params: Params, groups: Sequence[Group], repeat: int) -> Scored:
+    reward = make_reward(params)
+    for judge in reward.judges:
+        judge.repeat = repeat
+    start = time.perf_counter()
+    try:
+        asks = params.judge != "rubric"  # else nothing waits: no task each
+        scores = await asyncio.gather(*map(reward.score, groups)) if asks else [await reward.score(g) for g in groups]
+    finally:
+        await reward.close()
+    values = [[np.nan if s.value is None else s.value for s in group] for group in scores]
+    return Scored(np.array(values, dtype=float), reward.counters, time.perf_counter() - start)
+
+
+def with_reward(params: Params, name: str, **changes: Any) -> Params:
+    """The parameters with another reward (and other changes), validated."""
+    return validate({**params.model_dump(), "reward": name, **changes}, "the reward lab")
+
+
+def judge_name(params: Params) -> str:
+    """Who judges; the programmatic stand-in is called what it is."""
+    return STAND_IN if params.judge == "rubric" else params.judge
+
+
+def variants(params: Params) -> dict[str, Params]:
+    """Parameters for each registered reward, and for Adaptive RULER on the other bases that it can have."""
+    named = {name: with_reward(params, name) for name in REWARDS}
+    others = [base for base in BASES if base != params.ruler_base]
+    return named | {f"adaptive_ruler on {b}": with_reward(params, "adaptive_ruler", ruler_base=b) for b in others}
+
+
+def plain(value: Any) -> Any:
+    """JSON values: NaN becomes None."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
