@@ -6,11 +6,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from proactor_lib.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -51,6 +54,12 @@ def write_jsonl(path: Path, records: Iterable[BaseModel | dict]) -> int:
             f.write("\n")
             count += 1
     return count
+
+
+def write_table(path: Path, table: "pd.DataFrame") -> None:
+    """A table as Parquet, without its index, written whole."""
+    with atomic(path, "wb") as f:
+        table.to_parquet(f, index=False)
 
 
 def first_problem(error: ValidationError) -> str:
