@@ -19,6 +19,9 @@ Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help=
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 
+CACHE = Path("outputs/judge-cache")  # a judge's answers, unless the parameters name another folder
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands `rewards list`, `rewards probe` and `rewards samples`."""
     rewards.command("list")(list_rewards)
@@ -58,6 +61,7 @@ def probe_rewards(
     )  # the evidence annotator needs the simulator's log
     lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
     cases = scoring.cases(corpus.dialogues, lines)
+    chosen = scoring.with_cache(chosen, CACHE)
     table = probe.table(cases, corpus.catalog, chosen)
     summary = probe.summary(table, cases, chosen)
     typer.echo(f"RULER's judge: {summary['judge']}", err=True)
@@ -84,7 +88,7 @@ def examine_samples(
     stored = read_json(run / "params.json", Params)
     groups = scoring.run_groups(Run(stored, run), limit)
     chosen = load_params(None, {**stored.model_dump(), **parse_settings(settings)})
-    found = samples.examine(groups, chosen, repeats)
+    found = samples.examine(groups, scoring.with_cache(chosen, CACHE), repeats)
     typer.echo(f"RULER's judge: {found.judge}", err=True)
     if as_json:
         _print(found.summary())

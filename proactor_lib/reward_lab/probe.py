@@ -16,6 +16,7 @@ from proactor_lib.policies import POLICIES, STATUS_POLICIES
 from proactor_lib.reward_lab.scoring import (
     Case,
     Predictions,
+    evenly,
     judge_name,
     plain,
     policy_groups,
@@ -23,7 +24,7 @@ from proactor_lib.reward_lab.scoring import (
     score,
     variants,
 )
-from proactor_lib.rewards import REWARDS
+from proactor_lib.rewards import REWARDS, Group
 from proactor_lib.rewards.schedule import STAGES
 from proactor_lib.schema import Catalog, DialogueReferences, ReferenceAction
 
@@ -115,6 +116,12 @@ def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> tuple[f
     samples = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
     low, high = interval(samples)
     return (above.sum() / below.sum() if below.sum() else np.nan), float(low), float(high)
+
+
+def fixed_groups(cases: Sequence[Case], catalog: Catalog, params: Params, limit: int) -> list[Group]:
+    """At most `limit` groups of the fixed policies' outputs, evenly spaced over the cases' turns."""
+    groups = policy_groups(cases, catalog, predict(cases, catalog, POLICIES, params.seed))
+    return [groups[i] for i in evenly(len(groups), limit)]
 
 
 # What a reward should tell apart: the better policy first.

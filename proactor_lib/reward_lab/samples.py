@@ -87,6 +87,12 @@ class Examined:
     judge_cost: dict[str, dict[str, float]]
     judge_noise: dict[str, dict[str, float]]
 
+    def of(self, reward: str) -> dict[str, Any]:
+        """JSON values of one reward: its row of `spread`, and its judge's cost and noise where it asks one."""
+        row = self.spread.set_index("reward").loc[reward].drop("ms_per_group").to_dict()
+        told = {"cost_per_1000_groups": self.judge_cost, "noise": self.judge_noise}
+        return plain(row | {name: by_reward[reward] for name, by_reward in told.items() if reward in by_reward})
+
     def summary(self) -> dict[str, Any]:
         """JSON values; what is undefined is null."""
         tables = {"spread": self.spread.set_index("reward").T, "agreement": self.agreement}

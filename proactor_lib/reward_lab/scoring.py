@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,13 @@ def run_groups(run: Run, limit: int) -> list[Group]:
     samples = list(read_jsonl(run.training / "samples.jsonl", Sample))
     if not samples:
         raise BadInput(f"{run.training / 'samples.jsonl'} holds no samples")
-    chosen = np.unique(np.linspace(0, len(samples) - 1, min(limit, len(samples))).astype(int))
     known = cases(run.dialogues("train"), run.references("train"))
-    return sample_groups([samples[i] for i in chosen], known, run.catalog, run.params.max_steps)
+    return sample_groups([samples[i] for i in evenly(len(samples), limit)], known, run.catalog, run.params.max_steps)
+
+
+def evenly(count: int, limit: int) -> list[int]:
+    """At most `limit` places of `count`, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)).tolist()
 
 
 def _group(dialogue, turn, references, catalog, texts: tuple[str, ...], progress: float) -> Group:
@@ -117,6 +122,11 @@ async def _score(params: Params, groups: Sequence[Group], repeat: int) -> Scored
 def with_reward(params: Params, name: str, **changes: Any) -> Params:
     """The parameters with another reward (and other changes), validated."""
     return validate({**params.model_dump(), "reward": name, **changes}, "the reward lab")
+
+
+def with_cache(params: Params, folder: Path) -> Params:
+    """The parameters with a judge's cache in `folder`, unless they name one: the lab asks the same more than once."""
+    return params.model_copy(update={"judge_cache": params.judge_cache or folder})
 
 
 def judge_name(params: Params) -> str:
