@@ -154,7 +154,7 @@ class Endpoint:
         form = json_form(schema)
         total: Answer[Any] = Answer(None, "", attempts=0, cached=True)
         talk, fault = list(messages), ""
-        for _ in range(attempts):
+        for attempt in range(1, attempts + 1):
             answer = await self.complete(talk, response_format=form, **asking)
             if isinstance(answer, Failed):
                 return answer
@@ -164,7 +164,7 @@ class Endpoint:
             except ValueError as error:
                 fault = " ".join(str(error).split())[:500]
             self.counts.invalid += 1
-            talk = [*messages, _message("assistant", answer.text), _message("user", _again(fault))]
+            talk = [*messages, _message("assistant", answer.text), _message("user", _again(fault, attempt))]
         return self._failed("invalid", f"no usable answer in {attempts} attempts, the last: {fault}")
 
     def known(self, messages: Messages, *, repeat: int = 0, **sampling: Any) -> bool:
@@ -276,8 +276,8 @@ def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _again(fault: str) -> str:
-    return f"That answer cannot be used: {fault}\nAnswer again, whole, in the same JSON form."
+def _again(fault: str, attempt: int) -> str:
+    return f"That answer, your number {attempt}, cannot be used: {fault}\nAnswer again, whole, in the same JSON form."
 
 
 def _sum(total: Answer[Any], answer: Answer[str]) -> Answer[Any]:

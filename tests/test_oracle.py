@@ -116,7 +116,7 @@ def test_every_dialogue_ends_annotated_or_failed_with_its_reason(calls, tmp_path
     with Misbehaving(misbehave(answers)) as server:
         lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", concurrency=40, timeout=2.0)
     reasons = {int(f.dialogue_id[-2:]) % 10: f.reason for f in failed}
-    assert summary.annotated == len(lines) == 15 and len(failed) == summary.failed.total() == 15
+    assert summary.annotated == len(lines) == 15 and len(failed) == sum(summary.failed.values()) == 15
     assert {line.dialogue_id for line in lines} | {f.dialogue_id for f in failed} == {d.id for d in calls.dialogues}
     assert summary.failed == {"server": 3, "timeout": 3, "invalid": 9}
     truth = {t.dialogue_id: t for t in calls.truth}
@@ -187,6 +187,27 @@ def test_an_oracle_that_cannot_be_asked_stops_at_once(calls, tmp_path):
     with pytest.raises(BadInput, match="no connection"):
         annotate(server, calls, tmp_path / "refs.jsonl")
     assert not (tmp_path / "refs.jsonl").exists() and not bulk.failures_path(tmp_path / "refs.jsonl").exists()
+
+
+def proactor(*arguments):
+    return subprocess.run([sys.executable, "-m", "proactor_lib", *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_command_plans_annotates_and_says_what_became_of_the_dialogues(calls, tmp_path):
+    answers = Truthful(calls.dialogues, calls.truth)
+    bad = calls.dialogues[0].id
+    out = tmp_path / "refs.jsonl"
+    command = "annotate --dataset homeloan --seed 5 --no-log --limit 30 --annotator oracle --json".split()
+    with Misbehaving(lambda r, n: Reply("no") if answers.dialogue(r)[0].id == bad else answers(r)) as server:
+        command += ["--url", server.url, "--model", "m", "--price", 1, 4, "--cache", tmp_path / "cache", "--out", out]
+        planned = proactor(*command, "--dry-run")
+        assert not server.requests and not out.exists()
+        done = proactor(*command)
+    plan, summary = json.loads(planned.stdout), json.loads(done.stdout)
+    assert plan["calls"] == 30 and plan["price"] > 0 and "30 calls to send" in planned.stderr
+    assert (summary["annotated"], summary["failed"], summary["calls"]) == (29, {"invalid": 1}, 29 + 3)
+    assert summary["cost"] == pytest.approx((summary["prompt_tokens"] + 4 * summary["output_tokens"]) / 1e6)
+    assert "29 dialogues annotated" in done.stderr and len(out.read_text().splitlines()) == 29
 
 
 def part(first, last, turns=10, context=0):

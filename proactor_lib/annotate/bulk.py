@@ -5,7 +5,7 @@ What is paid for lies in the endpoint's cache, so a killed run starts again and 
 
 import asyncio
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,7 @@ class Summary:
 
     annotated: int = 0
     references: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, int] = field(default_factory=dict)
     calls: int = 0  # requests answered now
     cached: int = 0  # requests that the cache answered
     retries: int = 0
@@ -83,12 +83,12 @@ class Summary:
     @property
     def dialogues(self) -> int:
         """All dialogues so far."""
-        return self.annotated + self.failed.total()
+        return self.annotated + sum(self.failed.values())
 
     def count(self, result: DialogueReferences | Failed, endpoint: Endpoint) -> None:
         """Take in one more dialogue, and the endpoint's counts as they stand."""
         if isinstance(result, Failed):
-            self.failed[result.kind] += 1
+            self.failed[result.kind] = self.failed.get(result.kind, 0) + 1
         else:
             self.annotated += 1
             self.references += len(result.references)
@@ -97,10 +97,11 @@ class Summary:
         self.cost = endpoint.cost
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(self.failed.items()))
+        kinds = "".join(f", {n} {kind}" for kind, n in sorted(self.failed.items()))
+        failed = self.dialogues - self.annotated
         return (
-            f"{self.annotated} dialogues annotated with {self.references} references, {self.failed.total()} failed"
-            f"{kinds and f' ({kinds})'}; {self.calls} calls, {self.cached} from the cache, {self.retries} retries"
+            f"{self.annotated} dialogues annotated with {self.references} references, {failed} failed{kinds and f' ({kinds[2:]})'}"
+            f"; {self.calls} calls, {self.cached} from the cache, {self.retries} retries"
         )
 
 

@@ -15,8 +15,8 @@ from proactor_lib.agent import _template, turn_line
 from proactor_lib.endpoint import Endpoint, Failed, Messages
 from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, ReferenceAction, ReferenceParam, Window
 
-# A value without quotes, backslashes and line breaks. Hosted models know `pattern` but refuse `maxLength`; xgrammar fails
-# to compile repeats above 128.
+# A value without quotes, backslashes and line breaks. Hosted models know `pattern` but refuse `maxLength`; xgrammar
+# fails to compile repeats above 128.
 VALUE = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,100}$'}
 MOST = 8  # opportunities of one action in one answer
 

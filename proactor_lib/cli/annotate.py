@@ -11,6 +11,7 @@ from proactor_lib.cli.data import AsJson, DataDir, Dataset, Limit, Log, MaxTurns
 from proactor_lib.errors import BadInput
 
 if TYPE_CHECKING:
+    from proactor_lib.annotate.bulk import OracleSettings
     from proactor_lib.datasets import Corpus
 
 
@@ -30,6 +31,8 @@ def annotate(
     model: Annotated[str | None, typer.Option(help="The oracle's name at its endpoint.")] = None,
     url: Annotated[str | None, typer.Option(help="The oracle's OpenAI-compatible base URL, ending in /v1.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="The oracle's requests in flight.")] = 16,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request of the oracle is tried again.")] = 300,
+    cache: Annotated[Path | None, typer.Option(help="The oracle's answers; none: one folder for all runs.")] = None,
     price: Annotated[tuple[float, float], typer.Option(help="Per million prompt and output tokens.")] = (0.0, 0.0),
     dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
     seed: Seed = 0,
@@ -47,7 +50,12 @@ def annotate(
     if annotator == "evidence":
         summary, text = _by_evidence(corpus, out)
     else:
-        summary, text = _by_oracle(corpus, out, model, url, concurrency, price, dry_run)
+        from proactor_lib.annotate import bulk
+
+        settings = bulk.OracleSettings(
+            url, model, cache or bulk.cache_dir(), concurrency=concurrency, timeout=timeout, prices=price
+        )
+        summary, text = _by_oracle(corpus, out, settings, dry_run)
     if as_json:
         typer.echo(json.dumps(summary))
     typer.echo(text, err=True)
@@ -66,14 +74,18 @@ def _by_evidence(corpus: "Corpus", out: Path) -> tuple[dict, str]:
     return counts, f"{out}: {count} dialogues, {tally}"
 
 
-def _by_oracle(corpus: "Corpus", out: Path, model: str, url: str, concurrency: int, price, dry_run: bool):
+def _by_oracle(corpus: "Corpus", out: Path, settings: "OracleSettings", dry_run: bool) -> tuple[dict, str]:
     from proactor_lib.annotate import bulk
 
-    settings = bulk.OracleSettings(url, model, bulk.cache_dir(), concurrency=concurrency, prices=price)
     if dry_run:
-        plan = bulk.plan(corpus.dialogues, corpus.catalog, settings)
+        plan = bulk.plan(bar(corpus.dialogues, "plan"), corpus.catalog, settings)
         return asdict(plan), str(plan)
     with bar(None, "annotate") as shown:
-        shown.total = len(corpus.dialogues)
-        summary = bulk.annotate_file(corpus.dialogues, corpus.catalog, out, settings, lambda s: shown.update(1))
+        shown.reset(len(corpus.dialogues))
+
+        def tell(summary: bulk.Summary) -> None:
+            shown.set_postfix(failed=sum(summary.failed.values()), calls=summary.calls, refresh=False)
+            shown.update()
+
+        summary = bulk.annotate_file(corpus.dialogues, corpus.catalog, out, settings, tell)
     return asdict(summary), f"{out}: {summary}"
