@@ -197,7 +197,7 @@ def test_the_command_plans_annotates_and_says_what_became_of_the_dialogues(calls
     answers = Truthful(calls.dialogues, calls.truth)
     bad = calls.dialogues[0].id
     out = tmp_path / "refs.jsonl"
-    command = "annotate --dataset homeloan --seed 5 --no-log --limit 30 --annotator oracle --json".split()
+    command = "annotate --dataset homeloan --seed 5 --no-log --limit 30 --annotator oracle --json".split()  # noqa: SIM905
     with Misbehaving(lambda r, n: Reply("no") if answers.dialogue(r)[0].id == bad else answers(r)) as server:
         command += ["--url", server.url, "--model", "m", "--price", 1, 4, "--cache", tmp_path / "cache", "--out", out]
         planned = proactor(*command, "--dry-run")

@@ -97,11 +97,11 @@ class Summary:
         self.cost = endpoint.cost
 
     def __str__(self) -> str:
-        kinds = "".join(f", {n} {kind}" for kind, n in sorted(self.failed.items()))
-        failed = self.dialogues - self.annotated
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(self.failed.items()))
+        failed = f"{sum(self.failed.values())} failed" + (f" ({kinds})" if kinds else "")
         return (
-            f"{self.annotated} dialogues annotated with {self.references} references, {failed} failed{kinds and f' ({kinds[2:]})'}"
-            f"; {self.calls} calls, {self.cached} from the cache, {self.retries} retries"
+            f"{self.annotated} dialogues annotated with {self.references} references, {failed};"
+            f" {self.calls} calls, {self.cached} from the cache, {self.retries} retries"
         )
 
 
