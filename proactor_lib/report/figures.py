@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from proactor_lib.plots.style import COLOURS, NAMES, WIDTH, colours, figure, legend_above, markers
+from proactor_lib.report.ablation import t_interval
 
 LIMITS = {"kl": 0.01, "clipped_share": 0.05}  # what a run without stale samples should keep
 MISMATCH = {"kl": "KL, nats a token", "clipped_share": "clipped tokens, share"}
@@ -41,4 +42,30 @@ def metric_dots(table: pd.DataFrame, metrics: list[str]) -> Figure:
         ax.set_yticks(range(len(metrics)), [NAMES[m] for m in metrics])
         ax.set(ylim=(len(metrics) - 0.5, -0.5), xlim=(-0.02, 1.02))
         legend_above(made, ax.get_legend_handles_labels()[0])
+    return made
+
+
+def effects(table: pd.DataFrame, factor: str, metric: str) -> Figure:
+    """A factor's values (rows) against a metric: a dot a cell, and the mean with its 95% interval over cells."""
+    done = table[table.state == "done"].dropna(subset=metric)
+    values = list(dict.fromkeys(done[factor].astype(str)))
+    with figure(size=(WIDTH, 0.8 + 0.32 * len(values))) as (made, ax):
+        for y, value in enumerate(values):
+            seen = done[done[factor].astype(str) == value][metric].to_numpy(float)
+            ax.plot(seen, np.full(len(seen), y) + np.linspace(-0.15, 0.15, len(seen)), ".", color="#999999", ms=5)
+            if len(seen) > 1:
+                ax.hlines(y, *t_interval(seen), color=COLOURS[0], lw=3, alpha=0.6)
+            ax.plot(seen.mean(), y, "D", color=COLOURS[0], ms=6)
+        ax.set_yticks(range(len(values)), values)
+        ax.set(ylim=(len(values) - 0.5, -0.5), xlabel=metric, title=factor)
+    return made
+
+
+def scatter(table: pd.DataFrame, factor: str, metric: str) -> Figure:
+    """A factor of many values against a metric, a dot a cell."""
+    done = table[table.state == "done"].dropna(subset=metric)
+    with figure(size=(WIDTH, 2.6)) as (made, ax):
+        ax.plot(done[factor], done[metric], "o", color=COLOURS[0], ms=4)
+        spread = done[factor].max() / done[factor].min() if done[factor].min() > 0 else 1
+        ax.set(xlabel=factor, ylabel=metric, xscale="log" if spread > 30 else "linear")
     return made

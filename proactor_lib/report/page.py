@@ -25,7 +25,13 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"number": number, "interval": interval, "duration": duration, "setting": setting}
+    env.filters |= {
+        "number": number,
+        "interval": interval,
+        "duration": duration,
+        "setting": setting,
+        "seconds": seconds,
+    }
     return env
 
 
@@ -62,8 +68,15 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def seconds(value: float | None) -> str:
+    """A duration, or a dash."""
+    return "–" if undefined(value) else duration(value)
+
+
 def setting(value) -> str:
     """A parameter's value as a params file writes it."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).replace('"', "")
 
 

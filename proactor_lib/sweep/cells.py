@@ -31,7 +31,7 @@ class Cell:
 
 
 def make_cells(sweep: Sweep, source: Path | str = "the sweep") -> list[Cell]:
-    """The sweep's cells in the order of its axes, each once. BadInput, naming `source` and the point, for what is wrong."""
+    """The sweep's cells in the order of its axes, each once. BadInput, naming `source` and the point, for a mistake."""
     defaults = notebook.parameters(sweep.notebook)
     known = set(defaults) - set(RUNNER_GIVES)
     base = read_layers(sweep.params) if sweep.params else {}
@@ -68,7 +68,7 @@ def label(point: Point) -> str:
 
 
 def _typed(name: str, value: Any, default: Any, where: str) -> Any:
-    """The value, if it is of the default's type (a whole number is a number too); anything where the default is None."""
+    """The value, if it is of the default's type (whole numbers are numbers too); anything where the default is None."""
     number = isinstance(default, float) and type(value) in (int, float)
     if default is None or type(value) is type(default) or number:
         return value

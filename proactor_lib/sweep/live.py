@@ -1,4 +1,4 @@
-"""A sweep while it runs: each cell's state, stage, time left and headline metric, in a terminal, a notebook, or a log."""
+"""A sweep while it runs: each cell's state, stage, time left and headline metric, in a terminal, notebook or log."""
 
 import json
 import sys

@@ -55,7 +55,7 @@ def run(
     cpus: int | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Run the cells that are not done yet; returns when every cell has an outcome. `watch` is called a few times a second.
+    """Run the cells that are not done yet; returns when every cell has an outcome. `watch` is called all the while.
 
     Raises BadInput when the folder cannot be written, another process runs it, or no node can hold a cell.
     """

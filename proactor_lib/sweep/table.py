@@ -14,7 +14,7 @@ ABOUT = ("host", "attempts", "commit", "dirty", "code", "versions")
 
 
 def flatten(value: Any, name: str = "") -> dict[str, float | None]:
-    """The numbers in a JSON object by dotted name; `[value, low, high]` and `{value, low, high}` give `x_low`, `x_high`.
+    """The numbers in a JSON object by dotted name; `[value, low, high]` and `{value, low, high}` give `_low`, `_high`.
 
     Texts, truth values and other lists are left out.
     """

@@ -1,0 +1,116 @@
+"""What a sweep's table says: means over seeds, and each value of a factor against the first, paired [ours]."""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from proactor_lib.metrics.comparisons import holm
+
+REPLICATE = "seed"
+MANY = 8  # a factor of more values than this is drawn, not tested
+
+
+def factors(table: pd.DataFrame) -> list[str]:
+    """The parameters that differ between cells, but for the seed."""
+    return [p for p in table.attrs["parameters"] if p != REPLICATE and table[p].astype(str).nunique() > 1]
+
+
+def tested(table: pd.DataFrame) -> list[str]:
+    """The factors with few enough values to test each against the first."""
+    return [f for f in factors(table) if table[f].astype(str).nunique() <= MANY]
+
+
+def shown_metrics(table: pd.DataFrame, headline: str | None, wanted: list[str], most: int = 6) -> list[str]:
+    """The metrics of the report: those wanted, else the headline and the first ones that vary between cells."""
+    there = [m for m in table.attrs["metrics"] if table[m].notna().any()]
+    if wanted:
+        return [m for m in wanted if m in there]
+    varying = [m for m in there if table[m].nunique() > 1 and m != headline]
+    return [*([headline] if headline in there else []), *varying][:most]
+
+
+def over_seeds(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """A row a combination of the factors: `cells` (done), and for each metric its mean, `_low` and `_high`.
+
+    Intervals are 95%: Student's t over the seeds where there are several, the cell's own where there is one.
+    """
+    names = factors(table)
+    done = table[table.state == "done"]
+    groups = done.groupby([done[n].astype(str) for n in names], sort=False) if names else [((), done)]
+    rows = []
+    for _, group in groups:
+        row = {n: group[n].iloc[0] for n in names} | {"cells": len(group)}
+        for metric in metrics:
+            row |= _mean(group, metric)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=[*names, "cells", *(m + s for m in metrics for s in ("", "_low", "_high"))])
+
+
+def _mean(group: pd.DataFrame, metric: str) -> dict[str, float]:
+    values = group[metric].dropna().to_numpy(float)
+    if len(values) > 1:
+        low, high = t_interval(values)
+        return {metric: values.mean(), f"{metric}_low": low, f"{metric}_high": high}
+    return {metric + end: _only(group, metric + end) for end in ("", "_low", "_high")}
+
+
+def _only(group: pd.DataFrame, column: str) -> float:
+    known = group[column].dropna() if column in group else []
+    return float(known.iloc[0]) if len(known) else np.nan
+
+
+def t_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of the mean of at least two values."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def paired(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """Each value of each factor against its first, over the cells that agree in all other parameters, the seed too.
+
+    A row a (factor, value, metric): against, pairs, difference, low, high (Student's t), p (two-sided sign-flip test,
+    exact up to 12 pairs; None of one pair), p_holm (Holm over the rows), verdict: higher, lower, unclear, same,
+    untested.
+    """
+    rows = [row for factor in tested(table) for row in _against_first(table, factor, metrics)]
+    columns = ["factor", "value", "against", "metric", "pairs", "difference", "low", "high", "p"]
+    found = pd.DataFrame(rows, columns=columns)
+    found["p"] = found.p.astype(float)
+    found["p_holm"] = holm(found.p.to_numpy())
+    same = found.difference.eq(0) & found.low.eq(0) & found.high.eq(0)
+    clear = found.p_holm < 0.05
+    cases = [same, found.p.isna(), clear & (found.difference > 0), clear]
+    found["verdict"] = np.select(cases, ["same", "untested", "higher", "lower"], default="unclear")
+    return found
+
+
+def _against_first(table: pd.DataFrame, factor: str, metrics: list[str]):
+    others = [p for p in table.attrs["parameters"] if p != factor]
+    done = table[table.state == "done"].assign(key=lambda t: t[others].astype(str).agg("\0".join, axis=1))
+    first, *rest = table[factor].drop_duplicates()
+    base = done[done[factor] == first].set_index("key")
+    for value in rest:
+        both = done[done[factor] == value].set_index("key").join(base, rsuffix=" of first", how="inner")
+        for metric in metrics:
+            differences = (both[metric] - both[f"{metric} of first"]).dropna().to_numpy(float)
+            if len(differences):
+                yield (factor, value, first, metric, len(differences), *_difference(differences))
+
+
+def _difference(values: np.ndarray) -> tuple[float, float, float, float | None]:
+    if len(values) == 1:
+        return float(values[0]), np.nan, np.nan, None
+    return float(values.mean()), *t_interval(values), sign_flip(values)
+
+
+def sign_flip(differences: np.ndarray, resamples: int = 9999, seed: int = 0) -> float:
+    """Two-sided p of the mean difference under random signs: all of them up to 12 differences, else a sample."""
+    n = len(differences)
+    if n <= 12:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        extra = 0
+    else:
+        signs = np.random.default_rng(seed).choice([-1, 1], size=(resamples, n))
+        extra = 1
+    as_far = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
+    return float((as_far.sum() + extra) / (len(signs) + extra))
