@@ -105,8 +105,12 @@ class Run:
 
     def references(self, split: str) -> list[DialogueReferences]:
         """The split's references, one record a dialogue, with the overlay's corrections. BadInput if not annotated."""
-        lines = read_jsonl(self._made(self.annotations / f"{split}.jsonl"), DialogueReferences)
-        return overlay.apply(lines, self.overlay if self.params.overlay or self.overlay.exists() else None)
+        corrections = self.overlay if self.params.overlay or self.overlay.exists() else None
+        return overlay.apply(self.annotated(split), corrections)
+
+    def annotated(self, split: str) -> list[DialogueReferences]:
+        """The split's references as the annotator left them, without corrections. BadInput if not annotated."""
+        return list(read_jsonl(self._made(self.annotations / f"{split}.jsonl"), DialogueReferences))
 
     def truth(self, split: str) -> list[DialogueReferences] | None:
         """The split's true references, where the corpus knows them (the simulator); else None."""

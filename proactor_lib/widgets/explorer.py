@@ -1,0 +1,208 @@
+"""The explorer: read dialogues with their windows and triggers, and correct a window by dragging or by number."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import ipywidgets as w
+
+from proactor_lib.annotate import overlay, quality
+from proactor_lib.files import read_jsonl
+from proactor_lib.run import Run
+from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction, Window
+from proactor_lib.widgets import transcript
+
+ANY_ACTION, NO_POLICY = "any action", "no predictions"
+EVERY, OUTSIDE, DISAGREE, CORRECTED = "all", "a logged trigger outside the windows", "annotators disagree", "corrected"
+
+
+class Explorer(w.VBox):
+    """A widget over annotated dialogues. Each change of a window is a line of the overlay at once; the last one counts.
+
+    `references` are as annotated, without corrections: these are read from `overlay_path` and written there. `second`:
+    another annotator's references, or the truth. `predictions`: by policy.
+    """
+
+    def __init__(
+        self,
+        dialogues: Sequence[Dialogue],
+        references: Sequence[DialogueReferences],
+        overlay_path: Path,
+        predictions: Mapping[str, Sequence[TurnPrediction]] | None = None,
+        second: Sequence[DialogueReferences] = (),
+    ):
+        self._annotated = {line.dialogue_id: line for line in references}
+        self._dialogues = {d.id: d for d in dialogues if d.id in self._annotated}
+        self._path, self._predictions, self._quiet = Path(overlay_path), dict(predictions or {}), False
+        self._corrections = overlay.read(self._path) if self._path.exists() else {}
+        self._coverage = _coverage(dialogues, references)
+        self._agreement = _means(quality.pairs(references, second), "iou")
+        self._build()
+        super().__init__([self._choice, self._view, self._editor])
+        self._filter()
+
+    @classmethod
+    def of(cls, run: Run, split: str = "dev") -> "Explorer":
+        """A run's split; corrections go to `run.overlay`, the truth (where it is known) is the second annotator."""
+        predictions = {p.stem: list(read_jsonl(p, TurnPrediction)) for p in sorted(run.predictions.glob("*.jsonl"))}
+        return cls(run.dialogues(split), run.annotated(split), run.overlay, predictions, run.truth(split) or ())
+
+    # what there is to see
+
+    def _build(self) -> None:
+        names = sorted({r.name for line in self._annotated.values() for r in line.references})
+        self.action = w.Dropdown(options=[ANY_ACTION, *names], description="with")
+        self.show = w.Dropdown(options=[EVERY, OUTSIDE, DISAGREE, CORRECTED], description="show")
+        self.dialogue = w.Dropdown(description="dialogue", layout=w.Layout(width="30em"))
+        self.policy = w.Dropdown(options=[NO_POLICY, *self._predictions], description="policy")
+        self.reference = w.Dropdown(description="window", layout=w.Layout(width="40em"))
+        wide = w.Layout(width="40em")
+        self.span = w.IntRangeSlider(description="open, close", continuous_update=False, layout=wide)
+        self.ready = w.IntSlider(description="ready", continuous_update=False, layout=wide)
+        self.numbers = {k: w.BoundedIntText(description=k, layout=w.Layout(width="11em")) for k in Window.model_fields}
+        self.withdraw = w.Button(description="Withdraw", tooltip="No reference: this action helps nobody here")
+        self.restore = w.Button(description="As annotated", tooltip="Undo the corrections of this window")
+        self.note, self._view = w.HTML(), w.HTML()
+        self._choice = w.VBox([w.HBox([self.action, self.show, self.policy]), self.dialogue])
+        buttons = w.HBox([*self.numbers.values(), self.withdraw, self.restore])
+        self._editor = w.VBox([self.reference, self.span, self.ready, buttons, self.note])
+        self._wire()
+
+    def _wire(self) -> None:
+        reactions: list[tuple[w.Widget, Callable[[], None]]] = [
+            (self.action, self._filter), (self.show, self._filter), (self.dialogue, self._open),
+            (self.policy, self._draw), (self.reference, self._select),
+            (self.span, self._dragged_span), (self.ready, self._dragged_ready),
+            *((number, self._typed) for number in self.numbers.values()),
+        ]  # fmt: skip
+        for widget, react in reactions:
+            widget.observe(lambda _, react=react: None if self._quiet else react(), "value")
+        self.withdraw.on_click(lambda _: self._correct(None))
+        self.restore.on_click(lambda _: self._correct(self._as_annotated().window))
+
+    @contextmanager
+    def _quietly(self):
+        """Set widgets without reacting to it."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    # choosing
+
+    def _filter(self) -> None:
+        kept = [d for d in self._dialogues if self._wanted(d)]
+        if self.show.value == DISAGREE:
+            kept.sort(key=self._agreement.get)
+        with self._quietly():
+            self.dialogue.options = [(self._label(d), d) for d in kept]
+            self.dialogue.value = kept[0] if kept else None
+        self._open()
+
+    def _wanted(self, dialogue_id: str) -> bool:
+        names = {r.name for r in self._annotated[dialogue_id].references}
+        asked = {
+            EVERY: True,
+            OUTSIDE: self._coverage.get(dialogue_id, 1) < 1,
+            DISAGREE: self._agreement.get(dialogue_id, 1) < 1,
+            CORRECTED: dialogue_id in self._corrections,
+        }
+        return asked[self.show.value] and self.action.value in (ANY_ACTION, *names)
+
+    def _label(self, dialogue_id: str) -> str:
+        facts = [f"{len(self._annotated[dialogue_id].references)} references"]
+        facts += [f"coverage {self._coverage[dialogue_id]:.2f}"] if dialogue_id in self._coverage else []
+        facts += [f"IoU {self._agreement[dialogue_id]:.2f}"] if dialogue_id in self._agreement else []
+        return f"{dialogue_id} ({', '.join(facts)})"
+
+    def _open(self) -> None:
+        references = self._annotated[self.dialogue.value].references if self.dialogue.value else ()
+        with self._quietly():
+            self.reference.options = [(f"{i} {transcript.described(r)}", r.id) for i, r in enumerate(references, 1)]
+            self.reference.value = next((r.id for r in references if r.name == self.action.value), None) or (
+                references[0].id if references else None
+            )
+        self._select()
+
+    def _select(self) -> None:
+        self.note.value = ""
+        self._refresh()
+
+    def _as_annotated(self) -> ReferenceAction | None:
+        references = self._annotated[self.dialogue.value].references if self.dialogue.value else ()
+        return next((r for r in references if r.id == self.reference.value), None)
+
+    def _current(self) -> tuple[ReferenceAction, ...]:
+        line = self._annotated[self.dialogue.value]
+        return overlay.corrected(line, self._corrections.get(line.dialogue_id, {})).references
+
+    def _window(self) -> Window | None:
+        """The selected reference's window as it stands; None where it is withdrawn or none is selected."""
+        shown = self._current() if self.dialogue.value else ()
+        return next((r.window for r in shown if r.id == self.reference.value), None)
+
+    # correcting
+
+    def _dragged_span(self) -> None:
+        first, last = self.span.value
+        self._correct(Window(open=first, ready=min(max(self.ready.value, first), last), close=last))
+
+    def _dragged_ready(self) -> None:
+        first, last = self.span.value
+        ready = self.ready.value
+        self._correct(Window(open=min(first, ready), ready=ready, close=max(last, ready)))
+
+    def _typed(self) -> None:
+        first, ready, last = (self.numbers[k].value for k in Window.model_fields)
+        if first <= ready <= last:
+            self._correct(Window(open=first, ready=ready, close=last))
+        else:
+            self.note.value = "not written: a window needs open ≤ ready ≤ close"
+
+    def _correct(self, window: Window | None) -> None:
+        r = self._as_annotated()
+        if r is None or window == self._window():
+            return
+        line = self._annotated[self.dialogue.value]
+        occurrence = overlay.occurrences(line.references)[r.id]
+        correction = overlay.Correction(dialogue_id=line.dialogue_id, name=r.name, occurrence=occurrence, window=window)
+        overlay.append(self._path, correction)
+        self._corrections.setdefault(line.dialogue_id, {})[correction.key] = correction
+        self.note.value = f"written to {self._path}"
+        self._refresh()
+
+    # drawing
+
+    def _refresh(self) -> None:
+        window = self._window()
+        turns = len(self._dialogues[self.dialogue.value].turns) if self.dialogue.value else 1
+        with self._quietly():
+            for widget in (self.span, self.ready, *self.numbers.values()):
+                widget.disabled = window is None
+                widget.max, widget.min = turns, 1
+            if window:
+                self.span.value, self.ready.value = (window.open, window.close), window.ready
+                for key, number in self.numbers.items():
+                    number.value = getattr(window, key)
+        self._draw()
+
+    def _draw(self) -> None:
+        if not self.dialogue.value:
+            self._view.value = "<p>No dialogue is like that.</p>"
+            return
+        dialogue, policy = self._dialogues[self.dialogue.value], self.policy.value
+        said = [p for p in self._predictions.get(policy, ()) if p.dialogue_id == dialogue.id]
+        self._view.value = transcript.render(
+            dialogue, self._current(), self.reference.value, said, policy if said else ""
+        )
+
+
+def _coverage(dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences]) -> dict[str, float]:
+    """By dialogue: the share of its logged triggers that a window holds."""
+    seen = quality.triggers(dialogues, references)
+    return _means(seen[seen.observed_turn.notna()].fillna({"covered": 0.0}), "covered")
+
+
+def _means(table, column: str) -> dict[str, float]:
+    return table[column].groupby(table.dialogue_id).mean().to_dict()

@@ -1,0 +1,136 @@
+"""The explorer, as a model of widgets: what a hand does to them is what these tests do."""
+
+import json
+
+import pytest
+from proactor_lib.annotate import overlay
+from proactor_lib.schema import (
+    Dialogue,
+    DialogueReferences,
+    ObservedAction,
+    PredictedAction,
+    ReferenceAction,
+    ReferenceParam,
+    Turn,
+    TurnPrediction,
+    Window,
+)
+from proactor_lib.widgets import Explorer, explorer, transcript
+
+
+def ref(id, name, open, ready, close, **params):
+    return ReferenceAction(
+        id=id,
+        name=name,
+        params={k: ReferenceParam(value=v, turn=1) for k, v in params.items()},
+        window=Window(open=open, ready=ready, close=close),
+    )
+
+
+def dialogue(id, *observed):
+    turns = tuple(Turn(speaker="u", text=f"<{id} {i}>") for i in range(1, 11))
+    return Dialogue(id=id, domain="x", turns=turns, observed=observed)
+
+
+DIALOGUES = [dialogue("a", ObservedAction(turn=9, name="book")), dialogue("b"), dialogue("c")]
+LINES = [
+    DialogueReferences(dialogue_id="a", references=(ref("r1", "book", 5, 6, 7, to="Rome"), ref("r2", "book", 1, 2, 3))),
+    DialogueReferences(dialogue_id="b", references=(ref("r1", "pay", 2, 4, 6),)),
+    DialogueReferences(dialogue_id="c"),
+]
+SECOND = [LINES[0], DialogueReferences(dialogue_id="b", references=(ref("x", "pay", 5, 5, 9),))]
+SAID = [TurnPrediction(dialogue_id="b", turn=4, actions=(PredictedAction(name="pay"), PredictedAction(name="hold")))]
+
+
+@pytest.fixture
+def shown(tmp_path):
+    return Explorer(DIALOGUES, LINES, tmp_path / "overlay.jsonl", {"trained": SAID}, SECOND)
+
+
+def written(shown):
+    return [json.loads(line) for line in shown._path.read_text().splitlines()]
+
+
+def test_it_opens_on_the_first_dialogue_and_its_first_window_and_writes_nothing(shown):
+    assert (shown.dialogue.value, shown.reference.value) == ("a", "r1")
+    assert (shown.span.value, shown.ready.value, shown.span.max) == ((5, 7), 6, 10)
+    assert shown.dialogue.options[0][0] == "a (2 references, coverage 0.00, IoU 1.00)"
+    shown.dialogue.value, shown.policy.value = "b", "trained"
+    shown.show.value = explorer.DISAGREE
+    assert not shown._path.exists()
+
+
+def test_dragging_the_bar_writes_the_window_and_pulls_ready_along(shown):
+    shown.span.value = (7, 9)
+    window = {"open": 7, "ready": 7, "close": 9}
+    assert written(shown) == [{"dialogue_id": "a", "name": "book", "occurrence": 2, "window": window}]
+    assert [shown.numbers[k].value for k in ("open", "ready", "close")] == [7, 7, 9] and shown.ready.value == 7
+    assert "written to" in shown.note.value
+
+
+def test_ready_moves_alone_or_pulls_a_border_along(shown):
+    shown.ready.value = 7
+    assert written(shown)[-1]["window"] == {"open": 5, "ready": 7, "close": 7}
+    shown.ready.value = 2
+    assert written(shown)[-1]["window"] == {"open": 2, "ready": 2, "close": 7}
+
+
+def test_numbers_write_a_window_or_say_why_not(shown):
+    shown.numbers["close"].value = 10
+    assert written(shown)[-1]["window"] == {"open": 5, "ready": 6, "close": 10}
+    shown.numbers["open"].value = 8
+    assert len(written(shown)) == 1 and "open ≤ ready ≤ close" in shown.note.value
+    shown.numbers["ready"].value = 9
+    assert written(shown)[-1]["window"] == {"open": 8, "ready": 9, "close": 10} and shown.span.value == (8, 10)
+
+
+def test_withdrawn_and_as_annotated(shown):
+    shown.withdraw.click()
+    assert (
+        written(shown)[-1]["window"] is None
+        and shown.span.disabled
+        and '<td class="pa-lane pa-open pa-selected' not in shown._view.value
+    )
+    shown.restore.click()
+    assert written(shown)[-1]["window"] == {"open": 5, "ready": 6, "close": 7} and not shown.span.disabled
+    assert overlay.apply(LINES, shown._path) == LINES
+
+
+def test_corrections_are_there_when_it_is_opened_again(shown):
+    shown.span.value = (6, 8)
+    again = Explorer(DIALOGUES, LINES, shown._path)
+    assert again.span.value == (6, 8)
+    again.show.value = explorer.CORRECTED
+    assert [d for _, d in again.dialogue.options] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("show", "action", "expected"),
+    [(explorer.EVERY, explorer.ANY_ACTION, ["a", "b", "c"]), (explorer.EVERY, "pay", ["b"]),
+     (explorer.OUTSIDE, explorer.ANY_ACTION, ["a"]), (explorer.DISAGREE, explorer.ANY_ACTION, ["b"]),
+     (explorer.DISAGREE, "book", []), (explorer.CORRECTED, explorer.ANY_ACTION, [])],
+)  # fmt: skip
+def test_filters(shown, show, action, expected):
+    shown.show.value, shown.action.value = show, action
+    assert [d for _, d in shown.dialogue.options] == expected
+    assert ("No dialogue" in shown._view.value) == (not expected)
+    if action == "pay" and expected:
+        assert shown.reference.value == "r1"
+
+
+def test_a_dialogue_without_references_shows_and_writes_nothing(shown):
+    shown.dialogue.value = "c"
+    assert shown.reference.value is None and shown.span.disabled and "&lt;c 1&gt;" in shown._view.value
+    shown.withdraw.click()
+    assert not shown._path.exists()
+
+
+def test_the_transcript_has_a_lane_a_reference_and_marks_where_things_happened():
+    html = transcript.render(DIALOGUES[0], LINES[0].references, "r1")
+    rows = html.split("<tr>")[2:]
+    assert [row.count("pa-open") for row in rows] == [1, 0, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert [row.count("pa-ready") for row in rows] == [0, 1, 1, 0, 0, 1, 1, 0, 0, 0]
+    assert [row.count("◆") for row in rows] == [0] * 8 + [1, 0] and "book(to=Rome)" in html
+    html = transcript.render(DIALOGUES[1], LINES[1].references, None, SAID, "trained")
+    row = html.split("<tr>")[5]
+    assert row.count("●") == 2 and "hold" in html and "pa-ready" in row
