@@ -1,14 +1,13 @@
-"""The reward lab's figures, drawn from its tables. The same style as the report's."""
+"""The reward lab's figures, drawn from its tables in the style of proactor_lib.plots."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from proactor_lib.params import Params
-from proactor_lib.report.figures import COLOURS, STYLE, colours
+from proactor_lib.plots.style import COLOURS, NAMES, WIDTH, colours, dashes, figure
 from proactor_lib.rewards.adaptive_metric import AdaptiveMetric
 from proactor_lib.rewards.adaptive_ruler import AdaptiveRuler
 from proactor_lib.rewards.rubric_judge import RubricJudge
@@ -20,85 +19,95 @@ def schedules(params: Params) -> Figure:
     u = np.linspace(0, 1, 301)
     metric, ruler = AdaptiveMetric(params), AdaptiveRuler(params, [RubricJudge()])
     weights = pd.DataFrame([metric.weights(x) for x in u], index=u)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(9, 2.6))
-        curves, moving, share = figure.subplots(1, 3)
-        for name, paint in colours(SCHEDULES).items():
-            chosen = name == params.reward_schedule
-            curves.plot(u, [eased(x, name) for x in u], color=paint, lw=2.5 if chosen else 1, label=name)
-        for name, paint in colours(weights).items():
-            moving.plot(u, weights[name], color=paint, label=name)
-        share.plot(u, [ruler.weight(x) for x in u], color=COLOURS[0])
-        curves.set(title="eased progress", xlabel="training progress u")
-        moving.set(title="Adaptive Metric's weights", xlabel="training progress u", ylim=(0, None))
-        share.set(title="Adaptive RULER's $\\lambda_u$", xlabel="training progress u", ylim=(0, 1))
-        for axes in (curves, moving):
-            axes.legend(frameon=False, fontsize=8)
-    return figure
+    eases = pd.DataFrame({name: [eased(x, name) for x in u] for name in SCHEDULES}, index=u)
+    with figure(1, 3, (1.5 * WIDTH, 2.6)) as (made, panels):
+        for ax, lines in zip(panels, (eases, weights), strict=False):
+            paint, dash = colours(lines), dashes(range(len(lines.columns)))
+            for i, name in enumerate(lines):
+                bold = 2.5 if name == params.reward_schedule else 1.3
+                ax.plot(
+                    u,
+                    lines[name],
+                    dash[i],
+                    color=paint[name],
+                    lw=bold,
+                    label=NAMES.get(name, name.upper() if lines is weights else name),
+                )
+            ax.legend(fontsize=7)
+        panels[2].plot(u, [ruler.weight(x) for x in u], color=COLOURS[0])
+        panels[0].set(title="eased progress (bold: this run's schedule)")
+        panels[1].set(title="Adaptive Metric's weights", ylim=(0, None))
+        panels[2].set(title="Adaptive RULER's $\\lambda_u$", ylim=(0, 1))
+        for ax in panels:
+            ax.set_xlabel("training progress u")
+    return made
 
 
 def heat(table: pd.DataFrame, title: str, low: float = 0.0, high: float = 1.0) -> Figure:
     """A table of numbers as coloured cells with the numbers in them; NaN is a dash."""
     values = table.to_numpy(float)
-    with rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(1.8 + 0.8 * table.shape[1], 1.2 + 0.32 * len(table)))
-        axes = figure.subplots()
-        axes.imshow(values, vmin=low, vmax=high, cmap="cividis", aspect="auto")
+    size = 2.6 + 0.7 * table.shape[1], 1.3 + 0.27 * len(table)
+    rows = [" · ".join(name) if isinstance(name, tuple) else name for name in table.index]
+    with figure(size=size) as (made, ax):
+        ax.imshow(values, vmin=low, vmax=high, cmap="cividis", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
-            bright = np.isnan(value) or value > (low + high) / 2
+            dark = value < (low + high) / 2
             text = "–" if np.isnan(value) else f"{value:.2f}"
-            axes.text(column, row, text, ha="center", va="center", color="black" if bright else "white", fontsize=8)
-        axes.set_xticks(range(table.shape[1]), table.columns, rotation=30, ha="right")
-        axes.set_yticks(range(len(table)), table.index)
-        axes.set_title(title, loc="left")
-    return figure
+            ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
+        ax.set_xticks(range(table.shape[1]), table.columns, rotation=30, ha="right")
+        ax.set_yticks(range(len(table)), rows)
+        ax.grid(False)
+        made.suptitle(title, x=0.01, ha="left", fontsize=9)
+    return made
 
 
 def tau_bars(taus: Mapping[str, float | None], judge: str) -> Figure:
-    """Kendall's tau of each reward's order of the policies with opportunity timing."""
+    """Kendall's tau of each reward's order of the policies with opportunity timing; undefined ones are left out."""
     known = {name: tau for name, tau in taus.items() if tau is not None}
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 0.9 + 0.28 * len(known)))
-        axes = figure.subplots()
-        axes.barh(list(known), list(known.values()), color=COLOURS[0], height=0.6)
-        axes.axvline(0, color="black", lw=0.8)
-        axes.invert_yaxis()
-        axes.set(xlim=(-1, 1), xlabel="Kendall's tau with opportunity timing")
-        axes.set_title(f"RULER: {judge}", loc="left", fontsize=8)
-    return figure
+    with figure(size=(WIDTH, 0.9 + 0.25 * len(known))) as (made, ax):
+        ax.barh(list(known), list(known.values()), color=COLOURS[0], height=0.6)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.invert_yaxis()
+        ax.set(xlim=(-1, 1), xlabel="Kendall's tau with opportunity timing")
+        made.suptitle(f"RULER: {judge}", x=0.01, ha="left", fontsize=8)
+    return made
 
 
-def margin_dots(
-    margins: Mapping[str, Mapping[str, float]], labels: Mapping[str, tuple[str, str]], reward: str
-) -> Figure:
+def margin_dots(margins: Mapping[str, Mapping[str, float]], pairs: Mapping[str, tuple[str, str]], title: str) -> Figure:
     """How far a reward puts the better policy of each pair above the worse, with 95% intervals."""
-    names = list(margins)
     rows = pd.DataFrame(margins).T.astype(float)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.2, 0.9 + 0.3 * len(names)))
-        axes = figure.subplots()
-        axes.hlines(range(len(names)), rows.low, rows.high, color=COLOURS[0], lw=3, alpha=0.5)
-        axes.plot(rows.value, range(len(names)), "o", color=COLOURS[0])
-        axes.axvline(0, color="black", lw=0.8)
-        axes.set_yticks(range(len(names)), [f"{name}: {labels[name][0]} − {labels[name][1]}" for name in names])
-        axes.invert_yaxis()
-        axes.set(xlabel="difference in mean reward, 95% interval")
-        axes.set_title(reward, loc="left")
-    return figure
+    with figure(size=(WIDTH, 0.9 + 0.27 * len(rows))) as (made, ax):
+        ax.hlines(range(len(rows)), rows.low, rows.high, color=COLOURS[0], lw=3, alpha=0.5)
+        ax.plot(rows.value, range(len(rows)), "o", color=COLOURS[0])
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set_yticks(range(len(rows)), [f"{name}: {' − '.join(pairs[name])}" for name in rows.index])
+        ax.set(xlabel="difference in mean reward, 95% interval", ylim=(len(rows) - 0.5, -0.5))
+        made.suptitle(title, x=0.01, ha="left", fontsize=8)
+    return made
 
 
 def spread_bars(spread: pd.DataFrame, title: str) -> Figure:
     """The share of groups that carry a gradient, and the mean deviation inside groups, by reward."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8, 0.9 + 0.28 * len(spread)))
-        for axes, column, name in zip(
-            figure.subplots(1, 2, sharey=True),
-            ("groups_with_spread", "deviation"),
-            ("groups with spread, share", "deviation inside groups, mean"),
-            strict=True,
-        ):
-            axes.barh(spread.reward, spread[column], color=COLOURS[2], height=0.6)
-            axes.set(xlim=(0, 1 if column == "groups_with_spread" else None), xlabel=name)
-        figure.axes[0].invert_yaxis()
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    return figure
+    columns = {"groups_with_spread": "groups with spread, share", "deviation": "mean deviation inside groups"}
+    with figure(1, 2, (1.2 * WIDTH, 0.9 + 0.25 * len(spread)), sharey=True) as (made, panels):
+        for ax, (column, name) in zip(panels, columns.items(), strict=True):
+            ax.barh(spread.reward, spread[column], color=COLOURS[2], height=0.6)
+            ax.set(xlim=(0, 1 if column == "groups_with_spread" else None), xlabel=name)
+        panels[0].invert_yaxis()
+        made.suptitle(title, x=0.01, ha="left", fontsize=9)
+    return made
+
+
+def contrasts(answers: pd.DataFrame) -> Figure:
+    """The ablation's paired differences with their 95% intervals, by question; `answers` as of `ablation.answers`."""
+    rows = answers.dropna(subset="difference").reset_index(drop=True)
+    paint = colours(answers.question.unique())
+    with figure(size=(1.2 * WIDTH, 1.2 + 0.27 * max(len(rows), 1))) as (made, ax):
+        for i, row in rows.iterrows():
+            ax.hlines(i, row.low, row.high, color=paint[row.question], lw=3, alpha=0.5)
+            ax.plot(row.difference, i, ">" if row.paper == "higher" else "<", color=paint[row.question])
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set_yticks(range(len(rows)), [f"{r.a} − {r.b}: {NAMES[r.metric]}" for r in rows.itertuples()])
+        ax.invert_yaxis()
+        ax.set(xlabel="paired difference over seeds, 95% interval; the arrow points where the paper's finding does")
+    return made

@@ -144,6 +144,13 @@ def means(
     return wide.loc[chosen.reward.unique(), chosen.policy.unique()]
 
 
+def stages(table: pd.DataFrame) -> pd.DataFrame:
+    """The rewards that move with progress, at each stage (rows: reward, stage), by all policies (columns)."""
+    staged = [r for r in table.reward.unique() if r != TIMING and REWARDS[r.split()[0]].staged]
+    rows = {(r, s): means(table, stage=s, policies=ALL_POLICIES).reindex([r]).squeeze() for r in staged for s in STAGES}
+    return pd.DataFrame(rows).T.dropna(how="all")
+
+
 def taus(table: pd.DataFrame, part: str = "all") -> dict[str, float | None]:
     """Kendall's tau-b, over the policies, of each reward with opportunity timing; None where it is undefined."""
     wide = means(table, part).round(9)
