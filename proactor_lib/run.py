@@ -132,12 +132,10 @@ def _refuse_other(params: Params, before: Params, out: Path) -> None:
 
 
 def prepare_data(run: Run, log=lambda text: None) -> None:
-    """Write data/ (and the truth, where the corpus knows it) into the run's folder; what is there already stays.
+    """Write data/ (and the truth, where the corpus knows it) into the run's folder.
 
     `log` takes one line of text a fact. Raises BadInput as `datasets.load`.
     """
-    if (run.data / "catalog.json").exists():  # written last
-        return
     catalogs = []
     for done, split in enumerate(SPLITS):
         progress.report(run.out, "data", done, len(SPLITS), split)
@@ -168,28 +166,27 @@ def _union(catalogs: list[Catalog]) -> Catalog:
 
 
 def annotate_run(run: Run, log=lambda text: None) -> None:
-    """Write references/<split>.jsonl for each split with the run's annotator; a split that is there already stays.
+    """Write references/<split>.jsonl for each split with the run's annotator.
 
+    What an oracle has annotated stays: it was paid for, and its server may be gone. Delete the file to ask again.
     Raises BadInput: an evidence annotator without logged actions, an oracle that cannot be reached.
     """
     for done, split in enumerate(SPLITS):
         progress.report(run.out, "annotate", done, len(SPLITS), split)
-        if not (run.annotations / f"{split}.jsonl").exists():
-            log(f"{split}: {_annotate_split(run, split)}")
+        log(f"{split}: {_annotate_split(run, split)}")
     progress.report(run.out, "annotate", len(SPLITS), len(SPLITS))
 
 
 def _annotate_split(run: Run, split: str) -> str:
-    path, dialogues = run.annotations / f"{split}.jsonl", run.dialogues(split)
+    path = run.annotations / f"{split}.jsonl"
     if run.params.annotator == "oracle":
+        if path.exists():
+            return f"{path} is there"
         from proactor_lib.annotate import bulk
 
-        return str(bulk.annotate_file(dialogues, run.catalog, path, bulk.settings(run.params)))
+        return str(bulk.annotate_file(run.dialogues(split), run.catalog, path, bulk.settings(run.params)))
     from proactor_lib.annotate import evidence
 
-    tally = evidence.Tally()
+    tally, dialogues = evidence.Tally(), run.dialogues(split)
     write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
-    return (
-        f"{len(dialogues)} dialogues annotated with {tally.references} references;"
-        f" {tally.not_found} of {tally.values} values found nowhere in the text"
-    )
+    return f"{len(dialogues)} dialogues, {tally}"

@@ -87,6 +87,15 @@ def test_observed_turns_are_filled_in():
     assert quality.with_observed(line(), dialogue(log=False)) == line()
 
 
+def test_by_action():
+    lines = [line(ref("a", "pay", 1, 2, 6), ref("b", "book", 3, 3, 3), ref("c", "pay", 2, 5, 5))]
+    got = quality.by_action(lines)
+    assert list(got.index) == ["pay", "book"] and got.loc["pay"].to_dict() == {
+        "references": 2, "to_ready": 2.0, "to_close": 2.0
+    }  # fmt: skip
+    assert quality.by_action([]).empty
+
+
 def test_against_truth():
     truth = [line(ref("t1", "book", 2, 4, 6), ref("t2", "pay", 1, 1, 3)), line(ref("t1", "find", 1, 2, 3), id="e")]
     found = [line(ref("r1", "book", 2, 4, 6), ref("r2", "pay", 2, 3, 3), ref("r3", "hold", 1, 1, 1)), line(id="e")]

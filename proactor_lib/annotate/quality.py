@@ -136,6 +136,20 @@ def _table(rows: list[dict[str, Any]], empty: dict[str, Any]) -> "pd.DataFrame":
     return table.astype({c: float for c in table.columns if c not in texts})
 
 
+def by_action(lines: Lines) -> "pd.DataFrame":
+    """A row an action, the most frequent first: references, mean turns from open to ready and from ready to close."""
+    import pandas as pd
+
+    rows = [
+        {"action": r.name, "to_ready": r.window.ready - r.window.open, "to_close": r.window.close - r.window.ready}
+        for line in lines
+        for r in line.references
+    ]
+    table = pd.DataFrame(rows, columns=["action", "to_ready", "to_close"]).groupby("action")
+    found = table.agg(references=("to_ready", "size"), to_ready=("to_ready", "mean"), to_close=("to_close", "mean"))
+    return found.sort_values(["references", "action"], ascending=[False, True])
+
+
 def against_triggers(dialogues: Iterable[Dialogue], lines: Lines, bootstrap: int = 2000) -> "pd.DataFrame":
     """How the references fit the logged triggers: columns metric, value, low, high (95%, bootstrap over dialogues).
 
