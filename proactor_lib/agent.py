@@ -95,7 +95,7 @@ def reference_output(references: Sequence[ReferenceAction], turn: int) -> tuple[
     return tuple(
         PredictedAction(
             name=r.name,
-            params=r.values() if turn >= r.window.ready else r.values(known_by=turn),
+            params=r.values(known_by=turn),
             status="ready" if turn >= r.window.ready else "candidate",
         )
         for r in references

@@ -40,7 +40,8 @@ def resolve(name: str) -> str:
         return name
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
-        raise BadInput(f"model {name!r}: no config.json there; accepted: {EMBEDDED!r}, {TINY!r}, a model folder, a hub id")
+        accepted = f"{EMBEDDED!r}, {TINY!r}, a model folder, a hub id"
+        raise BadInput(f"model {name!r}: no config.json there; accepted: {accepted}")
     return str(folder)
 
 
@@ -74,7 +75,7 @@ def load_base(path: str, quantization: str, **kwargs):
 
 
 def matched_export(path: str, quantization: str) -> str:
-    """A folder with exactly the trainer's weights, dequantised to bfloat16, for the servers; made once, in the cache."""
+    """A folder with exactly the trainer's weights, dequantised to bfloat16, for the servers; made once."""
     if quantization == "none":
         return path
     label = f"{Path(path).name}-{_fingerprint(path)}-{quantization}-matched"
@@ -97,7 +98,7 @@ def _fingerprint(path: str) -> str:
 
 
 def _once(label: str, make) -> Path:
-    """The cached folder `label`; made aside and renamed, so that a killed or a second process never sees half of one."""
+    """The cached folder `label`; made aside and renamed: a killed or a second process never sees half of one."""
     folder = cache_dir() / label
     if (folder / "config.json").is_file():
         return folder

@@ -1,1 +1,1 @@
-"""ART-F: serving, rollouts, packing and training of the policy [paper: request-adaptive inference, asynchronous GRPO]."""
+"""ART-F: serving, rollouts, packing, training [paper: request-adaptive inference, asynchronous GRPO]."""

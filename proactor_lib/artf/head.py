@@ -1,8 +1,8 @@
-"""Log-probabilities of trained tokens under a frozen language-model head, at the cost of one pass over the vocabulary.
+"""Log-probabilities of trained tokens under a frozen language-model head, in one pass over the vocabulary [ours].
 
-TRL's fused head scores every position on a CPU and recomputes the logits in its backward. Here only trained positions are
-scored, and since the head is frozen, its gradient d log p(y) / d h = W[y] - sum_v p_v W[v] is taken in the same pass: the
-backward is one multiplication [ours].
+TRL's fused head scores every position on a CPU and recomputes the logits in its backward. Here only trained positions
+are scored, and since the head is frozen, its gradient d log p(y) / d h = W[y] - sum_v p_v W[v] is taken in the same
+pass: the backward is one multiplication.
 """
 
 import types

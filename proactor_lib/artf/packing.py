@@ -19,7 +19,7 @@ BLOCK_TOKENS = 512  # branches are grouped into blocks of at least this many tok
 
 
 class DialogueRow(TreeRow):
-    """One row: TRL's trie, laid out trunk first. `add` samples in turn order; `pack` returns what TRL's collator pads."""
+    """One row: TRL's trie, laid out trunk first. `add` samples in turn order, then `pack`."""
 
     def pack(self) -> dict[str, torch.Tensor]:
         """The row as tensors, keys as TRL's `TreeRow.pack` (N tokens, M loss terms), three of them with our meaning.
@@ -94,7 +94,7 @@ class DialogueRow(TreeRow):
         return end
 
     def _loss_terms(self, packed: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Next-token labels (N) and the M loss terms: predecessor's position, old log-probability, advantage, sample."""
+        """Next-token labels (N); of M loss terms: predecessor's position, old log-probability, advantage, sample."""
         labels = torch.full((len(self.tokens),), -100)
         index, old, advantages, segment = [], [], [], []
         for i, (sample, nodes) in enumerate(zip(self.samples, self.sample_nodes, strict=True)):

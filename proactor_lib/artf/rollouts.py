@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from proactor_lib.rewards import Group, Reward, Score
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 20  # rounds of visits that a step makes before it gives up on finding any variance
+ATTEMPTS = 3  # rounds of visits that a step makes to find a group with variance
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class StepBatch:
     step: int
     version: int  # the policy that sampled it
     groups: list[ScoredGroup]
-    samples: list[dict] = field(default_factory=list)  # what TRL's rows are made of, in turn order
-    seconds: float = 0.0  # from admission to the last score
+    samples: list[dict]  # of the groups with variance (of all, if none has any), in turn order: TRL's rows take them
+    seconds: float  # from admission to the last score
 
 
 def advantages(scores: list[Score]) -> list[float | None]:
@@ -204,10 +204,10 @@ class RolloutWorker:
                 if any(g.trainable for g in groups):
                     break
             else:
-                raise RuntimeError(f"step {step}: none of {len(groups)} groups has any variance: nothing to learn from")
-            batch = StepBatch(step, version, groups, seconds=time.monotonic() - began)
-            batch.samples = [s for n, g in enumerate(groups) if g.trainable for s in self._samples(g, n)]
-            return batch
+                log.warning("step %d: none of %d groups has any variance; it carries no gradient", step, len(groups))
+            kept = [g for g in groups if g.trainable] or groups
+            samples = [s for n, g in enumerate(kept) for s in self._samples(g, n)]
+            return StepBatch(step, version, groups, samples, seconds=time.monotonic() - began)
 
     async def _visit(self, visit: Visit, version: int, step: int) -> list[ScoredGroup]:
         model, trunk = self._model_name(version), self._trunk(visit)
@@ -226,9 +226,9 @@ class RolloutWorker:
         """The group's outputs as TRL's rows take them: arrays over the whole prompt and output."""
         prompt = self._trunk(group.visit).prompt(group.turn)
         return [
-            _sample(prompt, output, advantage, number) | {"dialogue": group.visit.session}
+            _sample(prompt, output, advantage or 0.0, number) | {"dialogue": group.visit.session}
             for output, advantage in zip(group.outputs, group.advantages, strict=True)
-            if advantage is not None
+            if advantage is not None or not group.trainable
         ]
 
 

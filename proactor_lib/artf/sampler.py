@@ -61,6 +61,7 @@ class Sampler:
                 self.counters["retries"] += 1
                 log.warning("request of %s failed (%s), attempt %d", session, error or type(error).__name__, attempt)
                 await asyncio.sleep(min(0.25 * 2**attempt, 10.0))
+        raise AssertionError("unreachable")
 
     async def close(self) -> None:
         """Let go of the connections."""

@@ -1,4 +1,4 @@
-"""Supervised warm start: the references' outputs of all turns of a dialogue, in the same rows that GRPO trains on [ours].
+"""Supervised warm start: the references' outputs of all turns of a dialogue, in the rows that GRPO trains on [ours].
 
 TRL's SFTTrainer would forward the dialogue once a turn; a dialogue row forwards it once.
 """
@@ -88,7 +88,7 @@ def row_log_probs(model, row: dict[str, torch.Tensor]) -> torch.Tensor:
 
 def fine_tune(params: Params, path: str, visits: Visits, trunk: Callable[[Visit], Trunk], tokenizer, out: Path,
               on_step: Callable[[int, float], None]) -> None:  # fmt: skip
-    """Train `params.sft_steps` steps with AdamW, learning rate warmed up and falling linearly; the adapter goes to `out`.
+    """Train `params.sft_steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
 
     `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it.
     """

@@ -1,4 +1,4 @@
-"""Prompts as tokens: one trunk a dialogue, of which every turn's prompt is a prefix, then the cue that opens an answer."""
+"""Prompts as tokens: one trunk a dialogue, every turn's prompt a prefix of it, then the cue that opens an answer."""
 
 from dataclasses import dataclass
 

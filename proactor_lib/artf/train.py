@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from proactor_lib import models, progress
@@ -69,9 +69,14 @@ class Job:
     @cached_property
     def trunk(self) -> Callable[[Visit], Trunk]:
         """A visit's prompts as tokens; the same dialogue is tokenised once."""
-        catalog = self.run.catalog
-        by_dialogue = lru_cache(512)(lambda dialogue: trunk(self.tokenizer, dialogue, catalog))
-        return lambda visit: by_dialogue(visit.dialogue)
+        made: dict[str, Trunk] = {}
+
+        def of(visit: Visit) -> Trunk:
+            if visit.dialogue.id not in made:
+                made[visit.dialogue.id] = trunk(self.tokenizer, visit.dialogue, self.run.catalog)
+            return made[visit.dialogue.id]
+
+        return of
 
     def visits(self, turns_per_dialogue: int) -> Visits:
         """The training split's visits, `turns_per_dialogue` turns each (0: all)."""
@@ -81,7 +86,7 @@ class Job:
 
 
 def train(run: Run) -> None:
-    """Bring the run's training to its end; what an earlier call finished stays. Everything started here is ended here."""
+    """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here."""
     job = Job(run)
     if job.adapter.exists():
         log.info("%s is there already", job.adapter)

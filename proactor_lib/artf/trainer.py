@@ -1,10 +1,9 @@
-"""TRL's async GRPO trainer with what it lacks here: whole-step batches, dialogue rows, any policy sync, safe checkpoints.
+"""TRL's async GRPO trainer with what it lacks: whole-step batches, dialogue rows, any policy sync, safe checkpoints.
 
-Kept of TRL: the model's set-up, the clipped loss and its statistics, the optimiser loop. Replaced: the dataloader (a step
-is emitted when its last group arrives, nothing is read ahead), the attention and the head, the sync of weights, and how a
-checkpoint gets its name (written aside, then renamed).
+Kept of TRL: the model's set-up, the clipped loss and its statistics, the optimiser loop. Replaced: the dataloader (a
+step is emitted when its last group arrives, nothing is read ahead), the attention and the head, the sync of weights,
+and how a checkpoint gets its name (written aside, then renamed).
 """
-
 
 import logging
 import os
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
 from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer
 from trl.experimental.async_grpo.async_grpo_trainer import DataCollatorForRollout
 
+from datasets import Dataset
 from proactor_lib.artf import head, packing
 from proactor_lib.artf.policy import PolicySync
 from proactor_lib.artf.rollouts import RolloutWorker, StepBatch
@@ -181,8 +180,10 @@ def _forget_all_but(count: int, folder: str) -> None:
 
 
 def dialogue_rows(samples: list[dict], token_budget: int) -> list[packing.DialogueRow]:
-    """Rows of at most `token_budget` packed tokens. Samples come in turn order, visit by visit; a sample that does not
-    share the row's dialogue opens a new row, and so does one that does not fit. ValueError if one alone does not fit."""
+    """Rows of at most `token_budget` packed tokens. Samples come in turn order, visit by visit.
+
+    A sample of another dialogue opens a new row, and so does one that does not fit. ValueError if one alone does not.
+    """
     rows: list[packing.DialogueRow] = []
     for sample in samples:
         if len(sample["input_ids"]) > token_budget:
@@ -224,8 +225,6 @@ def load_adapter(model, folder: Path) -> None:
     result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     if result.unexpected_keys:
         raise ValueError(f"{folder} holds weights that the model lacks: {result.unexpected_keys[:3]}")
-
-
 
 
 __all__ = ["AsyncGRPOConfig", "DialogueTrainer", "last_checkpoint", "load_adapter", "save_adapter"]
