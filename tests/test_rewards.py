@@ -139,14 +139,20 @@ def test_weights_are_the_users():
         values("rac", group(*OUTPUTS))
     )
     assert values("weighted_metric", group(WAITING), reward_weights={"pt": 1.0}) == [0]
+    halfway = values("adaptive_metric", group(WAITING, progress=0.5), reward_weights={"rac": 1.0})
+    assert halfway == [1]  # what a stage leaves out weighs nothing there
     assert values("custom_ruler", group(WAITING), ruler_weights={"timing": 2.0}) == [0.5]
+
+
+def known_in_time(name, turns, keys):
+    """A reference whose parameters are all known at `ready`."""
+    open_, ready, close = sorted(turns)
+    return reference(name, (open_, ready, close), **{k: (f"{k}{v}", min(t, ready)) for k, (v, t) in keys.items()})
 
 
 references_ = st.lists(
     st.builds(
-        lambda name, turns, keys: reference(
-            name, tuple(sorted(turns)), **{k: (f"{k}{v}", t) for k, (v, t) in keys.items()}
-        ),
+        known_in_time,
         st.sampled_from(["book", "cancel", "pay"]),
         st.lists(st.integers(1, 8), min_size=3, max_size=3),
         st.dictionaries(st.sampled_from("abc"), st.tuples(st.integers(1, 3), st.integers(1, 8)), max_size=3),

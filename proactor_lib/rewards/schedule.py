@@ -18,7 +18,11 @@ def eased(progress: float, schedule: str) -> float:
 
 
 def blend(stages: dict[str, dict[str, float]], at: float) -> dict[str, float]:
-    """The weights at eased progress `at`: explore's at 0, balance's at 0.5, conserve's at 1, straight lines between."""
+    """The weights at eased progress `at`: explore's at 0, balance's at 0.5, conserve's at 1, straight lines between.
+
+    A weight that a stage does not name is 0 there.
+    """
     first, last = ("explore", "balance") if at <= 0.5 else ("balance", "conserve")
     share = (at - STAGES[first]) / 0.5
-    return {k: (1 - share) * stages[first][k] + share * stages[last][k] for k in stages[first]}
+    names = dict.fromkeys(k for weights in stages.values() for k in weights)
+    return {k: (1 - share) * stages[first].get(k, 0.0) + share * stages[last].get(k, 0.0) for k in names}

@@ -24,7 +24,7 @@ def mix(weights: Mapping[str, float], metrics: Mapping[str, float]) -> float:
     `due` is the share of the open references that can be executed now, and PT counts triggers of those only: a perfect
     output has PT = RAR = due. Where nothing is due both terms are left out of both sums: before `ready` a candidate
     loses nothing for not being ready, and an early trigger gains nothing by it. So a perfect output scores 1 at every
-    turn, and silence scores 0 where a reference is open.
+    turn, and silence scores 0 where a reference is open. (Less than 1 where a parameter is not known before `ready`.)
     """
     w = {term: weights.get(term, 0.0) for term in ("rac", "pt", "rar", "ftr")}
     earned, possible, due = w["rac"] * metrics["rac"], w["rac"], metrics["due"]

@@ -1,0 +1,310 @@
+"""The reward lab: fixed policies by hand and on corpora, groups by hand, the command, the notebook."""
+
+import importlib.util
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from proactor_lib import datasets, notebook
+from proactor_lib.annotate import evidence
+from proactor_lib.cli import app
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_json, write_jsonl
+from proactor_lib.params import Params, load_params
+from proactor_lib.policies import POLICIES, STATUS_POLICIES
+from proactor_lib.reward_lab import ablation, probe, samples, scoring
+from proactor_lib.rewards import REWARDS, make_reward
+from proactor_lib.run import Run, annotate_run, prepare_data
+from typer.testing import CliRunner
+
+from misbehaving import Misbehaving
+from reward_cases import BOOK, CATALOG, DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, scores
+from test_ruler import good, said
+
+SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_reward_ablation.ipynb"
+CASES = [(DIALOGUE, (BOOK,))]
+KNOWN = {"city": "Oslo"}
+FULL = {"city": "Oslo", "day": "friday"}
+
+
+def outputs(policy):
+    """Turn -> (status, params) of the actions named `book`, in short; the other actions by name."""
+    predictions = (POLICIES | STATUS_POLICIES)[policy](DIALOGUE, (BOOK,), CATALOG, 0)
+    assert [p.turn for p in predictions] == list(range(1, 9))
+    return {p.turn: [(a.name, a.status, a.params) for a in p.actions] for p in predictions}
+
+
+def test_what_the_fixed_policies_say():
+    candidate, ready = [("book", "candidate", KNOWN)], [("book", "ready", FULL)]
+    assert outputs("oracle") == {1: [], 2: candidate, 3: candidate, 4: ready, 5: ready, 6: ready, 7: [], 8: []}
+    assert outputs("oracle_late") == {1: [], 2: [], 3: candidate, 4: candidate, 5: ready, 6: ready, 7: ready, 8: []}
+    assert outputs("oracle_early") == {1: candidate, 2: candidate, 3: ready, 4: ready, 5: ready, 6: [], 7: [], 8: []}
+    assert outputs("silent") == dict.fromkeys(range(1, 9), [])
+    everything = outputs("everything_ready")
+    assert everything[1] == [("book", "ready", {}), ("cancel", "ready", {}), ("pay", "ready", {})]
+    assert (everything[3][0], everything[5][0]) == (("book", "ready", KNOWN), ("book", "ready", FULL))
+    assert outputs("first_action") == {t: actions[:1] for t, actions in everything.items()}
+    assert outputs("wrong_parameter")[4] == [("book", "ready", {"city": "not Oslo", "day": "friday"})]
+    assert outputs("never_ready")[5] == [("book", "candidate", FULL)]
+    assert outputs("always_ready")[2] == [("book", "ready", KNOWN)]
+    assert outputs("random") == outputs("random")
+    other = POLICIES["random"](DIALOGUE, (BOOK,), CATALOG, 1)
+    assert [p.actions for p in other] != [p.actions for p in POLICIES["random"](DIALOGUE, (BOOK,), CATALOG, 0)]
+
+
+def test_the_probe_by_hand():
+    table = probe.table(CASES, CATALOG, load_params(None, {"bootstrap": 50}))
+    wide = probe.means(table)
+    late = [1, 0, 1, 5 / 6, 1, 1, 0, 1]  # turn 4: one of two known parameters; turn 7: outside
+    assert wide.loc["rac", "oracle_late"] == pytest.approx(sum(late) / 8)
+    late[3] = 0.4 * 5 / 6 / 0.8  # due, but not triggered
+    assert wide.loc["weighted_metric", "oracle_late"] == pytest.approx(sum(late) / 8)
+    assert wide.loc["rac", "silent"] == wide.loc["adaptive_ruler", "silent"] == 3 / 8
+    # of three actions one is right. Before ready: .4 * 5/18 - .2 * 2/3 < 0; then .4/3 + .3/3 + .1 - .2 * 2/3 of .8
+    assert wide.loc["weighted_metric", "everything_ready"] == pytest.approx(3 * 0.25 / 8)
+    assert wide.loc["max_rac", "everything_ready"] == pytest.approx((2 * 5 / 6 + 3) / 8)
+    assert wide.loc["opportunity_timing", "oracle_late"] == pytest.approx(2 / 3)  # triggered at 5 of ready 4, close 6
+    status = probe.means(table, policies=STATUS_POLICIES)
+    assert status.loc["rac", "never_ready"] == 1 and status.loc["weighted_metric", "never_ready"] == (5 + 3 * 0.5) / 8
+    assert status.loc["adaptive_metric", "always_ready"] == pytest.approx((6 + 2 * 5 / 6) / 8)
+    stages = probe.stages(table)
+    assert stages.loc[("adaptive_metric", "explore"), "never_ready"] == pytest.approx((5 + 3 * 0.25 / 0.85) / 8)
+    assert stages.loc[("adaptive_metric", "conserve"), "never_ready"] == pytest.approx((5 + 3 * 0.5 / 0.7) / 8)
+    # one dialogue: every resample is the same
+    assert (table.low == table.value).all() and (table.high == table.value).all()
+
+
+def test_margins_are_paired():
+    cases = [(DIALOGUE.model_copy(update={"id": f"d{i}"}), (BOOK,) * (i % 2)) for i in range(4)]
+    margins = probe.margins(cases, CATALOG, load_params(None, {"reward": "rac"}))
+    assert margins["triggering"] == {"value": 0, "low": 0, "high": 0}  # rac does not see a trigger
+    assert margins["punctual"]["value"] == pytest.approx(
+        (8 - 5 - 5 / 6) / 8
+    )  # dialogues without references are left out
+    with pytest.raises(BadInput, match="none of the 1 dialogues has a reference"):
+        probe.margins(cases[:1], CATALOG, load_params())
+
+
+def test_references_whose_ready_is_close_stand_apart():
+    tight = BOOK.model_copy(update={"id": "tight", "window": BOOK.window.model_copy(update={"close": 4})})
+    table = probe.table(
+        [(DIALOGUE, (BOOK,)), (DIALOGUE.model_copy(update={"id": "e"}), (tight,))], CATALOG, load_params()
+    )
+    assert probe.means(table, "ready_at_close").loc["opportunity_timing", "oracle_late"] == 0
+    assert probe.means(table, "ready_before_close").loc["opportunity_timing", "oracle_late"] == pytest.approx(2 / 3)
+    assert probe.means(table, "all").loc["opportunity_timing", "oracle_late"] == pytest.approx(1 / 3)
+    only = probe.table(CASES, CATALOG, load_params())
+    assert "ready_at_close" not in set(only.part)
+
+
+@pytest.mark.parametrize("dataset, split, limit", [("homeloan", "train", 25), ("sgd", "train", 40), ("sgd", "dev", 40)])
+def test_the_order_is_right_for_every_reward_that_claims_to_reward_timing(dataset, split, limit):
+    corpus = datasets.load(dataset, SGD if dataset == "sgd" else None, split, limit)
+    cases = scoring.cases(corpus.dialogues, [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues])
+    table = probe.table(cases, corpus.catalog, load_params(None, {"bootstrap": 100}))
+    checks = [probe.order(table, part) for part in probe.PARTS] + [probe.order(table, stage=s) for s in probe.STAGES]
+    for order in checks:
+        assert order[order.timed].right.all(), order
+    wide = probe.means(table, policies=probe.ALL_POLICIES).loc[list(REWARDS)]
+    assert (wide.oracle > 0.98).all() and (wide[list(POLICIES)].idxmax(axis=1) == "oracle").all()
+    assert wide.loc["rac", "never_ready"] > wide.loc["rac", "oracle"] - 1e-9  # the finding: RAC asks for no trigger
+    asking = ["custom_ruler", "weighted_metric", "adaptive_metric"]
+    assert (wide.loc[asking, ["never_ready", "always_ready"]].max(axis=1) < wide.loc[asking, "oracle"] - 0.03).all()
+
+
+def test_spread_and_agreement_by_hand():
+    up = scoring.Scored(np.array([[0.0, 1.0], [0.5, 0.5]]), {}, 1.0)
+    down = scoring.Scored(np.array([[1.0, 0.0], [0.0, 1.0]]), {}, 1.0)
+    gaps = scoring.Scored(np.array([[0.0, 1.0], [np.nan, np.nan]]), {}, 1.0)
+    np.testing.assert_allclose(samples.advantages(up.values), [[-1, 1], [0, 0]])
+    np.testing.assert_allclose(samples.advantages(gaps.values), [[-1, 1], [np.nan, np.nan]])
+    spread = samples.spread({"up": up, "down": down, "gaps": gaps}).set_index("reward")
+    assert spread.loc["up", ["mean", "groups_with_spread", "deviation", "ms_per_group"]].tolist() == [
+        0.5,
+        0.5,
+        0.25,
+        500,
+    ]
+    assert spread.missing.tolist() == [0, 0, 0.5] and spread.loc["gaps", "mean"] == 0.5
+    agreement = samples.agreement({"up": up, "down": down, "flat": scoring.Scored(np.ones((2, 2)), {}, 1.0)})
+    # up: (-1, 1, 0, 0); down: (1, -1, -1, 1): -2 / (sqrt 2 * 2)
+    assert agreement.loc["up", "down"] == pytest.approx(-1 / np.sqrt(2)) and agreement.loc["up", "up"] == pytest.approx(
+        1
+    )
+    assert agreement.loc["flat"].isna().all()
+
+
+def test_the_rubric_judge_costs_nothing_and_does_not_waver():
+    groups = [group(RIGHT, WAITING, SILENCE, GARBAGE, progress=1), group(RIGHT, WRONG, SILENCE, WAITING, turn=5)]
+    found = samples.examine(groups, load_params())
+    told = json.loads(json.dumps(found.summary(), allow_nan=False))
+    assert "stand-in" in told["judge"] and list(told["spread"]) == list(REWARDS)
+    assert set(told["judge_cost_per_1000_groups"]) == {"general_ruler", "custom_ruler", "adaptive_ruler"}
+    assert told["judge_cost_per_1000_groups"]["custom_ruler"]["calls"] == 0
+    assert told["judge_noise"]["custom_ruler"]["noise"] == pytest.approx(0)
+    assert told["judge_noise"]["custom_ruler"]["agreement"] == pytest.approx(1)
+    assert told["agreement"]["rac"]["rac"] == pytest.approx(1) and 0 < found.of("rac")["deviation"] < 1
+
+
+def test_a_judge_that_contradicts_itself(tmp_path):
+    """Asked again it says the reverse: deviation |0.9 - 0.1| / 2 for each of the two outputs, agreement -1."""
+
+    def wavering(request, n):
+        reverse = len(server.requests) > 1
+        return said([i | {"score": 1 - i["score"] if reverse else i["score"]} for i in good(request)])
+
+    with Misbehaving(wavering) as server:
+        params = load_params(None, {"reward": "general_ruler", "judge": "j", "judge_url": server.url})
+        params = scoring.with_cache(params, tmp_path)
+        noise = samples.judge_noise(params, [group(RIGHT, SILENCE)], repeats=2)
+    assert noise == {"noise": pytest.approx(0.4), "spread": pytest.approx(0.4), "agreement": pytest.approx(-1)}
+    assert len(server.requests) == 2
+
+
+def test_what_a_judge_costs_per_1000_groups():
+    with Misbehaving(lambda r, n: said(good(r))) as server:
+        settings = {"reward": "general_ruler", "judge": "j", "judge_url": server.url, "judge_prices": (1e6, 0)}
+        scored = scoring.score(load_params(None, settings), [group(RIGHT, WRONG), group(SILENCE, RIGHT, turn=5)])
+    cost = samples.judge_cost(scored)
+    assert cost["calls"] == 1000 and cost["cost"] == pytest.approx(cost["prompt_tokens"]) and cost["seconds"] > 0
+
+
+def test_metric_rewards_are_cheap():
+    """A step of 2 dialogues of 50 turns, K = 8: under 55 ms, which is 1% of the fastest step measured (5.5 s)."""
+    text = (RIGHT, WAITING, WRONG, SILENCE, RIGHT + "\nready: pay", "candidate: pay", GARBAGE, "ready: cancel")
+    for name in ("rac", "max_rac", "weighted_metric", "adaptive_metric"):
+        reward = make_reward(load_params(None, {"reward": name}))
+        fastest = min(_seconds(reward, [group(*text) for _ in range(100)]) for _ in range(5))
+        assert fastest < 0.055
+
+
+def _seconds(reward, groups):
+    start = time.perf_counter()
+    scores(reward, *groups)
+    return time.perf_counter() - start
+
+
+def test_samples_of_a_training(tmp_path):
+    run = Run.open(
+        load_params(None, {"train_dialogues": 2, "dev_dialogues": 1, "test_dialogues": 1, "max_steps": 10}), tmp_path
+    )
+    prepare_data(run)
+    annotate_run(run)
+    ids = [d.id for d in run.dialogues("train")]
+    line = {
+        "step": 5,
+        "dialogue_id": ids[0],
+        "turn": 3,
+        "texts": ["none", "ready: x"],
+        "rewards": [1, 0],
+        "components": [{}, {}],
+    }
+    path = run.training / "samples.jsonl"
+    write_jsonl(path, [line | {"step": s, "turn": 1 + s} for s in range(10)])
+    groups = scoring.run_groups(run, 4)
+    assert [g.progress for g in groups] == [0, 0.3, 0.6, 0.9] and [g.turn for g in groups] == [1, 4, 7, 10]
+    assert groups[0].texts == ("none", "ready: x") and groups[0].references
+    found = CliRunner().invoke(app, ["rewards", "samples", "--run", str(tmp_path), "--limit", "4", "--json"])
+    assert list(json.loads(found.stdout)["spread"]) == list(REWARDS) and "stand-in" in found.stderr
+    write_jsonl(path, [line | {"dialogue_id": "gone"}])
+    with pytest.raises(BadInput, match="dialogue 'gone', turn 3"):
+        scoring.run_groups(run, 4)
+    path.unlink()
+    with pytest.raises(BadInput, match="cannot read .*samples.jsonl"):
+        scoring.run_groups(run, 4)
+
+
+def cells(**differences):
+    """A sweep's table: custom_ruler - rac in opportunity timing, by seed; rar the same for all."""
+    rows = []
+    for seed, difference in enumerate(differences["timing"]):
+        for reward in ("rac", "custom_ruler"):
+            timing = 0.5 + difference * (reward == "custom_ruler")
+            rows.append(("done", reward, seed, timing, 0.3))
+    rows.append(("failed", "rac", 0, 9.0, 9.0))
+    columns = ["state", "reward", "seed", "held_out.trained.opportunity_timing", "held_out.trained.rar"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.parametrize(
+    "timing, low, high, verdict",  # t(0.975, 2) = 4.3027
+    [
+        ([0.1, 0.2, 0.3], 0.2 - 4.3027 * 0.1 / 3**0.5, 0.2 + 4.3027 * 0.1 / 3**0.5, "cannot be told"),
+        ([0.19, 0.2, 0.21], 0.2 - 4.3027 * 0.01 / 3**0.5, 0.2 + 4.3027 * 0.01 / 3**0.5, "as in the paper"),
+        ([-0.19, -0.2, -0.21], -0.2 - 4.3027 * 0.01 / 3**0.5, -0.2 + 4.3027 * 0.01 / 3**0.5, "against the paper"),
+        ([0.2], np.nan, np.nan, "cannot be told"),
+    ],
+)
+def test_the_papers_questions(timing, low, high, verdict):
+    found = ablation.answers(cells(timing=timing))
+    row = found[(found.a == "custom_ruler") & (found.b == "rac") & (found.metric == "opportunity_timing")].iloc[0]
+    assert (row.seeds, row.difference, row.verdict) == (len(timing), pytest.approx(np.mean(timing)), verdict)
+    assert [row.low, row.high] == pytest.approx([low, high], abs=1e-4, nan_ok=True)
+    same = found[(found.a == "rac") & (found.metric == "rar")].iloc[0]
+    assert (same.difference, same.verdict) == (0, "cannot be told")
+    assert (found[found.a == "adaptive_ruler"].verdict == "not measured").all()
+
+
+def test_no_ablation_yet(tmp_path):
+    assert "proactor sweep run params/sweeps/rewards.yaml" in ablation.answers_of(tmp_path)
+
+
+def test_the_command(tmp_path):
+    arguments = ["rewards", "probe", "--dataset", "sgd", "--data-dir", str(SGD), "--limit", "15"]
+    found = CliRunner().invoke(app, [*arguments, "--json"])
+    told = json.loads(found.stdout)
+    assert list(told["rewards"]) == list(told["tau"]) == list(REWARDS)
+    assert all(list(by_policy) == list(POLICIES) for by_policy in told["rewards"].values())
+    assert "stand-in" in told["judge"] and "stand-in" in found.stderr
+    assert set(told["apart"]) <= {"ready_before_close", "ready_at_close"} and told["dialogues"] == 15
+    shown = CliRunner().invoke(app, [*arguments, "--set", "reward_weights={rac: 1.0}"])
+    assert shown.exit_code == 0 and "weighted_metric" not in shown.stderr  # still right: RAC alone holds the order here
+    assert CliRunner().invoke(app, ["rewards", "list"]).stdout.count("[paper") == 7
+    wrong = CliRunner().invoke(app, ["rewards", "probe", "--set", "reward_wieghts={}"])
+    assert isinstance(wrong.exception, BadInput) and "did you mean 'reward_weights'?" in str(wrong.exception)
+
+
+def test_the_notebook_runs_by_hand_and_with_a_trainings_samples(tmp_path, monkeypatch):
+    """As JupyterLab runs it: in its own folder, with its default parameters file."""
+    monkeypatch.chdir(NOTEBOOK.parent)
+    few = {"train_dialogues": 3, "dev_dialogues": 1, "test_dialogues": 1, "bootstrap": 100}
+    out = tmp_path / "run"
+    first = datasets.load("homeloan", None, "train", 1).dialogues[0]
+    line = {"dialogue_id": first.id, "texts": ["none", "candidate: nothing", "ready"]}
+    write_jsonl(out / "training" / "samples.jsonl", [line | {"step": t, "turn": t} for t in (1, 2)])
+    done = notebook.execute(NOTEBOOK, out / "02.ipynb", {"out": str(out), "overrides": few})
+    assert done.state == "done", done.problem
+    told = json.loads((out / "rewards" / "summary.json").read_text())
+    assert told["margin"]["punctual"]["value"] > 0 and told["groups"]["groups_with_spread"] == 1
+    assert list(json.loads((out / "rewards" / "probe.json").read_text())["rewards"]) == list(REWARDS)
+    probe_table = pd.read_parquet(out / "rewards" / "probe.parquet")
+    assert {"opportunity_timing", *REWARDS} <= set(probe_table.reward)
+    assert told["groups"]["of"] == "the training's own samples" and told["groups"]["count"] == 2
+    assert (out / "02.ipynb").read_text().count("image/png") >= 9
+    assert read_json(out / "params.json", Params).train_dialogues == 3
+
+
+def test_the_notebooks_example_of_a_new_reward_is_true(tmp_path, monkeypatch):
+    markdown = "".join(
+        "".join(c["source"]) for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "markdown"
+    )
+    (code,) = re.findall(r"```python\n(.*?)```", markdown, re.DOTALL)
+    (tmp_path / "triggered.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("triggered", tmp_path / "triggered.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setitem(REWARDS, "triggered", module.Triggered)
+    params = load_params(None, {"reward": "triggered"})
+    (found,) = scores(make_reward(params), group(RIGHT, WAITING, SILENCE))
+    assert [s.value for s in found] == [1, 0, 0]
+    assert "triggered" in set(probe.table(CASES, CATALOG, params).reward)
+
+
+def test_notebook_outputs_are_stripped():
+    stored = json.loads(NOTEBOOK.read_text())
+    assert not any(c.get("outputs") or c.get("execution_count") for c in stored["cells"])
