@@ -220,14 +220,13 @@ def test_samples_of_a_training(tmp_path):
 
 
 def cells(**differences):
-    """A sweep's table: custom_ruler - rac in opportunity timing, by seed; rar the same for all."""
+    """A sweep's table: a reward's opportunity timing above that of rac, by seed; rar the same for all."""
     rows = []
     for seed, difference in enumerate(differences["timing"]):
-        for reward in ("rac", "custom_ruler"):
-            timing = 0.5 + difference * (reward == "custom_ruler")
-            rows.append(("done", reward, seed, timing, 0.3))
-    rows.append(("failed", "rac", 0, 9.0, 9.0))
-    columns = ["state", "reward", "seed", "held_out.trained.opportunity_timing", "held_out.trained.rar"]
+        for reward, base in (("rac", "rac"), ("custom_ruler", "rac"), ("adaptive_ruler", "adaptive_metric")):
+            rows.append(("done", reward, base, seed, 0.5 + difference * (reward != "rac"), 0.3))
+    rows.append(("failed", "rac", "rac", 0, 9.0, 9.0))
+    columns = ["state", "reward", "ruler_base", "seed", "held_out.trained.opportunity_timing", "held_out.trained.rar"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -247,7 +246,9 @@ def test_the_papers_questions(timing, low, high, verdict):
     assert [row.low, row.high] == pytest.approx([low, high], abs=1e-4, nan_ok=True)
     same = found[(found.a == "rac") & (found.metric == "rar")].iloc[0]
     assert (same.difference, same.verdict) == (0, "cannot be told")
-    assert (found[found.a == "adaptive_ruler"].verdict == "not measured").all()
+    mixed = found[(found.a == "adaptive_ruler on adaptive_metric") & (found.b == "rac")].iloc[0]
+    assert (mixed.difference, mixed.verdict) == (row.difference, verdict)
+    assert (found[found.a == "adaptive_ruler on rac"].verdict == "not measured").all()
 
 
 def test_no_ablation_yet(tmp_path):

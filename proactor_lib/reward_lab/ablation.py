@@ -24,24 +24,28 @@ CONSERVATIVE, TIMING, BALANCE = (
     "Do proactiveness rubrics move timing?",
     "Do stage-aware mixtures balance the two?",
 )
+MIXTURES = ("adaptive_ruler on rac", "adaptive_ruler on adaptive_metric", "adaptive_metric")
 CONTRASTS = (
     *(Contrast(CONSERVATIVE, a, "custom_ruler", "rar", "lower") for a in ("rac", "max_rac")),
     *(Contrast(CONSERVATIVE, a, "custom_ruler", "missed", "higher") for a in ("rac", "max_rac")),
     *(Contrast(TIMING, "custom_ruler", "rac", m, "higher") for m in ("pt", "opportunity_timing")),
     Contrast(TIMING, "custom_ruler", "general_ruler", "opportunity_timing", "higher"),
-    *(Contrast(BALANCE, a, "rac", "opportunity_timing", "higher") for a in ("adaptive_ruler", "adaptive_metric")),
-    *(Contrast(BALANCE, a, "custom_ruler", "ac", "higher") for a in ("adaptive_ruler", "adaptive_metric")),
+    *(Contrast(BALANCE, a, "rac", "opportunity_timing", "higher") for a in MIXTURES),
+    *(Contrast(BALANCE, a, "custom_ruler", "ac", "higher") for a in MIXTURES),
 )
 
 
 def answers(table: pd.DataFrame, policy: str = "trained", contrasts: Sequence[Contrast] = CONTRASTS) -> pd.DataFrame:
     """A row a contrast: question, a, b, metric, paper, seeds, difference, low, high, verdict.
 
-    `table`: a sweep's, a row a cell, with columns state, reward, seed and `held_out.<policy>.<metric>`. Differences
-    a - b are paired over seeds, with the 95% interval of Student's t. Verdicts: `as in the paper`, `against the paper`,
+    `table`: a sweep's, a row a cell, with columns state, reward, seed, ruler_base (where Adaptive RULER is among the
+    rewards: it counts as `adaptive_ruler on <base>`) and `held_out.<policy>.<metric>`. Differences a - b are paired over seeds, with the 95% interval of Student's t. Verdicts: `as in the paper`, `against the paper`,
     `cannot be told` (the interval holds 0, or fewer than two seeds), `not measured`.
     """
     done = table[table.state == "done"]
+    if "ruler_base" in done:
+        mixed = done.reward == "adaptive_ruler"
+        done = done.assign(reward=done.reward.mask(mixed, done.reward + " on " + done.ruler_base.astype(str)))
     rows = [(*c, *_compared(done, c, f"held_out.{policy}.{c.metric}")) for c in contrasts]
     return pd.DataFrame(rows, columns=[*Contrast._fields, "seeds", "difference", "low", "high", "verdict"])
 
