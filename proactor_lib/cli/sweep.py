@@ -67,8 +67,10 @@ def run(
     watch = view(Store(out), sweep.headline, sweep.metrics)
     progress = runner.run(sweep, cells, out, address, cpus, watch)
     table.collect(out)
-    for record in progress.failed:
+    for record in progress.failed[:5]:
         typer.echo(f"proactor: cell {record['id']} {record['state']}: {record['problem']}", err=True)
+    if len(progress.failed) > 5:
+        typer.echo(f"proactor: {len(progress.failed) - 5} more cells failed: table.csv says how", err=True)
     typer.echo(out)
     raise typer.Exit(1 if progress.failed else 0)
 

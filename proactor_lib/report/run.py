@@ -14,6 +14,7 @@ from proactor_lib.report import figures, glossary, held_out, page, timeline, tra
 from proactor_lib.report.held_out import HeldOut
 from proactor_lib.run import Run
 
+ENDS = ("", "_low", "_high")
 SHARES = ["ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing", "missed", "late", "premature"]
 
 
@@ -22,14 +23,25 @@ def build(folder: Path) -> Path:
     run = Run(read_json(folder / "params.json", Params), folder)
     steps = training.read_steps(run.training / "metrics.jsonl")
     scored = held_out.score(run)
-    record = _record(folder)
+    record = read_record(folder)
     summary = summarise(run, steps, scored, record)
     page.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
     write_json(run.summary, summary)
     return run.report
 
 
-def _record(folder: Path) -> dict:
+def frame(folder: Path) -> pd.DataFrame:
+    """The main table: a row a policy, its metrics with intervals; empty without predictions."""
+    scored = held_out.score(Run(read_json(folder / "params.json", Params), folder))
+    return pd.DataFrame(
+        [
+            {"policy": policy} | {m + end: v for m, vs in metrics.items() for end, v in zip(ENDS, vs, strict=True)}
+            for policy, metrics in (scored.as_json() if scored else {}).items()
+        ]
+    )
+
+
+def read_record(folder: Path) -> dict:
     """What `proactor run` wrote down; where notebooks were run by hand there is only the machine to tell of."""
     path = folder / "run.json"
     if path.exists():

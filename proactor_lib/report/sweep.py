@@ -7,30 +7,35 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib.files import write_json
-from proactor_lib.report import ablation, executed, figures, page, tables
+from proactor_lib.report import ablation, executed, figures, page
 from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import collect, read_definition
+from proactor_lib.sweep.table import collect, read_definition, table
 
 MOST_FIGURES = 6
 PAGE_SHARE = 0.7  # of the page's limit: what pictures of executed notebooks may take together
 
 
 def build(folder: Path) -> Path:
-    """Collect the sweep and write its report.html, summary.json, tables.md and tables.tex; the report's path."""
+    """Collect the sweep and write its report.html and summary.json; the report's path."""
     store = Store(folder)
-    sweep, table = read_definition(store), collect(folder)
-    metrics = ablation.shown_metrics(table, sweep["headline"], sweep["show"])
-    means, pairs = ablation.over_seeds(table, metrics), ablation.paired(table, metrics)
-    said = warnings(sweep, table, pairs)
-    write_json(folder / "summary.json", summarise(sweep, table, means, pairs, said))
-    for name, form in (("tables.md", tables.markdown), ("tables.tex", tables.latex)):
-        (folder / name).write_text(form(means))
+    sweep, found = read_definition(store), collect(folder)
+    metrics = ablation.shown_metrics(found, sweep["headline"], sweep["show"])
+    means, pairs = ablation.over_seeds(found, metrics), ablation.paired(found, metrics)
+    said = warnings(sweep, found, pairs)
+    write_json(folder / "summary.json", summarise(sweep, found, means, pairs, said))
     return page.write(
         folder / "report.html", "sweep.html.j2", title=sweep["name"], sweep=sweep, warnings=said, metrics=metrics,
-        means=means.to_dict("records"), factors=ablation.factors(table), pairs=pairs.to_dict("records"),
-        figures=_figures(table, metrics), cells=_cells(folder, table), same=_same(sweep),
-        differing=table.attrs["parameters"], origin=_origin(store, sweep), digests=_digests(sweep), spent=_spent(table),
+        means=means.to_dict("records"), factors=ablation.factors(found), pairs=pairs.to_dict("records"),
+        figures=_figures(found, metrics), cells=_cells(folder, found), same=_same(sweep),
+        differing=found.attrs["parameters"], origin=_origin(store, sweep), digests=_digests(sweep), spent=_spent(found),
     )  # fmt: skip
+
+
+def frame(folder: Path) -> pd.DataFrame:
+    """The main table: means over seeds with intervals."""
+    store = Store(folder)
+    sweep, found = read_definition(store), table(store)
+    return ablation.over_seeds(found, ablation.shown_metrics(found, sweep["headline"], sweep["show"]))
 
 
 def summarise(sweep: dict, table: pd.DataFrame, means: pd.DataFrame, pairs: pd.DataFrame, said: list[str]) -> dict:

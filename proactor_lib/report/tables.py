@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from proactor_lib.report.page import interval, number, undefined
+from proactor_lib.report.page import interval, number, setting, undefined
 
 _ESCAPED = {
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
@@ -18,8 +18,8 @@ def rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def _cell(record: dict, name: str) -> str:
     value = record[name]
-    if not isinstance(value, float):
-        return str(value)
+    if f"{name}_low" not in record:
+        return setting(value)
     low, high = record.get(f"{name}_low"), record.get(f"{name}_high")
     return number(value) if undefined(low) or undefined(high) else f"{number(value)} [{interval(low, high)}]"
 

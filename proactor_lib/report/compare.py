@@ -1,0 +1,162 @@
+"""Two reports side by side: what differs in what was done, and what differs in what came out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from proactor_lib import metrics
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_json
+from proactor_lib.params import Params
+from proactor_lib.report import ablation, glossary, held_out, page, run, training
+from proactor_lib.run import Run
+from proactor_lib.sweep.store import Store
+from proactor_lib.sweep.table import read_definition, table
+
+PAIR = ["key", "metric", "a", "b", "pairs", "difference", "low", "high", "p_holm", "verdict"]
+
+
+def compare(a: Path, b: Path) -> Path:
+    """Write `comparison.html` into `a`'s folder and return its path. Differences are b - a.
+
+    Raises BadInput when the folders are not two runs or two sweeps.
+    """
+    kinds = [_kind(folder) for folder in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise BadInput(f"{a} is a {kinds[0]} and {b} a {kinds[1]}: two runs can be compared, or two sweeps")
+    content = (_runs if kinds[0] == "run" else _sweeps)(a, b)
+    title = f"{a.resolve().name} and {b.resolve().name}"
+    return page.write(a / "comparison.html", "compare.html.j2", title=title, a=str(a), b=str(b), **content)
+
+
+def _kind(folder: Path) -> str:
+    for kind, file in (("sweep", "sweep.json"), ("run", "params.json")):
+        if (folder / file).exists():
+            return kind
+    raise BadInput(f"{folder} is neither a run's folder (params.json) nor a sweep's (sweep.json)")
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys with another value in b than in a; None where one has none."""
+    return {k: (a.get(k), b.get(k)) for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)}
+
+
+# ---- two runs
+
+
+def _runs(a: Path, b: Path) -> dict[str, Any]:
+    both = [Run(read_json(folder / "params.json", Params), folder) for folder in (a, b)]
+    scored = [held_out.score(r) for r in both]
+    same = _same_dialogues(*both)
+    said = (
+        [] if same else ["The held-out dialogues or their references differ: values stand beside each other, untested."]
+    )
+    origins = [run.read_record(folder)["provenance"] for folder in (a, b)]
+    return {
+        "warnings": said, "parameters": differing(*(r.params.model_dump(mode="json") for r in both)),
+        "origin": differing(*map(_flat, origins)), "rewards": [_reward(r) for r in both],
+        "rows": _held_out_rows(*scored, same, both[0].params) if all(scored) else [], "names": glossary.NAMES,
+    }  # fmt: skip
+
+
+def _same_dialogues(a: Run, b: Run) -> bool:
+    files = ("data/test.jsonl", "references/test.jsonl")
+    return all(_bytes(a.out / f) == _bytes(b.out / f) is not None for f in files)
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _reward(r: Run) -> dict[str, float | None]:
+    steps = training.read_steps(r.training / "metrics.jsonl")
+    return training.reward_gain(steps.reward_mean.to_numpy(float) if len(steps) else np.array([]))
+
+
+def _flat(origin: dict) -> dict[str, Any]:
+    return {k: v for k, v in origin.items() if not isinstance(v, dict)} | origin["versions"] | origin["hardware"]
+
+
+def _held_out_rows(a: held_out.HeldOut, b: held_out.HeldOut, same: bool, params: Params) -> list[dict]:
+    """A row a policy of both runs and a metric; paired over dialogues where these are the same."""
+    policies = [p for p in a.scores if p in b.scores]
+    tested = _paired_policies(a, b, policies, params) if same else {}
+    rows = []
+    for policy in policies:
+        for metric in metrics.METRICS:
+            va, vb = (_value(s.table, policy, metric) for s in (a, b))
+            found = tested.get((policy, metric), {"difference": vb - va, "low": None, "high": None, "verdict": ""})
+            rows.append(
+                {"key": policy, "metric": metric, "a": va, "b": vb, "p_holm": None, "pairs": a.dialogues} | found
+            )
+    return rows
+
+
+def _paired_policies(a, b, policies: list[str], params: Params) -> dict[tuple[str, str], dict]:
+    tables = {f"{side}: {p}": s.scores[p].dialogues for side, s in (("a", a), ("b", b)) for p in policies}
+    pairs = [(f"b: {p}", f"a: {p}") for p in policies]
+    rows = metrics.compare(tables, pairs, bootstrap=params.bootstrap, seed=params.seed).to_dict("records")
+    kept = ("difference", "low", "high", "p_holm", "verdict")
+    return {(r["a"].removeprefix("b: "), r["metric"]): {k: r[k] for k in kept} for r in rows}
+
+
+def _value(found: pd.DataFrame, policy: str, metric: str) -> float:
+    return float(found[(found.method == policy) & (found.metric == metric)].value.iloc[0])
+
+
+# ---- two sweeps
+
+
+def _sweeps(a: Path, b: Path) -> dict[str, Any]:
+    stores = [Store(folder) for folder in (a, b)]
+    sweeps, tables = [read_definition(s) for s in stores], [table(s) for s in stores]
+    keys = list(dict.fromkeys([*tables[0].attrs["parameters"], *tables[1].attrs["parameters"]]))
+    shown = ablation.shown_metrics(tables[0], sweeps[0]["headline"], sweeps[0]["show"])
+    values = [{c["id"]: c["values"] for c in s["cells"]} for s in sweeps]
+    done = [t[t.state == "done"].assign(key=[_key(v[c], keys) for c in t[t.state == "done"].cell])
+            for t, v in zip(tables, values, strict=True)]  # fmt: skip
+    both = done[0].set_index("key").join(done[1].set_index("key"), how="inner", lsuffix=" a", rsuffix=" b")
+    alone = len(done[0]) + len(done[1]) - 2 * len(both)
+    said = (
+        [f"{alone} cells of the two sweeps have no partner with the same parameters; they are left out."]
+        if alone
+        else []
+    )
+    base = [s["cells"][0]["values"] for s in sweeps]
+    return {
+        "warnings": said, "parameters": {k: v for k, v in differing(*base).items() if k not in keys},
+        "origin": differing(*(_flat(s["provenance"]) for s in sweeps)), "rewards": [],
+        "rows": _sweep_rows(both, [m for m in shown if f"{m} b" in both or m in done[1]]), "names": {},
+    }  # fmt: skip
+
+
+def _key(values: dict, keys: list[str]) -> str:
+    return ", ".join(f"{k}={values.get(k)}" for k in keys)
+
+
+def _sweep_rows(both: pd.DataFrame, shown: list[str]) -> list[dict]:
+    """A row a metric: the means over the cells of both, and their paired difference; then a row a cell and metric."""
+    rows = []
+    for metric in shown:
+        a, b = (both[f"{metric} {side}"].astype(float) for side in "ab")
+        known = (b - a).dropna()
+        rows.append(
+            dict(zip(PAIR, ("all", metric, a.mean(), b.mean(), len(known), *_tested(known.to_numpy())), strict=True))
+        )
+    for key, row in both.iterrows():
+        for metric in shown:
+            a, b = float(row[f"{metric} a"]), float(row[f"{metric} b"])
+            rows.append(dict(zip(PAIR, (key, metric, a, b, 1, b - a, None, None, None, ""), strict=True)))
+    return rows
+
+
+def _tested(differences: np.ndarray) -> tuple:
+    if len(differences) < 2:
+        return (*([float(differences[0])] if len(differences) else [None]), None, None, None, "untested")
+    low, high = ablation.t_interval(differences)
+    p = ablation.sign_flip(differences)
+    same = not differences.any()
+    verdict = "same" if same else "unclear" if p >= 0.05 else "higher" if differences.mean() > 0 else "lower"
+    return float(differences.mean()), low, high, p, verdict
