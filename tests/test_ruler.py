@@ -245,7 +245,13 @@ def test_the_schema_allows_what_is_asked_for_and_nothing_else():
     from jsonschema import Draft202012Validator
 
     schema = Draft202012Validator(answer_schema(["A", "B"], ["score"]))
-    item = {"label": "A", "reason": "", "score": 0.5}
+    item = {"label": "A", "reason": "right", "score": 0.5}
     assert schema.is_valid({"scores": [item, item | {"label": "B"}]})
-    for wrong in ([item], [item, item | {"label": "C"}], [item, item | {"score": 2}], [item, item | {"score": "0.5"}]):
+    for wrong in (
+        [item],
+        [item, item | {"label": "C"}],
+        [item, item | {"score": 2}],
+        [item, item | {"score": "0.5"}],
+        [item, item | {"reason": "x" * 121}],
+    ):
         assert not schema.is_valid({"scores": wrong})

@@ -39,9 +39,9 @@ def answers(table: pd.DataFrame, policy: str = "trained", contrasts: Sequence[Co
     """A row a contrast: question, a, b, metric, paper, seeds, difference, low, high, verdict.
 
     `table`: a sweep's, a row a cell, with columns state, reward, seed, ruler_base (where Adaptive RULER is among the
-    rewards: it counts as `adaptive_ruler on <base>`) and `held_out.<policy>.<metric>`. Differences a - b are paired over
-    seeds, with the 95% interval of Student's t. Verdicts: `as in the paper`, `against the paper`, `cannot be told` (the
-    interval holds 0, or fewer than two seeds), `not measured`.
+    rewards: it counts as `adaptive_ruler on <base>`) and `held_out.<policy>.<metric>`. Differences a - b are paired
+    over seeds, with the 95% interval of Student's t. Verdicts: `as in the paper`, `against the paper`, `cannot be told`
+    (the interval holds 0, or fewer than two seeds), `not measured`.
     """
     done = table[table.state == "done"]
     if "ruler_base" in done:

@@ -16,6 +16,9 @@ from proactor_lib.endpoint import Endpoint, Failed, Messages, json_form
 from proactor_lib.rewards.base import Group
 from proactor_lib.rewards.judge import Marks
 
+# One short sentence. Hosted models know `pattern` but refuse `maxLength`; xgrammar fails to compile repeats above 128.
+REASON = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,120}$'}
+
 
 @dataclass
 class EndpointJudge:
@@ -89,7 +92,7 @@ def _labels(count: int, seed: str) -> list[str]:
 def answer_schema(labels: Sequence[str], criteria: Sequence[str]) -> dict[str, Any]:
     """The JSON schema of an answer: `{"scores": [{"label", "reason", criterion: mark, ...}, ...]}`, one a label."""
     mark = {"type": "number", "minimum": 0, "maximum": 1}
-    fields = {"label": {"enum": list(labels)}, "reason": {"type": "string"}, **dict.fromkeys(criteria, mark)}
+    fields = {"label": {"enum": list(labels)}, "reason": REASON, **dict.fromkeys(criteria, mark)}
     item = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
     scores = {"type": "array", "items": item, "minItems": len(labels), "maxItems": len(labels)}
     return {
