@@ -8,7 +8,7 @@ from proactor_lib.sweep.store import Store
 
 
 def build(folder: Path | str) -> Path | str:
-    """Write `report.html` and `summary.json` into a run's or a sweep's folder, from its files; the report's path or URL.
+    """Write `report.html` and `summary.json` into a run's or a sweep's folder, from its files; the report's path.
 
     A sweep may lie in an object store. Raises BadInput when the folder is neither.
     """

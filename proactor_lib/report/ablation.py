@@ -90,7 +90,7 @@ def _against_first(table: pd.DataFrame, factor: str, metrics: list[str]):
     first, *rest = table[factor].drop_duplicates()
     base = done[done[factor] == first].set_index("key")
     for value in rest:
-        both = done[done[factor] == value].set_index("key").join(base, rsuffix=" of first", how="inner")
+        both = done[done[factor] == value].merge(base, on="key", suffixes=("", " of first"))
         for metric in metrics:
             differences = (both[metric] - both[f"{metric} of first"]).dropna().to_numpy(float)
             if len(differences):

@@ -117,7 +117,7 @@ def _sweeps(a: Path, b: Path) -> dict[str, Any]:
     values = [{c["id"]: c["values"] for c in s["cells"]} for s in sweeps]
     done = [t[t.state == "done"].assign(key=[_key(v[c], keys) for c in t[t.state == "done"].cell])
             for t, v in zip(tables, values, strict=True)]  # fmt: skip
-    both = done[0].set_index("key").join(done[1].set_index("key"), how="inner", lsuffix=" a", rsuffix=" b")
+    both = done[0].merge(done[1], on="key", suffixes=(" a", " b")).set_index("key")
     alone = len(done[0]) + len(done[1]) - 2 * len(both)
     said = (
         [f"{alone} cells of the two sweeps have no partner with the same parameters; they are left out."]
