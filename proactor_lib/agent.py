@@ -8,20 +8,19 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from proactor_lib.schema import Catalog, Dialogue, PredictedAction, ReferenceAction, Turn
 
 SILENCE = "none"
-_LINE = re.compile(r"(ready|candidate)\s*:\s*([^\s|=]+)\s*((?:\|.*)?)", re.IGNORECASE)
+_LINE = re.compile(r"(\w+)\s*:\s*([^\s|=]+)\s*((?:\|.*)?)")
 
 
 @lru_cache
 def _template(name: str):
-    text = (files("proactor_lib") / "prompts" / name).read_text(encoding="utf-8")
-    return Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(text)
+    loader = PackageLoader("proactor_lib", "prompts")
+    return Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True).get_template(name)
 
 
 def system_text(catalog: Catalog, template: str = "agent.system.j2") -> str:
@@ -78,8 +77,14 @@ def parse(text: str) -> Parsed:
 
 
 def _parse_line(line: str) -> PredictedAction | None:
+    read = read_line(line, ("ready", "candidate"))
+    return read and PredictedAction(status=read[0], name=read[1], params=read[2])
+
+
+def read_line(line: str, words: Sequence[str]) -> tuple[str, str, dict[str, str]] | None:
+    """The word (one of `words`), name and parameters of `word: name | param=value`; None for anything else."""
     match = _LINE.fullmatch(line)
-    if match is None:
+    if match is None or match[1].lower() not in words:
         return None
     params = {}
     for field in match[3].split("|")[1:]:
@@ -87,7 +92,7 @@ def _parse_line(line: str) -> PredictedAction | None:
         if not (key.strip() and equals and value.strip()):
             return None
         params[key.strip()] = value.strip()
-    return PredictedAction(name=match[2], params=params, status=match[1].lower())
+    return match[1].lower(), match[2], params
 
 
 def reference_output(references: Sequence[ReferenceAction], turn: int) -> tuple[PredictedAction, ...]:

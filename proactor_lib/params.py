@@ -131,7 +131,11 @@ class ServingParams(BaseModel):
 class EvaluationParams(BaseModel):
     """Who is compared, and how."""
 
-    policies: tuple[str, ...] = ("base", "sft", "trained")
+    policies: tuple[str, ...] = ("base", "sft", "trained")  # or a fixed, a prompted one, or a key of `adapters`
+    adapters: dict[str, Path] = {}  # further policies: a name and its adapter's folder
+    policy_url: str | None = None  # prompted policies' endpoint, ending in /v1; none: the base model, served here
+    policy_model: str | None = None  # the model's name there
+    reasoning_tokens: Count = 512  # an output's limit where a policy thinks first
     theta: Share = 0.75  # a match in the metrics [SPEC 4]
     bootstrap: Count = 2000  # resamples of dialogues for the 95% intervals
     evaluation_turns: Natural = 0  # evenly spaced turns of each held-out dialogue; 0: all
@@ -154,6 +158,8 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError("annotator 'oracle' needs oracle_model and oracle_url")
         if self.judge != "rubric" and self.judge_url is None:
             raise ValueError(f"judge {self.judge!r} needs judge_url")
+        if (self.policy_url is None) != (self.policy_model is None):
+            raise ValueError("policy_url and policy_model need each other")
         return self
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -12,12 +12,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Output:
-    """One sampled output: its text, its tokens (the end token among them), their log-probabilities, cut off or not."""
+    """One sampled output: its text, its tokens (the end token among them), their log-probabilities, cut off or not.
+
+    offsets: where in the text each token begins; top: its likeliest alternatives' log-probabilities, if asked for.
+    """
 
     text: str
     tokens: list[int]
     log_probs: list[float]
     truncated: bool
+    offsets: list[int] = field(default_factory=list)
+    top: list[dict[str, float]] = field(default_factory=list)
 
 
 class Sampler:
@@ -27,14 +32,15 @@ class Sampler:
     request is asked again, up to `attempts` times; counters: requests, retries.
     """
 
-    def __init__(self, url: str, max_tokens: int, temperature: float = 1.0, attempts: int = 8, key: str | None = None):
+    def __init__(self, url: str, max_tokens: int, temperature: float = 1.0, attempts: int = 8, key: str | None = None,
+                 top: int = 0):  # fmt: skip
         self._client = httpx.AsyncClient(
             base_url=url,
             timeout=httpx.Timeout(600.0, connect=10.0),
             limits=httpx.Limits(max_connections=None),
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
-        self._max_tokens, self._temperature, self._attempts = max_tokens, temperature, attempts
+        self._max_tokens, self._temperature, self._attempts, self._top = max_tokens, temperature, attempts, top
         self.counters: Counter = Counter()
 
     async def sample(self, model: str, prompt: list[int], k: int, session: str) -> list[Output]:
@@ -48,7 +54,7 @@ class Sampler:
 
     async def _post(self, model: str, prompt: list[int], k: int, max_tokens: int, session: str) -> dict:
         body = {"model": model, "prompt": prompt, "n": k, "max_tokens": max_tokens, "temperature": self._temperature}
-        body |= {"top_p": 1.0, "logprobs": 0, "return_token_ids": True}
+        body |= {"top_p": 1.0, "logprobs": self._top, "return_token_ids": True}
         for attempt in range(1, self._attempts + 1):
             self.counters["requests"] += 1
             try:
@@ -77,4 +83,5 @@ def _output(choice: dict) -> Output:
     tokens, log_probs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
     if len(tokens) != len(log_probs):
         raise ValueError(f"the server answered {len(tokens)} tokens and {len(log_probs)} log-probabilities")
-    return Output(choice["text"], tokens, log_probs, truncated=choice["finish_reason"] == "length")
+    offsets, top = (choice["logprobs"].get(k) or [] for k in ("text_offset", "top_logprobs"))
+    return Output(choice["text"], tokens, log_probs, choice["finish_reason"] == "length", offsets, top)

@@ -91,7 +91,7 @@ def train(run: Run) -> None:
     if job.adapter.exists():
         log.info("%s is there already", job.adapter)
         return
-    server = start_server(job.params, job.served, job.folder / "server.log", lora=_adapters_served(job.params))
+    server = start_server(job.params, job.served, job.folder / "server.log", lora=adapters_served(job.params))
     try:
         warm_start(job)
         progress.report(run.out, "serve", 0, 1, "waiting for the vLLM server")
@@ -128,7 +128,8 @@ def _on_gpu(params: Params) -> bool:
     return use_cuda(params)
 
 
-def _adapters_served(params: Params) -> bool:
+def adapters_served(params: Params) -> bool:
+    """Whether servers hold policies as adapters; else merged into their weights."""
     return params.policy_sync == "adapter" or (params.policy_sync == "auto" and _on_gpu(params))
 
 
@@ -157,7 +158,7 @@ def reinforce(job: Job, servers: list[Server], url: str) -> None:
     checkpoint = last_checkpoint(job.folder)
     first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     sync: PolicySync = (
-        AdapterSync(servers, p.max_staleness) if _adapters_served(p) else MergedSync(servers, job.served, scratch)
+        AdapterSync(servers, p.max_staleness) if adapters_served(p) else MergedSync(servers, job.served, scratch)
     )
     reward = make_reward(p)
     worker = RolloutWorker(

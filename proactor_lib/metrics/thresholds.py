@@ -1,7 +1,7 @@
 """Readiness thresholds: when to fire, for a price of a false trigger against a missed one [ours: beyond the paper].
 
-An agent says `ready` or `candidate`; a confidence that it is ready makes that a threshold to choose. An output has none
-of its own, so it is taken from what is there:
+An agent says `ready` or `candidate`; a confidence that it is ready makes that a threshold to choose. A policy that we
+serve gives one with each action (evaluate.confidence). For others it is taken from what is there:
 - `persistence`: for how many turns in a row, this one included, the agent has said the action ready, over `horizon`;
 - `agreement`: the share of K sampled outputs of the turn that say it ready with the same normalised parameters.
 At threshold 0 everything fires, candidates included; at 1 only what is certain.
@@ -11,7 +11,7 @@ triggered inside their window.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -67,11 +67,16 @@ def _fired(action: PredictedAction, threshold: float) -> PredictedAction:
     return action.model_copy(update={"status": "ready" if action.confidence >= threshold - 1e-9 else "candidate"})
 
 
-def sweep(inputs: Inputs, thresholds: Iterable[float], theta: float = 0.75) -> dict[float, DialogueTable]:
-    """The dialogue table at each threshold; the predictions must carry confidences."""
+def sweep(
+    inputs: Inputs,
+    thresholds: Iterable[float],
+    theta: float = 0.75,
+    asked: Mapping[str, Collection[int]] | None = None,
+) -> dict[float, DialogueTable]:
+    """The dialogue table at each threshold; the predictions must carry confidences. `asked`: see `scores`."""
     dialogues, references, predictions = inputs
     return {
-        t: evaluate_predictions(dialogues, references, fired_from(predictions, t), theta)
+        t: evaluate_predictions(dialogues, references, fired_from(predictions, t), theta, asked=asked)
         for t in sorted(set(thresholds))
     }
 

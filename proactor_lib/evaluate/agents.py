@@ -1,0 +1,197 @@
+"""Who is evaluated: fixed policies, models behind an endpoint with a prompt, and our own policies by their tokens.
+
+An agent is shown a dialogue's turns and says what it would prepare or trigger at those that are asked.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from proactor_lib import agent, policies
+from proactor_lib.agent import Parsed, parse
+from proactor_lib.endpoint import Answer, Endpoint, Failed
+from proactor_lib.evaluate import graph
+from proactor_lib.evaluate.confidence import with_confidence
+from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, TurnPrediction
+
+if TYPE_CHECKING:
+    from proactor_lib.artf.sampler import Output, Sampler
+    from proactor_lib.artf.tokens import Trunk
+
+Known = Mapping[int, TurnPrediction]
+Say = Callable[[TurnPrediction], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dialogue, and the turns at which it is asked about (increasing)."""
+
+    dialogue: Dialogue
+    references: tuple[ReferenceAction, ...]
+    catalog: Catalog
+    turns: tuple[int, ...]
+
+
+class Unanswered(RuntimeError):
+    """An endpoint or a server that does not answer: no prediction can be made of that."""
+
+
+class Agent(Protocol):
+    """Makes predictions. `at_once`: how many dialogues it follows at the same time."""
+
+    at_once: int
+
+    async def follow(self, case: Case, known: Known, say: Say) -> None:
+        """Pass to `say` a prediction for each asked turn that is not `known`. Raises Unanswered."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class Fixed:
+    """One of proactor_lib.policies."""
+
+    at_once = 1
+
+    def __init__(self, name: str, seed: int):
+        self._policy, self._seed = policies.POLICIES[name], seed
+
+    async def follow(self, case: Case, known: Known, say: Say) -> None:
+        """As Agent; nothing is asked."""
+        for line in self._policy(case.dialogue, case.references, case.catalog, self._seed):
+            if line.turn in case.turns and line.turn not in known:
+                say(line)
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+PROMPTS = {
+    "non_reasoning": "agent.system.j2",
+    "reasoning": "reasoning.system.j2",
+    "reasoning_asg": "reasoning_asg.system.j2",
+}
+
+
+class Prompted:
+    """A model behind an endpoint with one of the PROMPTS: non-reasoning, reasoning, reasoning + ASG [paper]."""
+
+    def __init__(self, name: str, endpoint: Endpoint, max_tokens: int):
+        self._template, self._endpoint, self._max_tokens = PROMPTS[name], endpoint, max_tokens
+        self._carries = name == "reasoning_asg"
+        self.at_once = max(endpoint.concurrency if self._carries else endpoint.concurrency // 4, 1)
+
+    async def follow(self, case: Case, known: Known, say: Say) -> None:
+        """As Agent: turns at the same time, but one after the other where a graph is carried."""
+        if self._carries:
+            await self._carry(case, known, say)
+        else:
+            await asyncio.gather(*(self._turn(case, turn, say) for turn in case.turns if turn not in known))
+
+    async def _turn(self, case: Case, turn: int, say: Say) -> None:
+        answer = await self._ask(case, agent.transcript(case.dialogue, turn))
+        text = spoken(answer)
+        parsed = Parsed((), unreadable=True) if text is None else parse(text)
+        say(_line(case, turn, answer, parsed))
+
+    async def _carry(self, case: Case, known: Known, say: Say) -> None:
+        state: graph.Graph = {}
+        for turn in case.turns:
+            if turn in known:
+                state, _ = graph.updated(state, after_thinking(known[turn].text or "") or "")
+                continue
+            seen = agent.transcript(case.dialogue, turn)
+            answer = await self._ask(case, f"{seen}The graph as it was:\n{graph.render(state)}\n")
+            state, whole = graph.updated(state, after_thinking(getattr(answer, "text", "")) or "")
+            unreadable = not whole or spoken(answer) is None
+            say(_line(case, turn, answer, Parsed(graph.actions(state), unreadable)))
+
+    async def _ask(self, case: Case, seen: str) -> Answer[str] | Failed:
+        system = agent.system_text(case.catalog.subset(case.dialogue.actions), self._template)
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": seen}]
+        answer = await self._endpoint.complete(messages, temperature=0.0, max_tokens=self._max_tokens)
+        if isinstance(answer, Failed) and answer.kind != "rejected":
+            raise Unanswered(f"{self._endpoint.model!r} at {self._endpoint.url} does not answer: {answer.reason}")
+        return answer
+
+    async def close(self) -> None:
+        """Let go of the endpoint's connections."""
+        await self._endpoint.__aexit__()
+
+
+def spoken(answer: Answer[str] | Failed) -> str | None:
+    """What was said after the thinking; None where nothing was (cut off, or a request that was rejected)."""
+    return None if isinstance(answer, Failed) or answer.cut else after_thinking(answer.text)
+
+
+def after_thinking(text: str) -> str | None:
+    """The text behind the last </think>; None where the thinking has no end."""
+    _, end, rest = text.rpartition("</think>")
+    return rest if end or "<think>" not in text else None
+
+
+def _line(case: Case, turn: int, answer: Answer[str] | Failed, parsed: Parsed) -> TurnPrediction:
+    """A request that was rejected (a prompt beyond the context) is an unreadable output without a text."""
+    said = {"dialogue_id": case.dialogue.id, "turn": turn, "actions": parsed.actions, "unreadable": parsed.unreadable}
+    if isinstance(answer, Failed):
+        return TurnPrediction(**said)
+    if answer.cached:
+        return TurnPrediction(**said, text=answer.text)
+    return TurnPrediction(**said, text=answer.text, prompt_tokens=answer.prompt_tokens,
+                          output_tokens=answer.output_tokens, latency_s=round(answer.latency_s, 4))  # fmt: skip
+
+
+class Served:
+    """A policy of ours on a vLLM server, asked exactly as in training, but greedily."""
+
+    def __init__(self, model: str, sampler: "Sampler", trunk: Callable[[Case], "Trunk"], longest: int, at_once: int):
+        """`model`: its name on the server; `longest`: tokens of a prompt at most."""
+        self._model, self._sampler, self._trunk = model, sampler, trunk
+        self._longest, self.at_once = longest, at_once
+
+    async def follow(self, case: Case, known: Known, say: Say) -> None:
+        """As Agent: the longest prompt warms the server's cache, then all turns at once."""
+        trunk = self._trunk(case)
+        left = {turn: trunk.prompt(turn) for turn in case.turns if turn not in known}
+        fitting = {turn: prompt for turn, prompt in left.items() if len(prompt) <= self._longest}
+        for turn in left.keys() - fitting.keys():
+            say(_beyond_context(case, turn, len(left[turn])))
+        if fitting:
+            await self._ask(self._sampler.warm(self._model, fitting[max(fitting)], case.dialogue.id))
+        await asyncio.gather(*(self._turn(case, turn, prompt, say) for turn, prompt in fitting.items()))
+
+    async def _turn(self, case: Case, turn: int, prompt: list[int], say: Say) -> None:
+        start = time.perf_counter()
+        (output,) = await self._ask(self._sampler.sample(self._model, prompt, 1, case.dialogue.id))
+        parsed = read(output)
+        say(TurnPrediction(
+            dialogue_id=case.dialogue.id, turn=turn, actions=parsed.actions, unreadable=parsed.unreadable,
+            text=output.text, prompt_tokens=len(prompt), output_tokens=len(output.tokens),
+            latency_s=round(time.perf_counter() - start, 4),
+        ))  # fmt: skip
+
+    async def _ask(self, request):
+        import httpx
+
+        try:
+            return await request
+        except httpx.HTTPError as error:
+            raise Unanswered(f"the vLLM server does not answer: {error or type(error).__name__}") from None
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._sampler.close()
+
+
+def read(output: "Output") -> Parsed:
+    """What an output says, by training's rule (one that was cut off is unreadable), with confidences of `ready`."""
+    if output.truncated:
+        return Parsed((), unreadable=True)
+    parsed = parse(output.text)
+    return replace(parsed, actions=with_confidence(parsed.actions, output))
+
+
+def _beyond_context(case: Case, turn: int, tokens: int) -> TurnPrediction:
+    return TurnPrediction(dialogue_id=case.dialogue.id, turn=turn, unreadable=True, prompt_tokens=tokens)
