@@ -44,6 +44,7 @@ class Store:
     def write(self, name: str, value: dict) -> None:
         """Write a JSON object whole."""
         if self.remote:
+            self._parent(name)
             self.fs.pipe_file(self.path(name), json.dumps(value, indent=2).encode())
         else:
             write_json(Path(self.path(name)), value)
@@ -65,9 +66,13 @@ class Store:
     def upload(self, folder: Path, name: str) -> None:
         """Put a local folder's files into the object store."""
         for file in (p for p in sorted(folder.rglob("*")) if p.is_file()):
-            target = self.path(f"{name}/{file.relative_to(folder)}")
-            self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self.fs.put_file(str(file), target)
+            target = f"{name}/{file.relative_to(folder)}"
+            self._parent(target)
+            self.fs.put_file(str(file), self.path(target))
+
+    def _parent(self, name: str) -> None:
+        """Stores that know folders need them made first."""
+        self.fs.makedirs(self.path(name).rpartition("/")[0], exist_ok=True)
 
     @contextmanager
     def here(self) -> Iterator[Path]:
