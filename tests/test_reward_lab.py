@@ -202,13 +202,20 @@ def test_samples_of_a_training(tmp_path):
         "turn": 3,
         "texts": ["none", "ready: x"],
         "rewards": [1, 0],
-        "components": [{}, {}],
+        "components": [{"rac": 1}, {}],
     }
     path = run.training / "samples.jsonl"
-    write_jsonl(path, [line | {"step": s, "turn": 1 + s} for s in range(10)])
+    write_jsonl(path, [line | {"step": s, "turn": s} for s in range(1, 11)])
     groups = scoring.run_groups(run, 4)
-    assert [g.progress for g in groups] == [0, 0.3, 0.6, 0.9] and [g.turn for g in groups] == [1, 4, 7, 10]
+    assert [g.progress for g in groups] == pytest.approx([0, 1 / 3, 2 / 3, 1]) and [g.turn for g in groups] == [
+        1,
+        4,
+        7,
+        10,
+    ]
     assert groups[0].texts == ("none", "ready: x") and groups[0].references
+    parts = samples.components(run)
+    assert parts.step.tolist() == list(range(1, 11)) and parts.rac.tolist() == [1] * 10
     found = CliRunner().invoke(app, ["rewards", "samples", "--run", str(tmp_path), "--limit", "4", "--json"])
     assert list(json.loads(found.stdout)["spread"]) == list(REWARDS) and "stand-in" in found.stderr
     write_jsonl(path, [line | {"dialogue_id": "gone"}])
@@ -277,7 +284,10 @@ def test_the_notebook_runs_by_hand_and_with_a_trainings_samples(tmp_path, monkey
     out = tmp_path / "run"
     first = datasets.load("homeloan", None, "train", 1).dialogues[0]
     line = {"dialogue_id": first.id, "texts": ["none", "candidate: nothing", "ready"]}
-    write_jsonl(out / "training" / "samples.jsonl", [line | {"step": t, "turn": t} for t in (1, 2)])
+    write_jsonl(
+        out / "training" / "samples.jsonl",
+        [line | {"step": t, "turn": t, "components": [{"rac": t / 2}]} for t in (1, 2)],
+    )
     done = notebook.execute(NOTEBOOK, out / "02.ipynb", {"out": str(out), "overrides": few})
     assert done.state == "done", done.problem
     told = json.loads((out / "rewards" / "summary.json").read_text())
@@ -286,7 +296,7 @@ def test_the_notebook_runs_by_hand_and_with_a_trainings_samples(tmp_path, monkey
     probe_table = pd.read_parquet(out / "rewards" / "probe.parquet")
     assert {"opportunity_timing", *REWARDS} <= set(probe_table.reward)
     assert told["groups"]["of"] == "the training's own samples" and told["groups"]["count"] == 2
-    assert (out / "02.ipynb").read_text().count("image/png") >= 9
+    assert (out / "02.ipynb").read_text().count("image/png") >= 10
     assert read_json(out / "params.json", Params).train_dialogues == 3
 
 

@@ -7,11 +7,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from proactor_lib.files import read_jsonl
 from proactor_lib.params import Params
-from proactor_lib.reward_lab.scoring import Scored, judge_name, plain, score, variants
+from proactor_lib.reward_lab.scoring import Sample, Scored, judge_name, plain, score, variants
 from proactor_lib.rewards import REWARDS, Group
+from proactor_lib.run import Run
 
 FLAT = 1e-6  # a standard deviation below this is no spread: such a group is not trained
+
+
+def components(run: Run) -> pd.DataFrame:
+    """What a training's reward was made of: `step`, and each component's mean over that step's outputs that have it.
+
+    BadInput where the run kept no samples.
+    """
+    rows = [{"step": s.step, **c} for s in read_jsonl(run.training / "samples.jsonl", Sample) for c in s.components]
+    return pd.DataFrame(rows, columns=None if rows else ["step"]).groupby("step").mean().reset_index()
 
 
 def advantages(values: np.ndarray) -> np.ndarray:

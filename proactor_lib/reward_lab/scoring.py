@@ -56,6 +56,7 @@ class Sample(BaseModel):
     dialogue_id: str
     turn: int
     texts: tuple[str, ...]
+    components: tuple[dict[str, float], ...] = ()  # what each output's reward was made of
 
 
 def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], catalog: Catalog, steps: int) -> list[Group]:
@@ -66,7 +67,8 @@ def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], catalog: Cat
         dialogue, references = known.get(s.dialogue_id, (None, ()))
         if dialogue is None or not 1 <= s.turn <= len(dialogue.turns):
             raise BadInput(f"a sample is of dialogue {s.dialogue_id!r}, turn {s.turn}, which the data does not have")
-        groups.append(_group(dialogue, s.turn, references, catalog, s.texts, min(s.step / max(steps, 1), 1.0)))
+        progress = min((s.step - 1) / max(steps - 1, 1), 1.0)  # steps count from 1
+        groups.append(_group(dialogue, s.turn, references, catalog, s.texts, progress))
     return groups
 
 
