@@ -131,17 +131,17 @@ def _refuse_other(params: Params, before: Params, out: Path) -> None:
         )
 
 
-def prepare_data(run: Run, log=lambda text: None) -> None:
+def prepare_data(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write data/ (and the truth, where the corpus knows it) into the run's folder.
 
     `log` takes one line of text a fact. Raises BadInput as `datasets.load`.
     """
     catalogs = []
-    for done, split in enumerate(SPLITS):
-        progress.report(run.out, "data", done, len(SPLITS), split)
+    for done, split in enumerate(splits):
+        progress.report(run.out, "data", done, len(splits), split)
         catalogs.append(_prepare_split(run, split, log))
     write_json(run.data / "catalog.json", _union(catalogs).model_dump(mode="json"))
-    progress.report(run.out, "data", len(SPLITS), len(SPLITS))
+    progress.report(run.out, "data", len(splits), len(splits))
 
 
 def _prepare_split(run: Run, split: str, log) -> Catalog:
@@ -165,16 +165,16 @@ def _union(catalogs: list[Catalog]) -> Catalog:
     return catalogs[0].model_copy(update={"actions": tuple(actions.values())})
 
 
-def annotate_run(run: Run, log=lambda text: None) -> None:
+def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write references/<split>.jsonl for each split with the run's annotator.
 
     What an oracle has annotated stays: it was paid for, and its server may be gone. Delete the file to ask again.
     Raises BadInput: an evidence annotator without logged actions, an oracle that cannot be reached.
     """
-    for done, split in enumerate(SPLITS):
-        progress.report(run.out, "annotate", done, len(SPLITS), split)
+    for done, split in enumerate(splits):
+        progress.report(run.out, "annotate", done, len(splits), split)
         log(f"{split}: {_annotate_split(run, split)}")
-    progress.report(run.out, "annotate", len(SPLITS), len(SPLITS))
+    progress.report(run.out, "annotate", len(splits), len(splits))
 
 
 def _annotate_split(run: Run, split: str) -> str:

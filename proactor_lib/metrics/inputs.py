@@ -26,8 +26,8 @@ class Inputs(NamedTuple):
         return {p.dialogue_id for p in self.predictions} - {r.dialogue_id for r in self.references}
 
 
-def read_inputs(dialogues: Path, references: Path, predictions: Path) -> Inputs:
-    """Read and check JSONL files of Dialogue, DialogueReferences and TurnPrediction lines.
+def read_inputs(dialogues: Path, references: Path, predictions: Path | None = None) -> Inputs:
+    """Read and check JSONL files of Dialogue, DialogueReferences and (where given) TurnPrediction lines.
 
     Raises BadInput, naming the file and the line, for what a schema or `Checked` refuses.
     """
@@ -35,7 +35,7 @@ def read_inputs(dialogues: Path, references: Path, predictions: Path) -> Inputs:
     return Inputs(
         list(_lines(dialogues, Dialogue, checked.dialogue)),
         list(_lines(references, DialogueReferences, checked.reference)),
-        list(_lines(predictions, TurnPrediction, checked.prediction)),
+        list(_lines(predictions, TurnPrediction, checked.prediction)) if predictions else [],
     )
 
 

@@ -12,6 +12,7 @@ triggered inside their window.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import pandas as pd
 
@@ -22,15 +23,19 @@ from proactor_lib.metrics.timing import said
 from proactor_lib.schema import PredictedAction, TurnPrediction
 
 
-def persistence(predictions: Iterable[TurnPrediction], horizon: int = 5) -> list[TurnPrediction]:
+def persistence(
+    predictions: Iterable[TurnPrediction], horizon: int = 5, asked: Mapping[str, Collection[int]] | None = None
+) -> list[TurnPrediction]:
     """The predictions, each action with a confidence in [0, 1]: turns in a row that said it ready / `horizon`.
 
-    An action is known by its name, since its parameters grow. A candidate has 0. A turn left out breaks the row.
+    An action is known by its name, since its parameters grow. A candidate has 0. A turn left out breaks the row, unless
+    it was not `asked` about.
     """
+    before_of = {(d, t): s for d, turns in (asked or {}).items() for s, t in pairwise(sorted(turns))}
     ready: dict[tuple[str, int], dict[str, int]] = {}
     found = []
     for p in sorted(predictions, key=lambda p: (p.dialogue_id, p.turn)):
-        before = ready.get((p.dialogue_id, p.turn - 1), {})
+        before = ready.get((p.dialogue_id, before_of.get((p.dialogue_id, p.turn), p.turn - 1)), {})
         now = {a.name: before.get(a.name, 0) + 1 for a in p.actions if a.status == "ready"}
         ready[p.dialogue_id, p.turn] = now
         found.append(_with(p, [min(now[a.name] / horizon, 1.0) if a.status == "ready" else 0.0 for a in p.actions]))

@@ -24,6 +24,14 @@ def read_steps(path: Path) -> pd.DataFrame:
     return pd.DataFrame([rows[step] for step in sorted(rows)])
 
 
+def read_samples(path: Path) -> pd.DataFrame:
+    """One row a sampled output of training: step, dialogue_id, turn, text, reward, advantage; none without the file."""
+    columns = {"texts": "text", "rewards": "reward", "advantages": "advantage"}
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    groups = pd.DataFrame(lines, columns=["step", "dialogue_id", "turn", *columns])
+    return groups.explode(list(columns), ignore_index=True).rename(columns=columns)
+
+
 def reward_gain(rewards: np.ndarray) -> dict[str, float | None]:
     """first_fifth, last_fifth (means over steps), gain (their difference), gain_low, gain_high; `rewards`: (steps,).
 

@@ -1,0 +1,154 @@
+"""`proactor evaluate`: policies on the dialogues of a split, from predictions to tables."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proactor_lib.cli.data import AsJson, DataDir, Dataset, Log, Seed
+from proactor_lib.cli.run import parse_settings
+
+if TYPE_CHECKING:
+    from proactor_lib.report.held_out import HeldOut
+    from proactor_lib.run import Run
+
+# A policy may be added and metrics set otherwise without throwing away what was predicted.
+MAY_CHANGE = ("policies", "adapters", "theta", "bootstrap")
+
+
+def register(app: typer.Typer) -> None:
+    """Add `proactor evaluate`."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    policy: Annotated[list[str], typer.Option(help="Repeat it: base, non_reasoning, reasoning, reasoning_asg, a fixed "
+                                              "policy (oracle, silent, ...), or NAME=FOLDER of an adapter.")],
+    dataset: Dataset,
+    out: Annotated[Path, typer.Option(help="The folder; an evaluation begun in it goes on.")],
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="Of the corpus: train, dev, test.")] = "test",
+    limit: Annotated[int, typer.Option(min=1, help="Dialogues at most.")] = 200,
+    turns: Annotated[int, typer.Option(min=0, help="Evenly spaced turns of each dialogue; 0: all.")] = 0,
+    references: Annotated[Path | None, typer.Option(help="Windows (JSONL); none: the evidence annotator's.")] = None,
+    url: Annotated[str | None, typer.Option(help="The prompts' endpoint, ending in /v1; none: our server.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name at --url; without one, what we serve.")] = None,
+    params: Annotated[Path | None, typer.Option(help="Further parameters (YAML).")] = None,
+    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter.")] = [],  # noqa: B006
+    seed: Seed = 0,
+    log: Log = True,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Ask policies what they would prepare or trigger, keep every prediction, and score them with intervals."""
+    given = {
+        "name": "evaluation", "dataset": dataset, "data_dir": data_dir, "test_split": split, "test_dialogues": limit,
+        "evaluation_turns": turns, "seed": seed, "homeloan_log": log, **named(policy),
+    }  # fmt: skip
+    if url or model:
+        given |= {"policy_url": url, "policy_model": model} if url else {"model": model}
+    run = open_run(out, params, given | parse_settings(settings))
+    scored = bring_to_end(run, references)
+    if as_json:
+        answer = {"policies": scored.as_json(), "ranked_against": scored.ranked_against, "dialogues": scored.dialogues}
+        typer.echo(json.dumps(answer))
+    else:
+        print_tables(scored)
+
+
+def named(policies: list[str]) -> dict[str, Any]:
+    """`policies` and `adapters` as parameters, from names and NAME=FOLDER."""
+    adapters = {name: folder for name, equals, folder in (p.partition("=") for p in policies) if equals}
+    return {"policies": [p.partition("=")[0] for p in policies], "adapters": adapters}
+
+
+def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run":
+    """The folder's run; policies that it has already stay. BadInput where it was made from something else."""
+    from proactor_lib.files import read_json, write_json
+    from proactor_lib.params import Params, load_params
+    from proactor_lib.run import Run
+
+    params = load_params(params_file, {"max_context": 4096, **given})
+    if (file := out / "params.json").exists():
+        before = read_json(file, Params)
+        kept = {k: getattr(params, k) for k in MAY_CHANGE}
+        kept["policies"] = tuple(dict.fromkeys([*before.policies, *params.policies]))
+        kept["adapters"] = before.adapters | params.adapters
+        if before.model_copy(update=kept) == params.model_copy(update=kept):
+            params = params.model_copy(update=kept)
+            write_json(file, params.model_dump(mode="json"))
+    return Run.open(params, out)
+
+
+def bring_to_end(run: "Run", references: Path | None) -> "HeldOut":
+    """Data, windows, predictions and tables, with a bar; what is there stays."""
+    from proactor_lib import evaluate
+    from proactor_lib.cli.run import make_bars
+    from proactor_lib.progress import Tail
+    from proactor_lib.report import held_out
+
+    tail = Tail(run.out)
+    with make_bars(["evaluate"]) as bars, watched(lambda: bars.heard("evaluate", tail.new())):
+        bars.started("evaluate")
+        prepare(run, references)
+        evaluate.evaluate_run(run, log=lambda text: typer.echo(text, err=True))
+        bars.ended("evaluate", "done")
+    return held_out.score(run)
+
+
+def prepare(run: "Run", references: Path | None) -> None:
+    """The split's dialogues and windows, once. BadInput as `datasets.load`, or for references that do not fit."""
+    from proactor_lib.files import write_jsonl
+    from proactor_lib.metrics.inputs import read_inputs
+    from proactor_lib.run import annotate_run, prepare_data
+
+    if not (run.data / "catalog.json").exists():
+        prepare_data(run, splits=("test",))
+    if (windows := run.annotations / "test.jsonl").exists():
+        return
+    if references is None:
+        annotate_run(run, splits=("test",))
+    else:
+        write_jsonl(windows, read_inputs(run.data / "test.jsonl", references).references)
+
+
+@contextmanager
+def watched(look: Callable[[], None], every: float = 0.3) -> Iterator[None]:
+    """Have `look` called every `every` seconds, from another thread, while the block runs."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(every):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def print_tables(scored: "HeldOut") -> None:
+    """Metrics by policy with their intervals, and what could be read, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    policies = list(scored.scores)
+    shown = Table(title=f"{scored.dialogues} dialogues, 95% intervals", title_justify="left")
+    for name in ("metric", *policies):
+        shown.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
+    found = {(r.method, r.metric): r for r in scored.table.itertuples()}
+    for metric in scored.table.metric.unique():
+        shown.add_row(metric, *(_cell(found[name, metric]) for name in policies))
+    shown.add_row("unreadable", *(f"{scored.unreadable(name):.1%}" for name in policies))
+    Console().print(shown)
+    Console().print(f"PRI ranks: {', '.join(scored.ranked_against) or 'nobody'}", highlight=False)
+
+
+def _cell(row) -> str:
+    return "-" if row.value != row.value else f"{row.value:.3f}\n[dim]{row.low:.3f} to {row.high:.3f}[/dim]"

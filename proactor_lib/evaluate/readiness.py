@@ -1,0 +1,55 @@
+"""A policy's readiness threshold, tuned on dev for a price and told on test [ours: beyond the paper]."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from proactor_lib.evaluate.run import DEV, TEST, Held
+from proactor_lib.files import read_jsonl
+from proactor_lib.metrics import evaluate_predictions
+from proactor_lib.metrics.inputs import Inputs
+from proactor_lib.metrics.thresholds import persistence, sweep, trade_off, tune, tuned
+from proactor_lib.run import Run
+from proactor_lib.schema import TurnPrediction
+
+PRICES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of a false trigger, a missed window costing 1
+THRESHOLDS = 21
+
+
+class Tuning(NamedTuple):
+    """What the threshold does: on test, `curve` as metrics.thresholds.trade_off, `table` as its `tuned`."""
+
+    curve: pd.DataFrame
+    chosen: float  # the threshold tuned on dev at price 1
+    table: pd.DataFrame
+
+
+def tune_run(run: Run, policy: str, prices: Sequence[float] = PRICES) -> Tuning:
+    """Tune the policy's threshold on what it said on dev. BadInput if it was not asked there (`evaluate_run`'s `dev`).
+
+    Confidence is the policy's own where it gives one, else persistence over the turns asked. Thresholds are quantiles
+    of the confidences on dev, with 0 and 1.
+    """
+    p, (dev, asked_dev), (test, asked_test) = run.params, _sure(run, policy, DEV), _sure(run, policy, TEST)
+    thresholds = _quantiles(dev.predictions)
+    at_dev, at_test = sweep(dev, thresholds, p.theta, asked_dev), sweep(test, thresholds, p.theta, asked_test)
+    untuned = evaluate_predictions(*test, p.theta, asked=asked_test)
+    found = tuned(at_dev, at_test, untuned, prices, p.bootstrap, p.seed)
+    return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, 1.0), found)
+
+
+def _sure(run: Run, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
+    """What is scored, its predictions with confidences, and the turns that were asked."""
+    held = Held(run, split)
+    said, asked = list(read_jsonl(held.folder / f"{policy}.jsonl", TurnPrediction)), held.asked
+    if not any(a.confidence is not None for line in said for a in line.actions):
+        said = persistence(said, asked=asked)
+    return Inputs(run.dialogues(split), run.references(split), said), asked
+
+
+def _quantiles(predictions: Sequence[TurnPrediction]) -> list[float]:
+    known = [a.confidence for line in predictions for a in line.actions if a.confidence is not None]
+    inner = np.quantile(known, np.linspace(0, 1, THRESHOLDS)) if known else []
+    return sorted({0.0, 1.0, *(round(float(t), 4) for t in inner)})
