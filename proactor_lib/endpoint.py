@@ -189,17 +189,9 @@ class Endpoint:
         start = time.perf_counter()
         async with asyncio.timeout(self.timeout):
             reply = await self._client.chat.completions.create(**request, extra_headers=headers)
-        if not getattr(reply, "choices", None):
-            raise ValueError("a reply without choices")
-        choice, usage = reply.choices[0], reply.usage
-        answer = Answer(
-            value=choice.message.content or "",
-            text=choice.message.content or "",
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            output_tokens=usage.completion_tokens if usage else 0,
-            latency_s=time.perf_counter() - start,
-            cut=choice.finish_reason == "length",
-        )
+        text, prompt_tokens, output_tokens, cut = _chat(reply)
+        seconds = time.perf_counter() - start
+        answer = Answer(text, text, prompt_tokens, output_tokens, latency_s=seconds, cut=cut)
         self.counts.calls += 1
         self.counts.prompt_tokens += answer.prompt_tokens
         self.counts.output_tokens += answer.output_tokens
@@ -259,6 +251,22 @@ def _key(url: str, variable: str) -> str:
     if is_loopback(url):
         return "none"
     raise BadInput(f"{url} needs an API key: set the environment variable {variable}")
+
+
+def _chat(reply: Any) -> tuple[str, int, int, bool]:
+    """Text, prompt tokens, output tokens, whether it was cut off; ValueError for what is no chat completion.
+
+    The client checks nothing that it receives.
+    """
+    try:
+        choice, usage = reply.choices[0], reply.usage
+        text = choice.message.content or ""
+        counts = [getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")]
+        if not (isinstance(text, str) and all(isinstance(n, int) for n in counts)):
+            raise TypeError("a text and two counts are wanted")
+        return text, *counts, choice.finish_reason == "length"
+    except (AttributeError, IndexError, TypeError) as error:
+        raise ValueError(f"a reply without a usable choice: {error}") from None
 
 
 def _parse(answer: Answer[str], schema: dict[str, Any]) -> Any:

@@ -139,6 +139,18 @@ def test_an_endpoint_that_fails_stops_nothing(reply, kind):
     assert counters[f"judge_failed_{kind}"] == 1 and counters["ruler_missing"] == 2
 
 
+@pytest.mark.parametrize(
+    "body",
+    ["", "null", "[]", '"no"',
+     '{"choices": []}', '{"choices": "x"}', '{"choices": [{}]}', '{"choices": [{"message": 1}]}',
+     '{"choices": [{"message": {"content": ["a"]}}]}',
+     '{"choices": [{"message": {"content": "{}"}}], "usage": {"prompt_tokens": "many"}}'],
+)  # fmt: skip
+def test_what_is_no_chat_completion_is_counted_and_stops_nothing(body):
+    values, counters, _ = judged(lambda r, n: Reply(body=body), group(RIGHT, WRONG))
+    assert values == [[None, None]] and counters["judge_failed_garbled"] == 1
+
+
 def test_a_good_answer_after_a_bad_connection_counts_its_retry():
     ask = lambda r, n: Reply(status=503) if n == 1 else said(good(r))  # noqa: E731
     values, counters, _ = judged(ask, group(RIGHT, WRONG), judge_retries=1)
@@ -228,7 +240,15 @@ def test_reading_an_answer():
         {"A": {"score": 0.5}},
         [],
     )
-    for bad in ('{"scores": 3}', '{"scores": [1]}', "[]", "{", '{"scores": null}', '{"scores": ["A"]}'):
+    for bad in (
+        '{"scores": ' + "[" * 100_000 + "}",
+        '{"scores": 3}',
+        '{"scores": [1]}',
+        "[]",
+        "{",
+        '{"scores": null}',
+        '{"scores": ["A"]}',
+    ):
         marks, faults = read_marks(bad, ["A"], ["score"])
         assert marks == {} and [kind for kind, _ in faults] == ["not_json"]
     for mark, kind in (

@@ -114,7 +114,7 @@ def read_marks(text: str, labels: Sequence[str], criteria: Sequence[str]) -> tup
     try:
         items = json.loads(text[text.find("{") : text.rfind("}") + 1])["scores"]
         items = [dict(item) for item in items]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}, [("not_json", 'the answer is not a JSON object with a list "scores"')]
     marks, faults = {}, []
     times = Counter(str(item.get("label")) for item in items)
