@@ -1,6 +1,7 @@
 """`proactor evaluate`: policies on the dialogues of a split, from predictions to tables."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,11 +75,9 @@ def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run
     params = load_params(params_file, {"max_context": 4096, **given})
     if (file := out / "params.json").exists():
         before = read_json(file, Params)
-        kept = {k: getattr(params, k) for k in MAY_CHANGE}
-        kept["policies"] = tuple(dict.fromkeys([*before.policies, *params.policies]))
-        kept["adapters"] = before.adapters | params.adapters
-        if before.model_copy(update=kept) == params.model_copy(update=kept):
-            params = params.model_copy(update=kept)
+        policies = tuple(dict.fromkeys([*before.policies, *params.policies]))
+        params = params.model_copy(update={"policies": policies, "adapters": before.adapters | params.adapters})
+        if before.model_copy(update={k: getattr(params, k) for k in MAY_CHANGE}) == params:
             write_json(file, params.model_dump(mode="json"))
     return Run.open(params, out)
 
@@ -141,14 +140,15 @@ def print_tables(scored: "HeldOut") -> None:
     policies = list(scored.scores)
     shown = Table(title=f"{scored.dialogues} dialogues, 95% intervals", title_justify="left")
     for name in ("metric", *policies):
-        shown.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True)
+        shown.add_column(name, justify="left" if name == "metric" else "right", no_wrap=True, min_width=13)
     found = {(r.method, r.metric): r for r in scored.table.itertuples()}
     for metric in scored.table.metric.unique():
         shown.add_row(metric, *(_cell(found[name, metric]) for name in policies))
     shown.add_row("unreadable", *(f"{scored.unreadable(name):.1%}" for name in policies))
-    Console().print(shown)
-    Console().print(f"PRI ranks: {', '.join(scored.ranked_against) or 'nobody'}", highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 24 + 20 * len(policies), highlight=False)
+    console.print(shown)
+    console.print(f"PRI ranks: {', '.join(scored.ranked_against) or 'nobody'}")
 
 
 def _cell(row) -> str:
-    return "-" if row.value != row.value else f"{row.value:.3f}\n[dim]{row.low:.3f} to {row.high:.3f}[/dim]"
+    return "-" if row.value != row.value else f"{row.value:.3f}\n[dim]{row.low:.2f} to {row.high:.2f}[/dim]"

@@ -1,0 +1,24 @@
+"""What several tests share."""
+
+import os
+
+import pytest
+from proactor_lib import models
+from proactor_lib.artf.server import Server
+
+
+@pytest.fixture(scope="session")
+def tiny_server(tmp_path_factory):
+    """A real vLLM server that holds models.TINY; starting it takes most of a minute, so that all tests share it.
+
+    A test that loads other weights puts the base back (`reload(server.model)`).
+    """
+    server = Server(
+        model=models.resolve(models.TINY),
+        log_path=tmp_path_factory.mktemp("server") / "server.log",
+        max_model_len=4096,
+        max_num_seqs=8,
+        kv_cache_gb=1.0,
+    )
+    with server:
+        yield server.wait_ready(300 if os.cpu_count() > 1 else 600)

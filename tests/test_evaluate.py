@@ -1,0 +1,293 @@
+"""Evaluation: who is asked what and when, what is kept, and what a kill leaves."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from proactor_lib.artf.sampler import Output, Sampler
+from proactor_lib.artf.tokens import trunk
+from proactor_lib.endpoint import Endpoint
+from proactor_lib.errors import BadInput
+from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, readiness
+from proactor_lib.evaluate.agents import Case, Prompted, Served
+from proactor_lib.evaluate.kept import Kept
+from proactor_lib.evaluate.run import Held, predict, spread
+from proactor_lib.files import read_jsonl
+from proactor_lib.models import TINY, load_tokenizer, resolve
+from proactor_lib.params import load_params
+from proactor_lib.run import Run, annotate_run, prepare_data
+from proactor_lib.schema import PredictedAction, TurnPrediction
+
+from misbehaving import Misbehaving, Reply
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "params" / "smoke.yaml"
+SGD = ROOT.parent / "shared" / "data" / "sgd"
+
+
+def opened(out, **overrides):
+    """A smoke run with its data and windows."""
+    run = Run.open(load_params(SMOKE, overrides), out)
+    prepare_data(run)
+    annotate_run(run)
+    return run
+
+
+def lines(path):
+    return list(read_jsonl(path, TurnPrediction))
+
+
+# which turns
+
+
+def test_asked_turns_are_the_middles_of_equal_parts():
+    assert spread(40, 2) == (11, 31) and spread(10, 3) == (2, 6, 9) and spread(7, 1) == (4,)
+    assert spread(5, 0) == spread(5, 5) == spread(5, 9) == (1, 2, 3, 4, 5)
+
+
+# what is kept
+
+
+def test_predictions_are_kept_as_they_come_and_a_half_line_is_asked_again(tmp_path):
+    first = Kept(tmp_path, "p", {"a": 1})
+    for turn in (1, 2):
+        first.add(TurnPrediction(dialogue_id="d", turn=turn, text="none"))
+    with open(tmp_path / "p.partial", "a") as f:
+        f.write('{"dialogue_id": "d", "tu')  # killed here
+    again = Kept(tmp_path, "p", {"a": 1})
+    assert len(again) == 2 and set(again.of("d")) == {1, 2} and not again.complete
+    again.add(TurnPrediction(dialogue_id="c", turn=5, actions=(PredictedAction(name="x", params={"k": "v"}),)))
+    again.finish()
+    assert [(x.dialogue_id, x.turn) for x in lines(tmp_path / "p.jsonl")] == [("c", 5), ("d", 1), ("d", 2)]
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    assert json.loads(table.actions[0])[0]["params"] == {"k": "v"} and not (tmp_path / "p.partial").exists()
+    assert Kept(tmp_path, "p", {"a": 1}).complete and len(Kept(tmp_path, "p", {"a": 1})) == 3
+    assert len(Kept(tmp_path, "p", {"a": 2})) == 0 and not (tmp_path / "p.jsonl").exists()
+
+
+# the graph
+
+
+def test_a_graph_carries_what_an_output_does_not_name():
+    start, whole = graph.updated({}, "prepared: book | to=Rome\nproposed: pay")
+    assert whole and [(a.name, a.status) for a in graph.actions(start)] == [("book", "candidate"), ("pay", "candidate")]
+    now, whole = graph.updated(start, "ready: book | to=Rome | day=3\nwithdrawn: pay")
+    assert whole and graph.actions(now) == (PredictedAction(name="book", params={"to": "Rome", "day": "3"}),)
+    assert graph.render(now) == "ready: book | to=Rome | day=3\nwithdrawn: pay"
+    assert graph.updated(now, "None.") == (now, True) and graph.updated(now, "") == (now, False)
+    done, whole = graph.updated(now, "done: book\nI think that is all")
+    assert not whole and graph.actions(done) == ()
+    assert graph.updated({}, graph.render(now)) == (now, True)
+
+
+def test_thinking_is_not_acting():
+    assert agents.after_thinking("<think>ready: no</think>\nready: yes") == "\nready: yes"
+    assert agents.after_thinking("ready: yes") == "ready: yes"
+    assert agents.after_thinking("<think>ready: no") is None
+
+
+# prompts on an endpoint
+
+
+def follow(name, answer, tmp_path, turns=(1, 2, 3), kept=None):
+    """What a prompted policy says of a dialogue, by turn, and the requests that it sent."""
+    run = opened(tmp_path / "run")
+    case = Case(run.dialogues("test")[0], (), run.catalog, turns)
+    kept = kept or Kept(tmp_path / "predictions", name, {})
+
+    async def ask(url):
+        await predict(Prompted(name, Endpoint(url, "m", backoff=0.01, retries=1), 64), [case], kept, lambda: None)
+
+    with Misbehaving(answer) as server:
+        try:
+            asyncio.run(ask(server.url))
+        finally:
+            requests = server.requests
+    return kept.of(case.dialogue.id), requests
+
+
+def test_non_reasoning_sees_the_turns_so_far_and_answers_in_our_format(tmp_path):
+    said, requests = follow("non_reasoning", lambda r, n: Reply("ready: pull_credit | name=Ann"), tmp_path)
+    assert said[2].actions == (PredictedAction(name="pull_credit", params={"name": "Ann"}),)
+    assert said[2].output_tokens == 4 and said[2].latency_s > 0 and not said[2].unreadable
+    seen = sorted((r["messages"][1]["content"] for r in requests), key=len)
+    assert [text.count("\n") for text in seen] == [1, 2, 3] and seen[2].startswith(seen[1])
+    assert all(r["temperature"] == 0 and r["max_tokens"] == 64 and "seed" not in r for r in requests)
+    assert "pull_credit(" in requests[0]["messages"][0]["content"]
+
+
+def test_reasoning_is_asked_to_think_and_its_thoughts_are_kept_but_not_done(tmp_path):
+    text = "<think>ready: order_appraisal</think>candidate: pull_credit"
+    said, requests = follow("reasoning", lambda r, n: Reply(text), tmp_path)
+    assert said[1].actions == (PredictedAction(name="pull_credit", status="candidate"),) and said[1].text == text
+    assert "<think>" in requests[0]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("reply", [Reply("<think>so"), Reply("ready: a", finish="length"), Reply(status=400)])
+def test_what_has_no_answer_is_counted_as_unreadable(reply, tmp_path):
+    said, _ = follow("reasoning", lambda r, n: reply, tmp_path)
+    assert [(said[t].unreadable, said[t].actions) for t in (1, 2, 3)] == [(True, ())] * 3
+    assert said[1].text == (reply.text or None)
+
+
+def test_an_endpoint_that_is_down_predicts_nothing(tmp_path):
+    with pytest.raises(agents.Unanswered, match="does not answer: HTTP 503"):
+        follow("non_reasoning", lambda r, n: Reply(status=503), tmp_path)
+    assert not (tmp_path / "predictions" / "non_reasoning.partial").exists()
+
+
+def with_graph(request, n):
+    """Proposes at first, then makes ready what the graph holds."""
+    before = request["messages"][1]["content"].split("The graph as it was:\n")[1].strip()
+    return Reply("<think>.</think>" + ("proposed: pay" if before == "none" else "ready: pay | sum=5"))
+
+
+def test_a_graph_is_carried_from_turn_to_turn_and_over_a_kill(tmp_path):
+    said, requests = follow("reasoning_asg", with_graph, tmp_path)
+    assert [said[t].actions[0].status for t in (1, 2, 3)] == ["candidate", "ready", "ready"]
+    assert "ready: pay | sum=5" in requests[2]["messages"][1]["content"]
+    half = Kept(tmp_path / "half", "reasoning_asg", {})
+    half.add(said[1])
+    resumed, sent = follow("reasoning_asg", with_graph, tmp_path, kept=half)
+    assert len(sent) == 2 and sent == requests[1:]
+    assert [resumed[t].actions for t in (1, 2, 3)] == [said[t].actions for t in (1, 2, 3)]
+
+
+# a policy of ours
+
+
+def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_not_at_all(tiny_server, tmp_path):
+    run, tokenizer = opened(tmp_path / "run"), load_tokenizer(resolve(TINY))
+    case = Case(run.dialogues("test")[0], (), run.catalog, (3, 10, 17))
+    prompts = trunk(tokenizer, case.dialogue, run.catalog)
+
+    def asked(folder, longest=4000):
+        kept = Kept(tmp_path / folder, "base", {})
+        sampler = Sampler(tiny_server.url, 6, temperature=0.0, top=confidence.ALTERNATIVES)
+        served = Served(tiny_server.name, sampler, lambda case: prompts, longest, at_once=2)
+        asyncio.run(predict(served, [case], kept, lambda: None))
+        return kept.of(case.dialogue.id), sampler.counters["requests"]
+
+    said, requests = asked("a")
+    assert requests == 1 + 3
+    assert [said[t].prompt_tokens for t in case.turns] == [len(prompts.prompt(t)) for t in case.turns]
+    assert all(said[t].output_tokens <= 6 and said[t].latency_s > 0 for t in case.turns)
+    again, requests = asked("a")
+    assert requests == 0 and again == said
+    greedy, _ = asked("b")
+    assert [greedy[t].text for t in case.turns] == [said[t].text for t in case.turns]
+    short, requests = asked("c", longest=len(prompts.prompt(10)))
+    assert requests == 1 + 2 and (short[17].unreadable, short[17].text) == (True, None)
+
+
+def test_the_confidence_of_ready_is_read_where_a_line_begins():
+    text = "ready: a\n candidate: b"
+    tokens = ["ready", ":", " a", "\n", " candidate", ":", " b"]
+    offsets = [sum(map(len, tokens[:i])) for i in range(len(tokens))]
+    tops = [{"x": -0.1}] * 7
+    tops[0] = {"ready": -0.105360516, "cand": -2.302585093}  # 0.9 and 0.1
+    tops[4] = {" candidate": -0.223143551, " ready": -1.609437912}  # 0.8 and 0.2
+    output = Output(text, list(range(7)), [0.0] * 7, False, offsets, tops)
+    read = agents.read(output)
+    assert [a.confidence for a in read.actions] == pytest.approx([0.9, 0.2], abs=1e-5)
+    assert agents.read(Output(text, [], [], True)).unreadable
+
+
+# a run
+
+
+def test_policies_of_a_run_and_their_tables(tmp_path):
+    run = opened(tmp_path, policies=["sft", "oracle", "silent"])
+    said = []
+    assert evaluate_run(run, log=said.append) == ["oracle", "silent"]
+    assert len(said) == 1 and said[0].startswith("sft is left out")
+    assert {x.turn for x in lines(run.predictions / "oracle.jsonl")} == {
+        t for turns in Held(run).asked.values() for t in turns
+    }
+    table = pd.read_parquet(run.metrics / "table.parquet").set_index(["method", "metric"]).value
+    assert table["oracle", "ftr"] == 0 and pd.isna(table["silent", "ftr"]) and table["silent", "missed"] == 1
+    assert set(pd.read_parquet(run.metrics / "comparisons.parquet").columns) >= {"a", "b", "metric", "p_holm"}
+    outputs = pd.read_parquet(run.metrics / "outputs.parquet").set_index("policy")
+    assert outputs.silent["silent"] == outputs.outputs["silent"] == 4
+
+
+def test_an_unknown_policy_is_one_sentence(tmp_path):
+    with pytest.raises(BadInput, match="unknown policy 'orcale'; accepted: base, sft, trained, non_reasoning"):
+        evaluate_run(opened(tmp_path, policies=["orcale"]))
+    with pytest.raises(BadInput, match="the adapter of policy 'mine' is not there"):
+        evaluate_run(opened(tmp_path / "b", policies=["mine"], adapters={"mine": str(tmp_path / "no")}))
+
+
+def test_a_threshold_is_tuned_on_dev(tmp_path):
+    run = opened(tmp_path, policies=["oracle_early"], evaluation_turns=0)
+    evaluate_run(run, dev=True)
+    found = readiness.tune_run(run, "oracle_early", prices=(0.0, 1.0))
+    assert list(found.table.price) == [0.0, 1.0] and set(found.curve.threshold) >= {0.0, 1.0}
+    assert found.table.cost[0] <= found.table.cost[1]
+
+
+# the command
+
+
+def command(out, *more, dataset=("--dataset", "homeloan"), limit=3):
+    return [
+        sys.executable, "-m", "proactor_lib", "evaluate", *dataset, "--limit", str(limit), "--out", str(out),
+        "--set", "bootstrap=100", *more,
+    ]  # fmt: skip
+
+
+def proactor(*args):
+    return subprocess.run(args[0], capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_the_same_again(tmp_path):
+    """Five policies on SGD, two of them on an endpoint, killed by SIGKILL in the middle."""
+    policies = ["non_reasoning", "reasoning_asg", "oracle", "silent", "random"]
+    asked = [x for p in policies for x in ("--policy", p)]
+    sgd = ("--dataset", "sgd", "--data-dir", str(SGD), "--split", "dev")
+    finished: list[str] = []
+
+    def answer(request, n):
+        finished.append(json.dumps(request["messages"]))
+        return Reply("none", delay=0.02)
+
+    with Misbehaving(answer) as server:
+        env = os.environ | {"PROACTOR_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+        run = command(tmp_path / "out", *asked, "--url", server.url, "--model", "m", "--turns", "3",
+                      dataset=sgd, limit=12)  # fmt: skip
+        job = subprocess.Popen(run, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        partial = tmp_path / "out" / "predictions" / "reasoning_asg.partial"
+        while not (partial.exists() and partial.read_text().count("\n") > 4):
+            assert job.poll() is None
+            time.sleep(0.005)
+        job.send_signal(signal.SIGKILL)
+        job.wait()
+        time.sleep(0.3)
+        kept = partial.read_text().count("\n")
+        before = len(finished)
+        again = subprocess.run(run + ["--json"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        assert again.returncode == 0, again.stderr
+        assert len(finished) - before <= 36 - kept  # not one that was kept; and non_reasoning not at all
+        third = subprocess.run(run + ["--json"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        total = len(finished)
+    answer = json.loads(again.stdout)
+    assert set(answer["policies"]) == set(policies) and answer["dialogues"] == 12
+    assert json.loads(third.stdout) == answer and total == len(finished)
+    assert answer["policies"]["oracle"]["opportunity_timing"][0] > answer["policies"]["random"]["opportunity_timing"][0]
+
+
+def test_a_policy_can_be_added_and_a_mistake_is_one_sentence(tmp_path):
+    assert proactor(command(tmp_path / "out", "--policy", "oracle", "--turns", "2")).returncode == 0
+    more = proactor(command(tmp_path / "out", "--policy", "silent", "--turns", "2", "--json"))
+    assert set(json.loads(more.stdout)["policies"]) == {"oracle", "silent"}
+    other = proactor(command(tmp_path / "out", "--policy", "silent", "--turns", "4"))
+    assert other.returncode == 2 and "was made with other parameters (evaluation_turns was 2, now 4)" in other.stderr
+    wrong = proactor(command(tmp_path / "new", "--policy", "clever"))
+    assert wrong.returncode == 2 and "unknown policy 'clever'" in wrong.stderr.splitlines()[-1]

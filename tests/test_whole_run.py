@@ -1,0 +1,66 @@
+"""The main job with the real notebooks on the smoke parameters: a real vLLM server, real training, the real report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from proactor_lib import pipeline
+
+ROOT = Path(__file__).parents[1]
+POLICIES = ["base", "sft", "trained"]
+STAGES = ["01_annotation", "02_reward_ablation", "03_artf_training", "04_evaluation"]
+
+
+def proactor_run(out):
+    command = [sys.executable, "-m", "proactor_lib", "run", "--params", "params/smoke.yaml", "--out", str(out)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a whole run, and what the command said."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = proactor_run(out)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_every_stage_leaves_its_files(whole):
+    out, done = whole
+    assert done.stdout.strip() == str(out / "report.html")
+    assert {n: s.state for n, s in pipeline.read_stages(out).items()} == dict.fromkeys(STAGES, "done")
+    for name in ("sft", "adapter"):
+        assert (out / "training" / name / "adapter_model.safetensors").exists()
+    steps = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps] == [1, 2] and all(0 <= s["reward_mean"] <= 1 for s in steps)
+    for policy in POLICIES:
+        lines = [json.loads(line) for line in (out / "predictions" / f"{policy}.jsonl").read_text().splitlines()]
+        assert len(lines) == 4 and all(line["prompt_tokens"] > 100 and line["latency_s"] > 0 for line in lines)
+        table = pd.read_parquet(out / "predictions" / f"{policy}.parquet")
+        assert list(table.text) == [line["text"] for line in lines]
+    assert (out / "predictions" / "dev" / "trained.jsonl").exists()
+    assert set(pd.read_parquet(out / "metrics" / "table.parquet").method) == set(POLICIES)
+
+
+def test_the_summary_holds_what_the_report_shows(whole):
+    out, _ = whole
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["reward"]) == {"first_fifth", "last_fifth", "gain", "gain_low", "gain_high"}
+    assert 0 <= summary["mismatch"]["kl_mean"] <= 0.01 and 0 <= summary["mismatch"]["clipped_share"] <= 0.05
+    assert 0.5 < summary["peak_memory_gb"] < 12
+    assert list(summary["stage_seconds"]) == STAGES and all(s > 0 for s in summary["stage_seconds"].values())
+    assert list(summary["held_out"]) == POLICIES
+    assert set(summary["held_out"]["base"]) >= {"ac", "max_ac", "pt", "ftr", "rar", "opportunity_timing", "pri"}
+    page = (out / "report.html").read_text()
+    assert "<svg" in page and "http" not in page.split("<body")[0] and "tiny" in page
+
+
+def test_nothing_is_left_running_and_a_second_run_finds_all_done(whole):
+    out, _ = whole
+    assert [p.pid for p in psutil.process_iter(["cmdline"]) if str(out) in " ".join(p.info["cmdline"] or ())] == []
+    again = proactor_run(out)
+    assert again.returncode == 0 and again.stderr.count("done before") == len(STAGES)
