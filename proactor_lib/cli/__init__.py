@@ -19,7 +19,10 @@ def _about() -> None:
 
 
 # Each is a module here with `register(app)`.
-ROOMS = ("annotate", "bench", "catalog", "data", "evaluate", "report", "rewards", "run", "score", "sweep", "train")
+ROOMS = (
+    "annotate", "bench", "catalog", "data", "evaluate", "report", "rewards",
+    "run", "score", "sweep", "train", "watch",
+)  # fmt: skip
 
 for room in ROOMS:
     importlib.import_module(f"{__name__}.{room}").register(app)

@@ -1,0 +1,138 @@
+"""`proactor watch`: an agent at a conversation, in a terminal."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proactor_lib.errors import BadInput
+
+if TYPE_CHECKING:
+    from proactor_lib.evaluate.watch import Conversation
+    from proactor_lib.run import Run
+    from proactor_lib.schema import Dialogue, Turn
+
+
+def register(app: typer.Typer) -> None:
+    """Add `proactor watch`."""
+    app.command()(watch)
+
+
+def watch(
+    out: Annotated[Path, typer.Option(help="The folder of a run or an evaluation: its catalog, dialogues, policies.")],
+    policy: Annotated[str, typer.Option(help="As for `proactor evaluate`; `kept:NAME` says what NAME said there.")],
+    split: Annotated[str, typer.Option(help="Of the folder: train, dev, test.")] = "test",
+    dialogue: Annotated[str | None, typer.Option(help="The id of the one to replay; none: the first.")] = None,
+    typed: Annotated[bool, typer.Option("--type", help="Type the conversation, a `speaker: text` a line.")] = False,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between replayed turns.")] = 0.0,
+    url: Annotated[str | None, typer.Option(help="A prompt's endpoint, ending in /v1; none: a server of ours.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name there.")] = None,
+) -> None:
+    """See, turn by turn, what an agent would prepare or trigger, against the windows where they are known."""
+    from proactor_lib.evaluate.agents import Unanswered
+    from proactor_lib.evaluate.roster import Roster
+
+    run = opened(out, url, model)
+    chosen = None if typed else pick(run, split, dialogue)
+    with Roster(run) as roster:
+        talk = conversation(run, roster, policy, split, chosen)
+        try:
+            show(talk, typed_turns(sys.stdin) if chosen is None else replayed(chosen, pause))
+        except Unanswered as error:
+            raise BadInput(f"policy {policy!r}: {error}") from None
+
+
+def opened(out: Path, url: str | None, model: str | None) -> "Run":
+    """The folder's run, its prompts' endpoint replaced where one is given. BadInput where there is no run."""
+    from proactor_lib.files import read_json
+    from proactor_lib.params import Params, validate
+    from proactor_lib.run import Run
+
+    params = read_json(out / "params.json", Params)
+    if url or model:
+        params = validate(params.model_dump() | {"policy_url": url, "policy_model": model}, "--url and --model")
+    return Run(params, out)
+
+
+def pick(run: "Run", split: str, dialogue_id: str | None) -> "Dialogue":
+    """The dialogue of that id; the split's first without one. BadInput where it is not there."""
+    dialogues = {d.id: d for d in run.dialogues(split)}
+    if dialogue_id is not None and dialogue_id not in dialogues:
+        some = ", ".join(list(dialogues)[:5])
+        raise BadInput(f"no dialogue {dialogue_id!r} in {split} of {run.out}; there are {len(dialogues)}: {some}, ...")
+    return dialogues[dialogue_id or next(iter(dialogues))]
+
+
+def conversation(run: "Run", roster, policy: str, split: str, dialogue: "Dialogue | None") -> "Conversation":
+    """The conversation before its first turn. BadInput for a policy that nobody has."""
+    from proactor_lib.evaluate.watch import Background, Conversation
+
+    agent = agent_of(run, roster, policy, split)
+    if dialogue is None:
+        return Conversation(agent, run.catalog, Background(), theta=run.params.theta)
+    needed = next((r.references for r in run.references(split) if r.dialogue_id == dialogue.id), ())
+    return Conversation(agent, run.catalog, Background(), dialogue_id=dialogue.id, actions=dialogue.actions,
+                        references=needed, theta=run.params.theta)  # fmt: skip
+
+
+def agent_of(run: "Run", roster, policy: str, split: str):
+    """The agent of that name, live, or `kept:NAME`, from the folder's predictions."""
+    from proactor_lib.evaluate.run import Held
+    from proactor_lib.evaluate.watch import Replayed
+    from proactor_lib.files import read_jsonl
+    from proactor_lib.schema import TurnPrediction
+
+    if policy.startswith("kept:"):
+        path = Held(run, split).folder / f"{policy.removeprefix('kept:')}.jsonl"
+        return Replayed(list(read_jsonl(path, TurnPrediction)))
+    missing: list[str] = []
+    if not roster.present([policy], missing.append):
+        raise BadInput(missing[0])
+    return roster.agent(policy)
+
+
+def replayed(dialogue: "Dialogue", pause: float) -> "Iterator[Turn]":
+    """The dialogue's turns, each after a pause."""
+    for turn in dialogue.turns:
+        yield turn
+        time.sleep(pause)
+
+
+def typed_turns(lines: Iterable[str]) -> "Iterator[Turn]":
+    """`speaker: text` lines as turns; a line without a speaker is the one's who did not speak last."""
+    from proactor_lib.schema import Turn
+
+    speakers = ["customer", "agent"]
+    for line in lines:
+        speaker, colon, text = line.strip().partition(":")
+        if not colon:
+            speaker, text = speakers[0], line
+        if text.strip():
+            yield Turn(speaker=speaker.strip(), text=text.strip())
+            speakers = [next((s for s in speakers if s != speaker.strip()), speakers[1]), speaker.strip()]
+
+
+def show(talk: "Conversation", turns: "Iterable[Turn]") -> None:
+    """Each turn, and under it what the agent would do, on standard output."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from proactor_lib.evaluate.watch import span
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    for turn in turns:
+        actions = talk.hear(turn)
+        now = len(talk.turns)
+        console.print(f"[bold]\\[{now}] {escape(turn.speaker)}:[/bold] {escape(turn.text)}")
+        for judged in actions:
+            a = judged.action
+            mark, style = ("●", "green") if a.status == "ready" else ("○", "cyan")
+            said = escape(f"{a.name}({', '.join(f'{k}={v}' for k, v in a.params.items())})")
+            console.print(f"    [{style}]{mark} {a.status} {said}[/{style}]  [dim]{escape(judged.verdict)}[/dim]")
+        for reference in talk.unsaid(now):
+            console.print(f"    [dim]· not triggered: {escape(reference.name)} (window {span(reference)})[/dim]")
+        if talk.said.get(now) and talk.said[now].unreadable:
+            console.print("    [dim]! the output could not be read in full[/dim]")
