@@ -201,6 +201,11 @@ def test_judges_at_addresses_of_their_own():
         reward("general_ruler", judge="one,two,three", judge_url="http://127.0.0.1:1/v1,http://127.0.0.1:2/v1")
 
 
+def test_a_judge_named_twice_is_a_mistake():
+    with pytest.raises(BadInput, match="judge names 'one' twice"):
+        reward("general_ruler", judge="one, two, one", judge_url="http://127.0.0.1:1/v1")
+
+
 def test_the_cache_repeats_no_paid_call(tmp_path):
     kept = {"judge_cache": tmp_path, "judge_prices": (10.0, 30.0)}
     _, first, server = judged(lambda r, n: said(good(r)), group(RIGHT, WRONG), **kept)

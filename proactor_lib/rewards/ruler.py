@@ -90,6 +90,8 @@ def make_judges(params: Params, rubric_file: str) -> list[Judge]:
     urls = [u.strip() for u in params.judge_url.split(",")]
     if len(urls) not in (1, len(models)):
         raise BadInput(f"judge_url names {len(urls)} addresses for {len(models)} judges; one for all or one each")
+    if len(set(models)) < len(models):
+        raise BadInput(f"judge names {max(models, key=models.count)!r} twice; several judges must be different models")
     asking = {
         "concurrency": params.judge_concurrency,
         "timeout": params.judge_timeout,
