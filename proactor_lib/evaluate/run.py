@@ -13,6 +13,7 @@ from proactor_lib.evaluate.kept import Kept
 from proactor_lib.evaluate.roster import Roster
 from proactor_lib.evaluate.tables import write_tables
 from proactor_lib.policies import POLICIES
+from proactor_lib.report.held_out import focus
 from proactor_lib.run import Run
 
 TEST, DEV = "test", "dev"
@@ -21,16 +22,19 @@ TEST, DEV = "test", "dev"
 def evaluate_run(run: Run, dev: bool = False, log: Callable[[str], None] = lambda text: None) -> list[str]:
     """Predictions of every policy in `params.policies` on test, and their tables in metrics/; the policies' names.
 
-    `dev`: the last policy is asked on dev too, where its threshold is tuned. A policy whose adapter the run does not
-    have is left out, with a line to `log`. What an earlier call made is not asked again. Raises BadInput for a policy
-    that nobody knows and an endpoint that does not answer, ServerDied if our server does not start.
+    `dev`: the policy in focus is asked on dev too, where its threshold is tuned. A policy whose adapter the run does
+    not have is left out, with a line to `log`. What an earlier call made is not asked again. Raises BadInput for a
+    policy that nobody knows, where none is left, and for an endpoint that does not answer, ServerDied if our server
+    does not start.
     """
     with Roster(run) as roster:
         names = roster.present(run.params.policies, log)
+        if not names:
+            raise BadInput(f"{run.out}: none of the policies {', '.join(run.params.policies)} was trained here")
         for name in names:
             evaluate_policy(Held(run, TEST), roster, name)
-        if dev and names:
-            evaluate_policy(Held(run, DEV), roster, names[-1])
+        if dev:
+            evaluate_policy(Held(run, DEV), roster, focus(names))
     write_tables(run)
     return names
 

@@ -1,6 +1,6 @@
 """The policies on the held-out dialogues, scored anew from the predictions that the run kept."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -37,6 +37,12 @@ class HeldOut:
         return found
 
 
+def focus(policies: Iterable[str]) -> str:
+    """The policy that the others are compared with: `trained` where it is there, else the last."""
+    names = list(policies)
+    return "trained" if "trained" in names else names[-1]
+
+
 def read_predictions(run: Run) -> dict[str, list[TurnPrediction]]:
     """The run's prediction files by policy: the order of the parameters, then the alphabet's."""
     found = {p.stem: p for p in sorted(run.predictions.glob("*.jsonl"))}
@@ -55,7 +61,7 @@ def asked_turns(run: Run, predictions: Mapping[str, list[TurnPrediction]]) -> di
 
 
 def score(run: Run) -> HeldOut | None:
-    """Every policy's metrics with intervals, and each against the last (the trained one); None without predictions."""
+    """Every policy's metrics with intervals, and the policy in `focus` against each other; None without predictions."""
     predictions = read_predictions(run)
     if not predictions:
         return None
@@ -67,6 +73,6 @@ def score(run: Run) -> HeldOut | None:
     }
     tables = {name: s.dialogues for name, s in scores.items()}
     found = table(tables, p.bootstrap, p.seed)
-    *others, last = tables
-    compared = compare(tables, [(last, o) for o in others], bootstrap=p.bootstrap, seed=p.seed) if others else None
+    pairs = [(focus(tables), other) for other in tables if other != focus(tables)]
+    compared = compare(tables, pairs, bootstrap=p.bootstrap, seed=p.seed) if pairs else None
     return HeldOut(predictions, scores, found, compared, found.attrs["ranked_against"], len(dialogues))

@@ -169,10 +169,10 @@ def _published(run: Run) -> list[dict]:
 
 
 def _timeline(run: Run, scored: HeldOut | None) -> timeline.Timeline | None:
-    """The median dialogue of the last policy, with the first triggers of all."""
-    if scored is None or (last := list(scored.scores.values())[-1]).references.empty:
+    """The median dialogue of the policy in focus, with the first triggers of all."""
+    if scored is None or (focus := scored.scores[held_out.focus(scored.scores)]).references.empty:
         return None
-    chosen = timeline.median_dialogue(last.references)
+    chosen = timeline.median_dialogue(focus.references)
     dialogue = next(d for d in run.dialogues("test") if d.id == chosen)
     references = next(r.references for r in run.references("test") if r.dialogue_id == chosen)
     return timeline.draw(
