@@ -196,7 +196,11 @@ class Plan:
 
 
 def plan(dialogues: Iterable[Dialogue], catalog: Catalog, settings: OracleSettings) -> Plan:
-    """What `annotate_file` would send, retries apart. Nothing is sent. Tokens are estimates [ours]."""
+    """What `annotate_file` would send, retries apart. Nothing is sent.
+
+    Tokens are estimates [ours]: prompts came out 3 to 12% too high on three corpora; answers are taken as 10 tokens
+    for each action and each turn, which was between 0.7 and 1.9 times the truth.
+    """
     return in_a_loop_of_its_own(_plan(dialogues, catalog, settings))
 
 
@@ -224,12 +228,10 @@ class _Dry(Endpoint):
         actions = request["response_format"]["json_schema"]["schema"]["properties"]
         self.counts.calls += 1
         self.counts.prompt_tokens += estimated_tokens(request["messages"])
-        self.counts.output_tokens += OUTPUT_TOKENS_AN_ACTION * len(actions)
+        turns = request["messages"][-1]["content"].count("\n[")
+        self.counts.output_tokens += 10 * (len(actions) + turns)
         text = json.dumps({name: [] for name in actions})
         return Answer(value=text, text=text)
 
     def _remember(self, key, answer):
         pass
-
-
-OUTPUT_TOKENS_AN_ACTION = 40  # of the catalog, in one answer: measured on the truth of simulated dialogues
