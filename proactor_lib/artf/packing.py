@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
-from trl.experimental.async_grpo.packing import TREE_ATTENTION, TreeRow
+
+from proactor_lib.artf.trl_async import TREE_ATTENTION, TreeRow
 
 BLOCK_TOKENS = 512  # branches are grouped into blocks of at least this many tokens: fewer, larger attention calls
 

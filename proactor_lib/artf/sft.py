@@ -67,11 +67,11 @@ def reference_row(visit: Visit, trunk: Trunk, tokenizer) -> packing.DialogueRow:
     return row
 
 
-def row_log_probs(model, row: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Log-probabilities (M) of a packed row's trained tokens."""
+def row_log_probs(model, row: dict[str, torch.Tensor], autocast: bool = True) -> torch.Tensor:
+    """Log-probabilities (M) of a packed row's trained tokens; in bfloat16 arithmetic unless `autocast` is off."""
     device = model.device
     row = {k: v.to(device) for k, v in row.items()}
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
         out = model(
             input_ids=row["input_ids"][None],
             position_ids=row["position_ids"][None],

@@ -15,21 +15,18 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
-from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer
-from trl.experimental.async_grpo.async_grpo_trainer import DataCollatorForRollout
 
 from datasets import Dataset
 from proactor_lib.artf import head, packing
 from proactor_lib.artf.policy import PolicySync
 from proactor_lib.artf.rollouts import RolloutWorker, StepBatch
+from proactor_lib.artf.trl_async import AsyncGRPOConfig, AsyncGRPOTrainer, DataCollatorForRollout, async_grpo_trainer
 
 log = logging.getLogger(__name__)
 
 # TRL's own versions need CUDA, or score every position of a row.
 async_grpo_trainer.register_tree_attention = packing.register
 async_grpo_trainer.add_fused_lm_head = head.attach_head
-if not torch.cuda.is_available():
-    async_grpo_trainer.get_peak_flops_per_device = lambda *_: None
 
 
 class NoTransfer:

@@ -1,0 +1,160 @@
+"""Dialogue rows: what they hold, and that packing changes neither log-probabilities nor gradients."""
+
+import numpy as np
+import pytest
+import torch
+from proactor_lib import models
+from proactor_lib.artf import head, packing
+from proactor_lib.artf.sft import lora_config, row_log_probs
+from proactor_lib.artf.trainer import dialogue_rows, micro_batches
+from proactor_lib.params import Params
+
+TRUNK = list(range(100, 112))
+OUTPUTS = {3: ([7, 2], [7, 8, 2], [7, 2]), 8: ([9, 2], [5, 6, 2]), 12: ([5, 2], [5, 9, 9, 2])}
+CUE = [50, 51]
+
+
+def sample(turn_end: int, output: list[int], advantage: float = 1.0, dialogue: str = "d") -> dict:
+    prompt = TRUNK[:turn_end] + CUE
+    return {
+        "input_ids": np.array(prompt + output),
+        "completion_mask": np.array([0] * len(prompt) + [1] * len(output)),
+        "old_log_probs": np.full(len(prompt) + len(output), -1.0, dtype=np.float32),
+        "advantage": advantage,
+        "group_id": turn_end,
+        "dialogue": dialogue,
+        "metrics": {},
+    }
+
+
+def samples() -> list[dict]:
+    return [sample(end, output, 0.5 + n) for end, outputs in OUTPUTS.items() for n, output in enumerate(outputs)]
+
+
+def row_of(some: list[dict]) -> packing.DialogueRow:
+    row = packing.DialogueRow()
+    for s in some:
+        row.add(s)
+    return row
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(packing, "BLOCK_TOKENS", 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The tiny model in float32 with an adapter whose two matrices are both random."""
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    packing.register()
+    base = AutoModelForCausalLM.from_pretrained(
+        models.resolve(models.TINY), dtype=torch.float32, attn_implementation=packing.TREE_ATTENTION
+    )
+    head.attach_head(base)
+    torch.manual_seed(1)
+    model = get_peft_model(base, lora_config(Params()))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
+def loss_and_gradients(model, rows: list[packing.DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    total = 0.0
+    for row in rows:
+        packed = row.pack()
+        loss = -(row_log_probs(model, packed, autocast=False) * packed["advantages"]).sum()
+        loss.backward()
+        total += loss.item()
+    return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_a_row_holds_each_shared_token_once_and_the_trunk_first(small_blocks):
+    packed = row_of(samples()).pack()
+    # A branch starts one token early (its last shared token predicts another one); identical outputs are one.
+    assert packed["input_ids"][:12].tolist() == TRUNK
+    assert packed["position_ids"][:12].tolist() == list(range(12))
+    assert len(packed["input_ids"]) == 37  # of 81
+    assert len(packed["token_index"]) == sum(int(s["completion_mask"].sum()) for s in samples())
+    assert packed["tree_cu_seqlens_q"][0] == 0 and packed["tree_cu_seqlens_q"][-1] == len(packed["input_ids"])
+    assert len(packed["tree_cu_seqlens_q"]) > 3
+
+
+def test_every_token_sees_its_own_path_only(small_blocks):
+    """The mask of a row, token by token, against the prefixes of the samples that it came from."""
+    row = row_of(samples())
+    packed = row.pack()
+    n = len(packed["input_ids"])
+    seen = torch.zeros(n, n, dtype=torch.bool)
+    blocks = packing._blocks(
+        packed["tree_kv_index"], packed["tree_cu_seqlens_q"], packed["tree_cu_seqlens_k"], torch.float32
+    )
+    for start, stop, trunk, mask in blocks:
+        visible = torch.ones(stop - start, stop - start).tril().bool() if mask is None else mask == 0
+        seen[start:stop, :trunk] = visible[:, :trunk]
+        seen[start:stop, start:stop] = visible[:, trunk:]
+    paths = {tuple(s["input_ids"][: d + 1].tolist()) for s in samples() for d in range(len(s["input_ids"]))}
+    for q in range(n):
+        path = tuple(packed["input_ids"][seen[q]].tolist())
+        assert path in paths and len(path) == packed["position_ids"][q] + 1
+
+
+def test_packing_changes_no_loss_and_no_gradient(model, small_blocks):
+    loss, gradients = loss_and_gradients(model, [row_of(samples())])
+    alone, expected = loss_and_gradients(model, [row_of([s]) for s in samples()])
+    assert loss == pytest.approx(alone, rel=1e-5)
+    assert len(gradients) == 2 * 7 * 2
+    for name, gradient in gradients.items():
+        assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm(), name
+
+
+def test_gradients_agree_with_plain_attention(model, small_blocks):
+    """The CPU kernels called directly against torch's own differentiation of the same attention."""
+    packed = row_of(samples()).pack()
+    blocks = packing._blocks(
+        packed["tree_kv_index"], packed["tree_cu_seqlens_q"], packed["tree_cu_seqlens_k"], torch.float32
+    )
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16, requires_grad=True) for h in (4, 2, 2))
+    weights = torch.randn(1, 4, len(packed["input_ids"]), 16)
+    found = []
+    for attend in (packing._cpu_attention, packing._sdpa_attention):
+        out = attend(q, k, v, blocks, None)
+        found.append((out, *torch.autograd.grad((out * weights).sum(), (q, k, v))))
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_gives_log_probabilities_entropies_and_gradients(monkeypatch):
+    monkeypatch.setattr(head, "ROWS", 3)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 8, requires_grad=True), torch.randn(20, 8)
+    labels = torch.randint(20, (7,))
+    ours, entropy = head.FrozenHead.apply(hidden, weight, labels, 0.7)
+    plain = torch.log_softmax(hidden @ weight.T / 0.7, dim=-1)
+    torch.testing.assert_close(ours, plain.gather(1, labels[:, None])[:, 0])
+    torch.testing.assert_close(entropy, -(plain.exp() * plain).sum(-1))
+    scale = torch.randn(7)
+    (expected,) = torch.autograd.grad((plain.gather(1, labels[:, None])[:, 0] * scale).sum(), hidden)
+    (found,) = torch.autograd.grad((ours * scale).sum(), hidden)
+    torch.testing.assert_close(found, expected)
+
+
+def test_rows_keep_dialogues_apart_and_obey_the_budget():
+    some = [sample(3, [7, 2], dialogue="a"), sample(12, [9, 2], dialogue="a"), sample(3, [7, 2], dialogue="b")]
+    assert [len(r.samples) for r in dialogue_rows(some, token_budget=100)] == [2, 1]
+    assert [len(r.samples) for r in dialogue_rows(some, token_budget=16)] == [1, 1, 1]
+    with pytest.raises(ValueError, match="16 tokens, token_budget is 15"):
+        dialogue_rows(some, token_budget=15)
+
+
+def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
+    rows = dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
+    batches = micro_batches(rows, ranks=2, pad_token_id=0)
+    assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
+    assert batches[1]["advantages"][0].abs().sum() > 0 and batches[1]["advantages"][1].abs().sum() == 0
+    assert {float(n) for b in batches for n in b["global_n_tokens"]} == {6.0}
