@@ -20,6 +20,7 @@ from proactor_lib.evaluate.agents import Case, Prompted, Served
 from proactor_lib.evaluate.kept import Kept
 from proactor_lib.evaluate.run import Held, predict, spread
 from proactor_lib.files import read_jsonl
+from proactor_lib.metrics.thresholds import persistence
 from proactor_lib.models import TINY, load_tokenizer, resolve
 from proactor_lib.params import load_params
 from proactor_lib.run import Run, annotate_run, prepare_data
@@ -231,6 +232,14 @@ def test_a_threshold_is_tuned_on_dev(tmp_path):
     found = readiness.tune_run(run, "oracle_early", prices=(0.0, 1.0))
     assert list(found.table.price) == [0.0, 1.0] and set(found.curve.threshold) >= {0.0, 1.0}
     assert found.table.cost[0] <= found.table.cost[1]
+
+
+def test_a_row_of_ready_turns_goes_over_turns_that_were_not_asked():
+    said = [TurnPrediction(dialogue_id="d", turn=t, actions=(PredictedAction(name="a"),)) for t in (2, 6, 9)]
+    sure = [[a.confidence for a in x.actions] for x in persistence(said, 5, asked={"d": (2, 6, 9)})]
+    assert sure == [[0.2], [0.4], [0.6]]
+    assert [x.actions[0].confidence for x in persistence(said, 5)] == [0.2, 0.2, 0.2]
+    assert [x.actions[0].confidence for x in persistence(said[::2], 5, asked={"d": (2, 6, 9)})] == [0.2, 0.2]
 
 
 # the command

@@ -1,6 +1,7 @@
 """`proactor evaluate`: policies on the dialogues of a split, from predictions to tables."""
 
 import json
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ def evaluate(
     }  # fmt: skip
     if url or model:
         given |= {"policy_url": url, "policy_model": model} if url else {"model": model}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     run = open_run(out, params, given | parse_settings(settings))
     scored = bring_to_end(run, references)
     if as_json:

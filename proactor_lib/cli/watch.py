@@ -1,5 +1,6 @@
 """`proactor watch`: an agent at a conversation, in a terminal."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,7 @@ def watch(
     from proactor_lib.evaluate.agents import Unanswered
     from proactor_lib.evaluate.roster import Roster
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     run = opened(out, url, model)
     chosen = None if typed else pick(run, split, dialogue)
     with Roster(run) as roster:
