@@ -1,6 +1,9 @@
 """What several tests share."""
 
+import io
 import os
+import signal
+from typing import NamedTuple
 
 import pytest
 from proactor_lib import models
@@ -22,3 +25,32 @@ def tiny_server(tmp_path_factory):
     )
     with server:
         yield server.wait_ready(300 if os.cpu_count() > 1 else 600)
+
+
+class Said(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """`proactor` in this process, which spares a second or more of imports a call: cli("score", ..., typed="")."""
+    from proactor_lib.cli import main
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments, typed=""):
+        monkeypatch.setattr("sys.argv", ["proactor", *map(str, arguments)])
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+        return Said(status, *capsys.readouterr())
+
+    yield call
+    signal.signal(signal.SIGTERM, before)

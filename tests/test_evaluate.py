@@ -252,10 +252,6 @@ def command(out, *more, dataset=("--dataset", "homeloan"), limit=3):
     ]  # fmt: skip
 
 
-def proactor(*args):
-    return subprocess.run(args[0], capture_output=True, text=True, timeout=300, cwd=ROOT)
-
-
 def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_the_same_again(tmp_path):
     """Five policies on SGD, two of them on an endpoint, killed by SIGKILL in the middle."""
     policies = ["non_reasoning", "reasoning_asg", "oracle", "silent", "random"]
@@ -292,11 +288,14 @@ def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_th
     assert answer["policies"]["oracle"]["opportunity_timing"][0] > answer["policies"]["random"]["opportunity_timing"][0]
 
 
-def test_a_policy_can_be_added_and_a_mistake_is_one_sentence(tmp_path):
-    assert proactor(command(tmp_path / "out", "--policy", "oracle", "--turns", "2")).returncode == 0
-    more = proactor(command(tmp_path / "out", "--policy", "silent", "--turns", "2", "--json"))
+def test_a_policy_can_be_added_and_a_mistake_is_one_sentence(cli, tmp_path):
+    def evaluate(out, *more):
+        return cli(*command(tmp_path / out, *more)[3:])
+
+    assert evaluate("out", "--policy", "oracle", "--turns", "2").returncode == 0
+    more = evaluate("out", "--policy", "silent", "--turns", "2", "--json")
     assert set(json.loads(more.stdout)["policies"]) == {"oracle", "silent"}
-    other = proactor(command(tmp_path / "out", "--policy", "silent", "--turns", "4"))
+    other = evaluate("out", "--policy", "silent", "--turns", "4")
     assert other.returncode == 2 and "was made with other parameters (evaluation_turns was 2, now 4)" in other.stderr
-    wrong = proactor(command(tmp_path / "new", "--policy", "clever"))
+    wrong = evaluate("new", "--policy", "clever")
     assert wrong.returncode == 2 and "unknown policy 'clever'" in wrong.stderr.splitlines()[-1]
