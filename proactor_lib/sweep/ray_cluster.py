@@ -4,6 +4,7 @@ interfaces and whoever reaches it runs code."""
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,9 +52,20 @@ def _alone(cpus: int | None):
 def _joined(address: str):
     import ray
 
+    if address != "auto":
+        _answers(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(f"no Ray cluster could be joined at {address!r}: {reason}") from None
     yield ray
+
+
+def _answers(address: str) -> None:
+    """BadInput unless something listens at host:port: Ray itself would knock for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise BadInput(f"no Ray cluster could be joined at {address!r} (host:port, or auto): {error}") from None

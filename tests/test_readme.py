@@ -1,0 +1,108 @@
+"""Every command of the README, run as it stands there, on a working copy whose parameter files are small.
+
+Two commands are not run whole here: `make test` is what runs this test, and of `proactor run` only stages 01 and 02
+are run; tests/test_whole_run.py runs all four. Of `make demo` the commands that its recipe holds are run.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from proactor_lib.params import load_params
+
+from house_map import files, house_map
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
+SHIMS = """
+set -euo pipefail
+make() {{ command make -n -s -C {root} "$@" > recipe.txt; python {extract} recipe.txt > recipe.sh; source recipe.sh; }}
+proactor() {{ if [ "$1" = run ]; then command proactor "$@" --stage 01,02; else command proactor "$@"; fi; }}
+"""
+EXTRACT = r"""
+import re, sys
+recipe = open(sys.argv[1]).read().replace("\\\n", " ")
+commands = [line.strip() for line in recipe.splitlines() if re.match(r"\.venv/bin/(proactor|python -m pytest)", line)]
+assert commands, "the recipe runs nothing of ours"
+print("\n".join("true" if c == ".venv/bin/python -m pytest" else c.removeprefix(".venv/bin/") for c in commands))
+"""
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The clone as a reader stands in it, with small parameter files and `../shared` beside it."""
+    here = tmp_path_factory.mktemp("readme") / "clone"
+    (here / "outputs").mkdir(parents=True)
+    (here.parent / "shared").symlink_to(ROOT.parent / "shared")
+    (here / "notebooks").symlink_to(ROOT / "notebooks")
+    shutil.copytree(ROOT / "params", here / "params")
+    small = "extends: smoke.yaml\nname: cpu-demo\n"
+    (here / "params" / "cpu-demo.yaml").write_text(small)
+    sweep = here / "params" / "sweeps" / "smoke.yaml"
+    values = yaml.safe_load(sweep.read_text())
+    values["axes"] = {"grid": {"reward": ["rac", "weighted_metric"]}}
+    values["set"] = {"train_dialogues": 3}
+    sweep.write_text(yaml.safe_dump(values, sort_keys=False))
+    (here / "extract.py").write_text(EXTRACT)
+    load_params(here / "params" / "cpu-demo.yaml")
+    return here
+
+
+def run_block(copy, block):
+    """Run a block of the README as one script; what it leaves running (Ray) is ended afterwards."""
+    script = SHIMS.format(root=ROOT, extract=copy / "extract.py") + block
+    mark = f"{os.getpid()}-{len(block)}"
+    venv = str(Path(sys.executable).parent)
+    env = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "FIRST": "127.0.0.1", "README_BLOCK": mark}
+    env |= {"RAY_TMPDIR": str(copy.parent), "RAY_USAGE_STATS_ENABLED": "0"}
+    try:
+        return subprocess.run(["bash", "-c", script], cwd=copy, env=env, capture_output=True, text=True, timeout=500)
+    finally:
+        for process in psutil.process_iter():
+            if _marked(process, mark):
+                process.send_signal(signal.SIGKILL)
+
+
+def _marked(process, mark):
+    try:
+        return process.environ().get("README_BLOCK") == mark
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)), ids=lambda i: BLOCKS[i].split("\n")[0][:40].strip())
+def test_a_block_runs_as_it_stands(copy, number):
+    done = run_block(copy, BLOCKS[number])
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+
+
+def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
+    outside = re.sub(r"```.*?```", "", README, flags=re.S)
+    inline = re.findall(r"`((?:make|proactor) [^`]*)`", outside)
+    blocks = "\n".join(BLOCKS)
+    known = {"make env EXTRA=gpu", "proactor catalog import"}  # for machines with a GPU; tests/test_catalog.py
+    for command in inline:
+        assert command in known or " ".join(command.split()[:2]) in blocks, command
+
+
+def test_files_that_it_links_to_are_there():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+    picture = ROOT / ".github" / "report.png"
+    assert 10_000 < picture.stat().st_size < 300_000
+
+
+def test_the_map_names_every_file():
+    """`python tests/house_map.py` writes it anew."""
+    named = set(re.findall(r"^\| `([^`]+)` \| .+ \|$", README, re.M))
+    assert {p.name.removesuffix(".py") for p in files()} <= named
+    titles = re.findall(r"<summary>.*</summary>", house_map())
+    assert [t for t in titles if t.split("</code>")[0] not in README] == []

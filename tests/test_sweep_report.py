@@ -1,0 +1,163 @@
+"""The ablation report: 24 cells in a real browser, what is missing or failed, comparisons."""
+
+import json
+import re
+import shutil
+import time
+
+import nbformat
+import pytest
+from proactor_lib import notebook, report
+from proactor_lib.errors import BadInput
+from proactor_lib.report import executed, page
+from proactor_lib.sweep.cells import make_cells
+from proactor_lib.sweep.definition import read_sweep
+from proactor_lib.sweep.runner import describe
+from proactor_lib.sweep.store import Store
+from proactor_lib.sweep.table import collect
+
+from test_notebook import write_notebook
+from test_report import browser, check_page, make_run  # noqa: F401  (browser is a fixture)
+from test_sweep import write_sweep
+
+DRAWN = """import pandas as pd
+import matplotlib.pyplot as plt
+from IPython.display import HTML, display
+display(pd.DataFrame({"metric": ["AC"], "value": [0.125]}))
+display(HTML("<table><tr><td>kept</td></tr></table><script>window.evil = 1</script><img src='http://example.org/x.png'>"))
+plt.plot([1, 2, 3])"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A notebook with a table, a figure and hostile HTML, really executed."""
+    folder = tmp_path_factory.mktemp("drawn")
+    source = write_notebook(folder / "n.ipynb", DRAWN)
+    node = nbformat.read(source, 4)
+    node.cells.insert(0, nbformat.v4.new_markdown_cell("# A **story** <script>window.evil = 2</script>"))
+    nbformat.write(node, source)
+    assert notebook.execute(source, folder / "done.ipynb", {}).state == "done"
+    return folder / "done.ipynb"
+
+
+def make_sweep(folder, drawn, shift=0.0, **values):
+    """A sweep's folder of 2 x 3 rewards and 4 seeds, as its workers leave it; a reward adds 0.1, a seed some noise."""
+    folder.mkdir(parents=True)
+    axes = {"grid": {"reward": ["rac", "max_rac"], "epsilon": [0.1, 0.2, 0.3]}, "seeds": 4}
+    path = write_sweep(folder, **{"axes": axes, "headline": "score", "question": "Which one?"} | values)
+    sweep, store = read_sweep(path), Store(folder / "out")
+    cells = make_cells(sweep, path)
+    store.write("sweep.json", describe(sweep, cells))
+    for i, cell in enumerate(cells):
+        score = 0.5 + shift + 0.1 * (cell.params.reward == "max_rac") + 0.01 * ((i * 7) % 5)
+        record = {"state": "done", "problem": None, "seconds": 61.0 + i, "cpus": 1, "gpus": 0, "attempts": 1}
+        store.write(store.cell(cell.id), record | {"peak_memory_gb": 0.2, "id": cell.id})
+        store.write(store.cell(cell.id, "summary.json"), {"score": [score, score - 0.1, score + 0.1], "tau": i / 100})
+        shutil.copy(drawn, folder / "out" / "cells" / cell.id / "notebook.ipynb")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, drawn):
+    return make_sweep(tmp_path_factory.mktemp("swept") / "a", drawn)
+
+
+def test_24_cells_in_a_browser(swept, browser):  # noqa: F811
+    start = time.monotonic()
+    path = report.build(swept)
+    assert time.monotonic() - start < 60
+    assert path.stat().st_size < page.LIMIT_BYTES
+    browser.get(path.resolve().as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert browser.execute_script("return window.evil") is None
+    hidden = "return [...document.images].filter(i => !(i.complete && i.naturalWidth > 50)).length"
+    assert browser.execute_script(hidden) == 0
+    text = browser.execute_script("return document.body.innerText")
+    found = collect(swept)
+    assert len(found) == 24
+    for row in found.to_dict("records"):
+        line = f"{row['cell']}\t{row['reward']}\t{row['epsilon']}\t{row['seed']}\tdone\t{page.number(row['score'])}"
+        assert line in text
+    assert "24 of 24" in text and "Which one?" in text and "A story" in text and "kept" in text and "0.125" in text
+    assert len(browser.find_elements("css selector", "details img")) == 24
+
+
+def test_the_page_asks_for_nothing(swept, browser):  # noqa: F811
+    """As it opens: notebooks folded, no console line, no request, every figure that is in view drawn."""
+    path = report.build(swept)
+    assert not re.search(r"""(src|href)=["'](?!data:|\#)""", path.read_text())
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(path.resolve().as_uri())
+    assert browser.get_log("browser") == []
+    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert [u for u in asked if not u.startswith("data:")] == [path.resolve().as_uri()]
+
+
+def test_a_link_opens_the_notebook_of_its_cell(swept, browser):  # noqa: F811
+    path = report.build(swept)
+    browser.get(path.resolve().as_uri())
+    link = browser.find_element("css selector", "#cells a")
+    target = link.get_attribute("href").partition("#")[2]
+    browser.get(f"{path.resolve().as_uri()}#{target}")
+    assert browser.execute_script(f"return document.getElementById('{target}') !== null")
+
+
+def test_tests_are_paired_and_said(swept):
+    report.build(swept)
+    summary = json.loads((swept / "summary.json").read_text())
+    [reward] = [p for p in summary["pairs"] if p["factor"] == "reward" and p["metric"] == "score"]
+    assert (reward["value"], reward["against"], reward["pairs"]) == ("max_rac", "rac", 12)
+    assert reward["verdict"] == "higher" and reward["p_holm"] < 0.05
+    assert 0.08 < reward["low"] < reward["difference"] < reward["high"] < 0.12
+    epsilon = [p for p in summary["pairs"] if p["factor"] == "epsilon" and p["metric"] == "score"]
+    assert [p["pairs"] for p in epsilon] == [8, 8] and {p["against"] for p in epsilon} == {0.1}
+    assert len(summary["means"]) == 6 and all(m["cells"] == 4 for m in summary["means"])
+
+
+def test_what_failed_and_what_is_missing_comes_first(tmp_path, drawn):
+    out = make_sweep(tmp_path / "s", drawn)
+    first, second = list((out / "cells").iterdir())[:2]
+    record = json.loads((first / "cell.json").read_text())
+    (first / "cell.json").write_text(json.dumps(record | {"state": "failed", "problem": "the kernel died"}))
+    (second / "cell.json").unlink()
+    text = report.build(out).read_text()
+    warned = text.partition('class="warnings"')[2].partition("</section>")[0]
+    assert "1 of 24 cells failed" in warned and "the kernel died" in warned and "1 of 24 cells have not run" in warned
+
+
+def test_pictures_of_notebooks_share_what_the_page_may_hold(drawn):
+    whole, none = executed.render(drawn, 10_000_000), executed.render(drawn, 100)
+    assert "data:image/png" in whole and "data:image/png" not in none and "left out" in none
+    assert "<script" not in whole and "<img src='http" not in whole
+
+
+def test_two_sweeps_compared(swept, tmp_path, drawn, browser):  # noqa: F811
+    other = make_sweep(tmp_path / "b", drawn, shift=0.05, set={"max_steps": 7})
+    path = report.compare(swept, other)
+    text = check_page_without_figures(browser, path)
+    assert "all\tscore\t0.570\t0.620\t0.050" in text.replace("\n", "")  # the means, and each cell's shift
+    assert "max_steps" in text and "higher" in text
+
+
+def check_page_without_figures(browser, path):  # noqa: F811
+    browser.get_log("browser")
+    browser.get(path.resolve().as_uri())
+    assert browser.get_log("browser") == []
+    return browser.execute_script("return document.body.innerText")
+
+
+def test_two_runs_compared(tmp_path, browser):  # noqa: F811
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", reward="rac")
+    path = report.compare(a.out, b.out)
+    text = check_page_without_figures(browser, path)
+    assert "adaptive_metric\trac" in text  # the parameter that differs
+    assert "same" in text  # the same predictions on the same dialogues
+    longer = make_run(tmp_path / "c", test_dialogues=7)
+    assert "untested" in report.compare(a.out, longer.out).read_text()
+
+
+def test_a_run_is_not_compared_with_a_sweep(swept, tmp_path):
+    run = make_run(tmp_path / "a")
+    with pytest.raises(BadInput, match="two runs can be compared, or two sweeps"):
+        report.compare(run.out, swept)
