@@ -2,9 +2,14 @@
 
 import contextlib
 import ctypes
+import os
+import secrets
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import psutil
 
@@ -91,3 +96,45 @@ class PeakMemory:
     def __exit__(self, *_) -> None:
         self._closed.set()
         self._thread.join()
+
+
+MARK = "PROACTOR_GUARDED"  # in the environment of what a guard ends
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """End whatever is started inside and still runs at the end of the block, also when this process is killed (-9).
+
+    A process of its own waits for the end of the block, or of this process, and looks for a mark in environments: it
+    finds daemons that left the family too.
+    """
+    mark = secrets.token_hex(16)
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "proactor_lib.processes", mark], stdin=subprocess.PIPE, start_new_session=True
+    )
+    os.environ[MARK] = mark
+    try:
+        yield
+    finally:
+        del os.environ[MARK]
+        guard.stdin.close()
+        guard.wait()
+
+
+def _end_marked(mark: str) -> None:
+    while marked := [p for p in psutil.process_iter() if _has_mark(p, mark)]:
+        for process in marked:
+            _send(process, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def _has_mark(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark and _alive(process)
+    except psutil.Error:
+        return False
+
+
+if __name__ == "__main__":
+    sys.stdin.read()  # ends with the one who holds the other end
+    _end_marked(sys.argv[1])

@@ -163,3 +163,17 @@ def test_progress_is_tailed_line_by_line(tmp_path):
     assert [e.stage for e in tail.new()] == ["half a line"]
     assert tail.new() == []
     assert json.loads((tmp_path / progress.FILE).read_text().splitlines()[1])["total"] == 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, None])
+def test_a_guard_ends_daemons_too(number):
+    """A daemon that left the family is ended, when the block ends and when its process is killed."""
+    marker = f"sleep {800 + os.getpid() / 1e7}"
+    code = "import subprocess, time; from proactor_lib.processes import guarded\nwith guarded():\n"
+    code += f"    subprocess.run('setsid {marker} &', shell=True)\n    time.sleep({60 if number else 2})"
+    caller = subprocess.Popen([sys.executable, "-c", code])
+    _until(lambda: living(marker))
+    if number:
+        caller.send_signal(number)
+    caller.wait(20)
+    _until(lambda: not living(marker))

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from proactor_lib import processes
 from proactor_lib.errors import BadInput
 
 STORE_BYTES = 80_000_000  # cells exchange files, not objects: the smallest store that Ray takes
@@ -39,11 +40,12 @@ def _alone(cpus: int | None):
 
     folder = tempfile.mkdtemp(prefix="pray-")  # short: Ray's sockets lie in it
     try:
-        ray.init(
-            num_cpus=cpus or len(os.sched_getaffinity(0)), include_dashboard=False, _node_ip_address="127.0.0.1",
-            object_store_memory=STORE_BYTES, log_to_driver=False, logging_level="ERROR", _temp_dir=folder,
-        )  # fmt: skip
-        yield ray
+        with processes.guarded():
+            ray.init(
+                num_cpus=cpus or len(os.sched_getaffinity(0)), include_dashboard=False, _node_ip_address="127.0.0.1",
+                object_store_memory=STORE_BYTES, log_to_driver=False, logging_level="ERROR", _temp_dir=folder,
+            )  # fmt: skip
+            yield ray
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
