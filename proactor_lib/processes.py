@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
@@ -105,13 +106,13 @@ MARK = "PROACTOR_GUARDED"  # in the environment of what a guard ends
 def guarded() -> Iterator[None]:
     """End whatever is started inside and still runs at the end of the block, also when this process is killed (-9).
 
-    A process of its own waits for the end of the block, or of this process, and looks for a mark in environments: it
-    finds daemons that left the family too.
+    A process of its own waits for the end of the block, or of this process. It knows members by a mark in their
+    environment (daemons leave a family) and by having seen them in the family (some overwrite their environment).
     """
     mark = secrets.token_hex(16)
-    guard = subprocess.Popen(
-        [sys.executable, "-m", "proactor_lib.processes", mark], stdin=subprocess.PIPE, start_new_session=True
-    )
+    before = [str(p.pid) for p in family(itself=False)]
+    command = [sys.executable, "-m", "proactor_lib.processes", mark, str(os.getpid()), *before]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     os.environ[MARK] = mark
     try:
         yield
@@ -121,20 +122,23 @@ def guarded() -> Iterator[None]:
         guard.wait()
 
 
-def _end_marked(mark: str) -> None:
-    while marked := [p for p in psutil.process_iter() if _has_mark(p, mark)]:
-        for process in marked:
+def _guard(mark: str, pid: int, spared: set[int]) -> None:
+    """Watch the family of `pid` until standard input ends, then end what is left of it."""
+    seen: set[psutil.Process] = set()
+    while not select.select([sys.stdin], [], [], 0.5)[0]:
+        seen.update(p for p in family(pid, itself=False) if p.pid not in spared)
+    while left := [p for p in psutil.process_iter() if (p in seen or _has_mark(p, mark)) and _alive(p)]:
+        for process in left:
             _send(process, signal.SIGKILL)
         time.sleep(0.1)
 
 
 def _has_mark(process: psutil.Process, mark: str) -> bool:
     try:
-        return process.environ().get(MARK) == mark and _alive(process)
+        return process.environ().get(MARK) == mark
     except psutil.Error:
         return False
 
 
 if __name__ == "__main__":
-    sys.stdin.read()  # ends with the one who holds the other end
-    _end_marked(sys.argv[1])
+    _guard(sys.argv[1], int(sys.argv[2]), {os.getpid(), *map(int, sys.argv[3:])})
