@@ -156,7 +156,7 @@ def test_a_judge_that_contradicts_itself(tmp_path):
 
     def wavering(request, n):
         reverse = len(server.requests) > 1
-        return said([i | {"score": 1 - i["score"] if reverse else i["score"]} for i in good(request)])
+        return said({k: i | {"score": 1 - i["score"]} if reverse else i for k, i in good(request).items()})
 
     with Misbehaving(wavering) as server:
         params = load_params(None, {"reward": "general_ruler", "judge": "j", "judge_url": server.url})

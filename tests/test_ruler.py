@@ -23,18 +23,19 @@ def answers(request) -> dict[str, str]:
 
 
 def fields(request) -> list[str]:
-    item = request["response_format"]["json_schema"]["schema"]["properties"]["scores"]["items"]
-    return [name for name in item["required"] if name not in ("label", "reason")]
+    schema = request["response_format"]["json_schema"]["schema"]
+    assert list(schema["properties"]) == schema["required"] == list(answers(request))
+    item = next(iter(schema["properties"].values()))
+    return [name for name in item["required"] if name != "reason"]
 
 
-def good(request) -> list[dict]:
-    """One item a label, right, with the same mark for each criterion."""
-    marks = {c: 0.0 for c in fields(request)}
-    return [{"label": k, "reason": "so"} | dict.fromkeys(marks, WORTH[a]) for k, a in answers(request).items()]
+def good(request) -> dict[str, dict]:
+    """The right answer by label, with the same mark for each criterion."""
+    return {k: {"reason": "so"} | dict.fromkeys(fields(request), WORTH[a]) for k, a in answers(request).items()}
 
 
-def said(items) -> Reply:
-    return Reply(json.dumps({"scores": items}))
+def said(items: dict[str, dict]) -> Reply:
+    return Reply(json.dumps(items))
 
 
 def judged(answer, *groups, name="general_ruler", **settings):
@@ -48,7 +49,7 @@ def judged(answer, *groups, name="general_ruler", **settings):
 
 def test_one_call_a_group_matched_by_label_however_ordered():
     values, counters, server = judged(
-        lambda r, n: said(list(reversed(good(r)))), group(RIGHT, WAITING, RIGHT, WRONG, GARBAGE)
+        lambda r, n: said(dict(reversed(good(r).items()))), group(RIGHT, WAITING, RIGHT, WRONG, GARBAGE)
     )
     assert values == [[0.9, 0.6, 0.9, 0.2, 0]]
     assert len(server.requests) == 1
@@ -76,7 +77,7 @@ def test_order_and_labels_are_random_but_the_same_again():
 
 def test_custom_ruler_mixes_four_marks():
     marks = dict(zip(CUSTOM, (1.0, 0.5, 0.25, 0.0), strict=True))
-    ask = lambda r, n: said([{"label": k, "reason": ""} | marks for k in answers(r)])  # noqa: E731
+    ask = lambda r, n: said({k: {"reason": ""} | marks for k in answers(r)})  # noqa: E731
     values, _, server = judged(ask, group(RIGHT), name="custom_ruler")
     assert values == [[pytest.approx(0.4 * 1 + 0.3 * 0.5 + 0.2 * 0.25)]]
     assert "Judge proactiveness" in server.requests[0]["messages"][0]["content"] and fields(server.requests[0]) == [
@@ -84,20 +85,29 @@ def test_custom_ruler_mixes_four_marks():
     ]
 
 
-def spoil(request, **changes) -> Reply:
-    """A good answer but for the label of RIGHT."""
-    label = next(k for k, a in answers(request).items() if a == RIGHT)
-    return said([item | changes if item["label"] == label else item for item in good(request)])
+def label(request) -> str:
+    """The label of RIGHT."""
+    return next(k for k, a in answers(request).items() if a == RIGHT)
+
+
+def without(request) -> dict[str, dict]:
+    """A good answer that lacks the label of RIGHT."""
+    return {k: item for k, item in good(request).items() if k != label(request)}
+
+
+def spoilt(request, mark) -> Reply:
+    """A good answer but for that mark of RIGHT."""
+    return said(good(request) | {label(request): {"reason": "so"} | dict.fromkeys(fields(request), mark)})
 
 
 FAULTS = {
     "empty": lambda r: Reply(""),
     "not_json": lambda r: Reply("I'm sorry, I can't judge these answers."),
-    "missing_label": lambda r: said([i for i in good(r) if answers(r)[i["label"]] != RIGHT]),
-    "repeated_label": lambda r: said(good(r) + [i for i in good(r) if answers(r)[i["label"]] == RIGHT]),
-    "out_of_range": lambda r: spoil(r, score=7),
-    "not_a_number": lambda r: spoil(r, score="high"),
-    "unknown_label": lambda r: spoil(r, label="Z999"),
+    "missing_label": lambda r: said(without(r)),
+    "repeated_label": lambda r: Reply(said(good(r)).text[:-1] + f', "{label(r)}": {{"reason": "", "score": 1}}}}'),
+    "out_of_range": lambda r: spoilt(r, 7),
+    "not_a_number": lambda r: spoilt(r, "high"),
+    "unknown_label": lambda r: said(good(r) | {"Z999": {"reason": "so", "score": 1}}),
 }
 
 
@@ -116,9 +126,10 @@ def test_a_fault_is_shown_and_asked_again(kind):
 def test_what_stays_missing_is_none_and_counted_and_never_0(kind):
     values, counters, server = judged(lambda r, n: FAULTS[kind](r), group(RIGHT, WRONG, RIGHT, GARBAGE))
     whole = kind in ("empty", "not_json")
-    assert values == [[None, None if whole else 0.2, None, 0]]
+    missing = None if kind != "unknown_label" else 0.9  # a label too many harms no other
+    assert values == [[missing, None if whole else 0.2, missing, 0]]
     assert counters[f"judge_fault_{kind}"] == len(server.requests) == 3
-    assert counters["ruler_missing"] == (3 if whole else 2)
+    assert counters["ruler_missing"] == sum(v is None for v in values[0])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +187,7 @@ def test_slow_judges_are_bound_by_the_concurrency_alone():
 
 
 def test_several_judges_and_their_disagreement():
-    harsh = lambda r: [i | {"score": i["score"] / 2} for i in good(r)]  # noqa: E731
+    harsh = lambda r: {k: i | {"score": i["score"] / 2} for k, i in good(r).items()}  # noqa: E731
     ask = lambda r, n: said(good(r) if r["model"] == "mild" else harsh(r))  # noqa: E731
     with Misbehaving(ask) as server:
         ruler = reward("general_ruler", judge="mild, harsh", judge_url=server.url)
@@ -240,43 +251,32 @@ def test_nothing_readable_asks_no_one():
 
 
 def test_reading_an_answer():
-    item = {"label": "A", "reason": "", "score": 0.5}
-    assert read_marks(f'```json\n{{"scores": [{json.dumps(item)}]}}\n```', ["A"], ["score"]) == (
-        {"A": {"score": 0.5}},
-        [],
-    )
-    for bad in (
-        '{"scores": ' + "[" * 100_000 + "}",
-        '{"scores": 3}',
-        '{"scores": [1]}',
-        "[]",
-        "{",
-        '{"scores": null}',
-        '{"scores": ["A"]}',
-    ):
-        marks, faults = read_marks(bad, ["A"], ["score"])
-        assert marks == {} and [kind for kind, _ in faults] == ["not_json"]
-    for mark, kind in (
-        (True, "not_a_number"),
-        (None, "not_a_number"),
-        (float("nan"), "out_of_range"),
-        (-0.1, "out_of_range"),
-    ):
-        marks, faults = read_marks(json.dumps({"scores": [item | {"score": mark}]}), ["A"], ["score"])
-        assert marks == {} and [k for k, _ in faults] == [kind]
+    item = {"reason": "so", "score": 0.5}
+    assert read_marks(f'```json\n{{"A": {json.dumps(item)}}}\n```', ["A"], ["score"]) == ({"A": {"score": 0.5}}, [])
+    for text, kind in {
+        "{": "not_json",
+        '{"A": ' + "[" * 100_000 + "}": "not_json",
+        "[]": "not_json",
+        "{}": "missing_label",
+        '{"A": 0.5}': "not_a_number",
+        '{"A": [["score", 0.5]]}': "not_a_number",
+        '{"A": {"reason": "so"}}': "not_a_number",
+        '{"A": {"score": true}}': "not_a_number",
+        '{"A": {"score": null}}': "not_a_number",
+        '{"A": {"score": NaN}}': "out_of_range",
+        '{"A": {"score": -0.1}}': "out_of_range",
+    }.items():
+        marks, faults = read_marks(text, ["A"], ["score"])
+        assert marks == {} and [k for k, _ in faults] == [kind], text
 
 
 def test_the_schema_allows_what_is_asked_for_and_nothing_else():
     from jsonschema import Draft202012Validator
 
     schema = Draft202012Validator(answer_schema(["A", "B"], ["score"]))
-    item = {"label": "A", "reason": "right", "score": 0.5}
-    assert schema.is_valid({"scores": [item, item | {"label": "B"}]})
-    for wrong in (
-        [item],
-        [item, item | {"label": "C"}],
-        [item, item | {"score": 2}],
-        [item, item | {"score": "0.5"}],
-        [item, item | {"reason": "x" * 121}],
-    ):
-        assert not schema.is_valid({"scores": wrong})
+    item = {"reason": "right", "score": 0.5}
+    assert schema.is_valid({"A": item, "B": item})
+    for wrong in ({"A": item}, {"A": item, "B": item, "C": item}, {"A": item, "B": 0.5}):
+        assert not schema.is_valid(wrong)
+    for change in ({"score": 2}, {"score": "0.5"}, {"reason": "x" * 121}, {"more": 1}):
+        assert not schema.is_valid({"A": item, "B": item | change})

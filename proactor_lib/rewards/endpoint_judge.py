@@ -66,7 +66,7 @@ class EndpointJudge:
 
     def _sampling(self, labels: Sequence[str], criteria: Sequence[str]) -> dict[str, Any]:
         heat = {} if self.temperature is None else {"temperature": self.temperature}
-        return {"response_format": json_form(answer_schema(labels, criteria)), **heat}
+        return {"response_format": json_form(answer_schema(sorted(labels), criteria)), **heat}
 
     @property
     def counters(self) -> dict[str, float]:
@@ -90,17 +90,23 @@ def _labels(count: int, seed: str) -> list[str]:
 
 
 def answer_schema(labels: Sequence[str], criteria: Sequence[str]) -> dict[str, Any]:
-    """The JSON schema of an answer: `{"scores": [{"label", "reason", criterion: mark, ...}, ...]}`, one a label."""
+    """The JSON schema of an answer: `{label: {"reason", criterion: mark, ...}, ...}`.
+
+    Labels are keys, so that an answer which follows the schema has each of them, and once.
+    """
     mark = {"type": "number", "minimum": 0, "maximum": 1}
-    fields = {"label": {"enum": list(labels)}, "reason": REASON, **dict.fromkeys(criteria, mark)}
-    item = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
-    scores = {"type": "array", "items": item, "minItems": len(labels), "maxItems": len(labels)}
-    return {
-        "type": "object", "properties": {"scores": scores}, "required": ["scores"], "additionalProperties": False,
-    }  # fmt: skip
+    return _object(dict.fromkeys(labels, _object({"reason": REASON, **dict.fromkeys(criteria, mark)})))
+
+
+def _object(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
 Fault = tuple[str, str]  # kind, sentence
+
+
+class _Pairs(list):
+    """A JSON object as its (key, value) pairs, so that a key that is there twice is seen."""
 
 
 def read_marks(text: str, labels: Sequence[str], criteria: Sequence[str]) -> tuple[dict[str, Marks], list[Fault]]:
@@ -112,22 +118,21 @@ def read_marks(text: str, labels: Sequence[str], criteria: Sequence[str]) -> tup
     if not text.strip():
         return {}, [("empty", "the answer is empty")]
     try:
-        items = json.loads(text[text.find("{") : text.rfind("}") + 1])["scores"]
-        items = [dict(item) for item in items]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}, [("not_json", 'the answer is not a JSON object with a list "scores"')]
-    marks, faults = {}, []
-    times = Counter(str(item.get("label")) for item in items)
-    faults += [("unknown_label", f"there is no label {label!r}") for label in times if label not in labels]
+        items = json.loads(text[text.find("{") : text.rfind("}") + 1], object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError):
+        return {}, [("not_json", "the answer is not a JSON object with the labels as keys")]
+    times = Counter(label for label, _ in items)
+    faults = [("unknown_label", f"there is no label {label!r}") for label in times if label not in labels]
     faults += [("repeated_label", f"label {k!r} is there {n} times") for k, n in times.items() if k in labels and n > 1]
     faults += [("missing_label", f"label {label!r} is missing") for label in labels if label not in times]
-    for item in items:
-        label = str(item.get("label"))
+    marks = {}
+    for label, item in items:
         if label in labels and times[label] == 1:
-            problems = [fault for c in criteria if (fault := _problem(label, c, item.get(c)))]
+            given = dict(item) if isinstance(item, _Pairs) else {}
+            problems = [fault for c in criteria if (fault := _problem(label, c, given.get(c)))]
             faults += problems
             if not problems:
-                marks[label] = {c: float(item[c]) for c in criteria}
+                marks[label] = {c: float(given[c]) for c in criteria}
     return marks, faults
 
 
