@@ -39,8 +39,14 @@ if mode == 'raises': 1 / 0
 if mode == 'mistaken': raise BadInput('catalog.json: no action fly')
 if mode == 'dies': os.kill(os.getpid(), signal.SIGKILL)
 if mode == 'slow': time.sleep(300)
+if mode == 'flaky' and not os.path.exists(f'{out}/again'):
+    open(f'{out}/again', 'w').close()
+    raise OSError('the network was away')
 if mode == 'full': open('/dev/full', 'w').write('x' * 10_000_000)
 if mode == 'unwritable': resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (3000, 3000))"""
+
+
+CELLS = int(os.environ.get("SWEEP_TEST_CELLS", 8))  # of the sweep that is killed
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,7 @@ def sweep_run(folder, out, *more):
 
 def test_what_fails_says_why_and_harms_no_other_cell(folder, cluster):
     modes = ["good", "raises", "mistaken", "dies", "slow", "full", "unwritable"]
-    sweep, cells = planned(folder, axes={"grid": {"mode": modes}, "seeds": 1}, time_limit=8, retries=1)
+    sweep, cells = planned(folder, axes={"grid": {"mode": modes}, "seeds": 1}, time_limit=8, retries=0)
     out = folder / "out"
     progress = runner.run(sweep, cells, out, cluster.address, watch=Lines(Store(out), "score", sweep.metrics))
     found = collect(out).set_index("mode")
@@ -100,7 +106,6 @@ def test_what_fails_says_why_and_harms_no_other_cell(folder, cluster):
         "unwritable": "File too large",
     }.items():
         assert sentence in found.problem[mode] and "\n" not in found.problem[mode]
-    assert found.attempts.to_dict() == dict.fromkeys(modes, 2) | {"good": 1, "mistaken": 1}
     assert found.score.notna().to_dict() == dict.fromkeys(modes, False) | {"good": True}
     assert len(progress.failed) == 6
     for mode in ("raises", "dies", "slow", "full"):
@@ -116,12 +121,15 @@ def leftovers(out):
 
 
 def test_only_what_is_missing_or_failed_runs_again(folder, cluster):
-    sweep, cells = planned(folder, axes={"seeds": 2})
+    """And a cell that fails is tried again at once, as often as the sweep says."""
+    points = [{"mode": "flaky"}, {"mode": "good"}]
+    sweep, cells = planned(folder, axes={"points": points}, retries=1)
     runner.run(sweep, cells, folder / "out", cluster.address)
     first = collect(folder / "out")
+    assert list(first.state) == ["done"] * 2 and list(first.attempts) == [2, 1]
     store, broken = Store(folder / "out"), first.cell[1]
     store.write(store.cell(broken), store.read(store.cell(broken)) | {"state": "failed"})
-    sweep, cells = planned(folder, axes={"seeds": 3})
+    sweep, cells = planned(folder, axes={"points": [*points, {"seed": 3}]})
     runner.run(sweep, cells, folder / "out", cluster.address)
     again = collect(folder / "out")
     assert list(again.state) == ["done"] * 3
@@ -144,18 +152,18 @@ class Recorded(View):
 
 
 def test_the_live_table_follows_the_cells(folder, cluster):
-    sweep, cells = planned(folder, axes={"seeds": 3}, set={"pause": 2.0})
+    sweep, cells = planned(folder, axes={"seeds": 2}, set={"pause": 2.0})
     view = Recorded(Store(folder / "out"), "score", sweep.metrics)
     progress = runner.run(sweep, cells, folder / "out", cluster.address, watch=view)
-    assert [r.state for r in view.seen[0]] == ["waits"] * 3
+    assert [r.state for r in view.seen[0]] == ["waits"] * 2
     running = [r for rows in view.seen for r in rows if r.state == "runs"]
     assert any(r.stage == "draws 1/2" and r.left is not None for r in running)
-    expected = [random.Random(seed).random() for seed in range(3)]
+    expected = [random.Random(seed).random() for seed in range(2)]
     assert [r.headline for r in view.seen[-1]] == pytest.approx(expected)
-    assert [r.point for r in view.seen[-1]] == ["seed=0", "seed=1", "seed=2"]
+    assert [r.point for r in view.seen[-1]] == ["seed=0", "seed=1"]
     widget = Widget(Store(folder / "out"), "score", sweep.metrics)
     widget(progress)
-    assert "3 of 3 done" in widget.html.value and f"{expected[0]:.4g}" in widget.html.value
+    assert "2 of 2 done" in widget.html.value and f"{expected[0]:.4g}" in widget.html.value
 
 
 def test_an_object_store_holds_the_outputs(folder, cluster, monkeypatch):
@@ -195,7 +203,7 @@ def planned_folder(folder, **values):
 
 def test_a_lost_node_costs_only_its_running_cells(folder, cluster):
     """The second node is killed while it runs a cell."""
-    planned(folder, axes={"seeds": 8}, set={"pause": 1.0})
+    planned(folder, axes={"seeds": 6}, set={"pause": 1.0})
     job = sweep_run(folder, folder / "out", "--address", cluster.address)
     raylet = cluster.second.all_processes["raylet"][0].process.pid
     _until(lambda: any("proactor_lib.notebook" in " ".join(_cmdline(p)) for p in processes.family(raylet)), job)
@@ -204,8 +212,8 @@ def test_a_lost_node_costs_only_its_running_cells(folder, cluster):
     out, said = job.communicate(timeout=300)
     assert job.returncode == 0, said
     found = collect(folder / "out")
-    assert list(found.state) == ["done"] * 8 and list(found.attempts) == [1] * 8
-    assert list(found.score) == [random.Random(seed).random() for seed in range(8)]
+    assert list(found.state) == ["done"] * 6 and list(found.attempts) == [1] * 6
+    assert list(found.score) == [random.Random(seed).random() for seed in range(6)]
     assert [p for p in tree if processes._alive(p)] == []
     assert leftovers(folder / "out") == []
 
@@ -226,18 +234,18 @@ def _until(holds, job, seconds=120):
 
 
 def test_killed_at_a_random_moment_and_started_again_it_is_as_if_undisturbed(folder, ray_token):
-    """24 cells, `kill -9` of the sweep, then again: each done once, nothing half-written, the same table."""
-    planned(folder, axes={"grid": {"pause": [0.0, 0.3]}, "seeds": 12})
+    """`kill -9` of the sweep, then again: each cell done once, nothing half-written, the same table."""
+    planned(folder, axes={"grid": {"pause": [0.0, 0.3]}, "seeds": CELLS // 2})
     job = sweep_run(folder, folder / "out")
     records = folder / "out" / "cells"
-    moment = random.uniform(2, 15)
+    moment = random.uniform(1, CELLS - 3)
     _until(lambda: len(list(records.glob("*/cell.json"))) >= moment, job)
     tree = processes.family(job.pid)
     job.kill()
     job.wait()
     _gone(tree)
     before = {p.parent.name: json.loads(p.read_text())["ended"] for p in records.glob("*/cell.json")}
-    assert 2 <= len(before) < 24
+    assert 1 <= len(before) < CELLS
 
     again = sweep_run(folder, folder / "out")
     assert (again.communicate(timeout=400), again.returncode)[1] == 0
@@ -245,7 +253,7 @@ def test_killed_at_a_random_moment_and_started_again_it_is_as_if_undisturbed(fol
     assert (whole.communicate(timeout=400), whole.returncode)[1] == 0
 
     found, expected = collect(folder / "out"), collect(folder / "undisturbed")
-    assert list(found.state) == ["done"] * 24 and list(found.attempts) == [1] * 24
+    assert list(found.state) == ["done"] * CELLS and list(found.attempts) == [1] * CELLS
     assert found.set_index("cell").ended.loc[list(before)].to_dict() == before  # none of them ran twice
     differing = [*TIMES, *(set(ABOUT) - {"attempts"})]
     pd.testing.assert_frame_equal(found.drop(columns=differing), expected.drop(columns=differing))
