@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from proactor_lib import processes
+from proactor_lib import processes, report
 from proactor_lib.errors import BadInput
 from proactor_lib.sweep import runner
 from proactor_lib.sweep.cells import make_cells
@@ -175,6 +175,8 @@ def test_an_object_store_holds_the_outputs(folder, cluster, monkeypatch):
     assert list(found.state) == ["done", "failed"] and found.score[0] == random.Random(0).random()
     kept = folder / "bucket" / "cells" / found.cell[1]
     assert "ZeroDivisionError" in (kept / "notebook.ipynb").read_text()
+    assert report.build(url) == f"{url}/report.html"
+    assert "ZeroDivisionError" in (folder / "bucket" / "report.html").read_text()
     assert (folder / "bucket" / "table.csv").exists() and leftovers(folder / "bucket") == []
 
 
