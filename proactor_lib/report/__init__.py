@@ -28,7 +28,7 @@ def table(folder: Path | str, form: str) -> str:
 
 def compare(a: Path, b: Path) -> Path:
     """Write `comparison.html` into `a`: two runs or two sweeps side by side; its path."""
-    from proactor_lib.report.compare import compare
+    from proactor_lib.report.comparison import compare
 
     return compare(a, b)
 
