@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proactor_lib import progress
 from proactor_lib.annotate import overlay
@@ -14,6 +15,9 @@ from proactor_lib.errors import BadInput
 from proactor_lib.files import read_json, read_jsonl, write_json, write_jsonl
 from proactor_lib.params import Params
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, Record
+
+if TYPE_CHECKING:
+    from proactor_lib.datasets import Corpus
 
 SPLITS = ("train", "dev", "test")
 
@@ -134,29 +138,30 @@ def _refuse_other(params: Params, before: Params, out: Path) -> None:
 def prepare_data(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write data/ (and the truth, where the corpus knows it) into the run's folder.
 
+    No dialogue is in two of them, even where a corpus has no splits: what is held out is taken first.
     `log` takes one line of text a fact. Raises BadInput as `datasets.load`.
     """
-    catalogs = []
-    for done, split in enumerate(splits):
+    made: dict[str, Corpus] = {}
+    for done, split in enumerate(reversed(splits)):
         progress.report(run.out, "data", done, len(splits), split)
-        catalogs.append(_prepare_split(run, split, log))
-    write_json(run.data / "catalog.json", _union(catalogs).model_dump(mode="json"))
+        made[split] = _prepare_split(run, split, [d for c in made.values() for d in c.dialogues], log)
+    write_json(run.data / "catalog.json", _union([made[s].catalog for s in splits]).model_dump(mode="json"))
     progress.report(run.out, "data", len(splits), len(splits))
 
 
-def _prepare_split(run: Run, split: str, log) -> Catalog:
+def _prepare_split(run: Run, split: str, taken: list[Dialogue], log) -> "Corpus":
     from proactor_lib import datasets
 
     p = run.params
     name, limit = getattr(p, f"{split}_split"), getattr(p, f"{split}_dialogues")
     corpus = datasets.load(
-        p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log
+        p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log, taken=taken
     )
     write_jsonl(run.data / f"{split}.jsonl", corpus.dialogues)
     if corpus.truth:
         write_jsonl(run.annotations / f"truth-{split}.jsonl", corpus.truth)
     log(f"{split}: {len(corpus.dialogues)} dialogues of {p.dataset} {name}")
-    return corpus.catalog
+    return corpus
 
 
 def _union(catalogs: list[Catalog]) -> Catalog:
@@ -171,22 +176,32 @@ def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLI
     What an oracle has annotated stays: it was paid for, and its server may be gone. Delete the file to ask again.
     Raises BadInput: an evidence annotator without logged actions, an oracle that cannot be reached.
     """
+    annotate = _by_oracle if run.params.annotator == "oracle" else _by_evidence
     for done, split in enumerate(splits):
         progress.report(run.out, "annotate", done, len(splits), split)
-        log(f"{split}: {_annotate_split(run, split)}")
+        log(f"{split}: {annotate(run, split, run.annotations / f'{split}.jsonl')}")
     progress.report(run.out, "annotate", len(splits), len(splits))
 
 
-def _annotate_split(run: Run, split: str) -> str:
-    path = run.annotations / f"{split}.jsonl"
-    if run.params.annotator == "oracle":
-        if path.exists():
-            return f"{path} is there"
-        from proactor_lib.annotate import bulk
-
-        return str(bulk.annotate_file(run.dialogues(split), run.catalog, path, bulk.settings(run.params)))
+def _by_evidence(run: Run, split: str, path: Path) -> str:
     from proactor_lib.annotate import evidence
 
     tally, dialogues = evidence.Tally(), run.dialogues(split)
     write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
     return f"{len(dialogues)} dialogues, {tally}"
+
+
+def _by_oracle(run: Run, split: str, path: Path) -> str:
+    from proactor_lib.annotate import bulk
+
+    if path.exists():
+        return f"{path} is there"
+    dialogues = run.dialogues(split)
+    with bulk.shown(len(dialogues), split) as bar:
+
+        def tell(summary: bulk.Summary) -> None:
+            bar(summary)
+            done = SPLITS.index(split) + summary.dialogues / len(dialogues)
+            progress.report(run.out, "annotate", done, len(SPLITS), f"{split}: {summary}")
+
+        return str(bulk.annotate_file(dialogues, run.catalog, path, bulk.settings(run.params), tell))

@@ -1,10 +1,12 @@
 """A run's folder, and the overlay of corrections that it honours."""
 
+import json
+
 import pytest
 from proactor_lib.errors import BadInput
 from proactor_lib.files import write_jsonl
 from proactor_lib.params import load_params
-from proactor_lib.run import Run
+from proactor_lib.run import SPLITS, Run, prepare_data
 from proactor_lib.schema import DialogueReferences, ReferenceAction, Window
 
 
@@ -45,3 +47,28 @@ def test_a_named_overlay_must_be_there(tmp_path):
     write_jsonl(run.annotations / "dev.jsonl", [DialogueReferences(dialogue_id="d")])
     with pytest.raises(BadInput, match="mine.jsonl"):
         run.references("dev")
+
+
+def line_of(number):
+    turns = [{"speaker": "user", "text": f"Hello {number}."}, {"speaker": "agent", "text": "Hello."}]
+    return json.dumps({"id": f"d{number}", "domain": "own", "turns": turns}) + "\n"
+
+
+def prepared(tmp_path, lines, **sizes):
+    """A run of a corpus in one file, without splits."""
+    (tmp_path / "catalog.json").write_text('{"domain": "own", "version": "1", "actions": [{"name": "a"}]}')
+    (tmp_path / "dialogues.jsonl").write_text("".join(map(line_of, range(lines))))
+    run = Run.open(load_params(overrides={"dataset": "jsonl", "data_dir": str(tmp_path), **sizes}), tmp_path / "run")
+    prepare_data(run)
+    return {split: [d.id for d in run.dialogues(split)] for split in SPLITS}
+
+
+def test_no_dialogue_is_in_two_splits(tmp_path):
+    """A corpus without splits: what is held out is taken first, and a larger training set does not move it."""
+    sizes = {"train_dialogues": 3, "dev_dialogues": 1, "test_dialogues": 2}
+    assert prepared(tmp_path, 9, **sizes) == {"test": ["d0", "d1"], "dev": ["d2"], "train": ["d3", "d4", "d5"]}
+
+
+def test_too_few_dialogues_for_three_splits(tmp_path):
+    with pytest.raises(BadInput, match="split 'train' has no dialogue left over by the other splits"):
+        prepared(tmp_path, 3, train_dialogues=3, dev_dialogues=1, test_dialogues=2)

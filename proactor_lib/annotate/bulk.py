@@ -6,7 +6,8 @@ What is paid for lies in the endpoint's cache, so a killed run starts again and 
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,6 +106,23 @@ class Summary:
         )
 
 
+Tell = Callable[[Summary], None]
+
+
+@contextmanager
+def shown(total: int, text: str) -> Iterator[Tell]:
+    """A bar on standard error with rate, failures and time left; gives what `annotate_file` tells."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=text, unit=" dialogues") as bar:
+
+        def tell(summary: Summary) -> None:
+            bar.set_postfix(failed=sum(summary.failed.values()), calls=summary.calls, refresh=False)
+            bar.update()
+
+        yield tell
+
+
 def failures_path(out: Path) -> Path:
     """Beside a references file: the dialogues that have no references, each with its reason."""
     return Path(out).with_suffix(".failed.jsonl")
@@ -115,7 +133,7 @@ def annotate_file(
     catalog: Catalog,
     out: Path,
     settings: OracleSettings,
-    tell: Callable[[Summary], None] = lambda summary: None,
+    tell: Tell = lambda summary: None,
 ) -> Summary:
     """Write `out` (schema.DialogueReferences lines, in order) and, where some failed, `failures_path(out)`.
 

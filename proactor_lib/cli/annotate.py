@@ -80,12 +80,6 @@ def _by_oracle(corpus: "Corpus", out: Path, settings: "OracleSettings", dry_run:
     if dry_run:
         plan = bulk.plan(bar(corpus.dialogues, "plan"), corpus.catalog, settings)
         return asdict(plan), str(plan)
-    with bar(None, "annotate") as shown:
-        shown.reset(len(corpus.dialogues))
-
-        def tell(summary: bulk.Summary) -> None:
-            shown.set_postfix(failed=sum(summary.failed.values()), calls=summary.calls, refresh=False)
-            shown.update()
-
+    with bulk.shown(len(corpus.dialogues), "annotate") as tell:
         summary = bulk.annotate_file(corpus.dialogues, corpus.catalog, out, settings, tell)
     return asdict(summary), f"{out}: {summary}"

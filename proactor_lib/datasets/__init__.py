@@ -1,6 +1,6 @@
 """Conversations from public corpora, from anyone's own domain, and from the home-loan simulator."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
@@ -36,8 +36,9 @@ def load(
     max_turns: int | None = None,
     seed: int = 0,
     log: bool = True,
+    taken: Collection[Dialogue] = (),
 ) -> Corpus:
-    """The first `limit` dialogues (None: all) with at most `max_turns` turns of a split.
+    """The first `limit` dialogues (None: all) with at most `max_turns` turns of a split, but for those in `taken`.
 
     `seed` and `log` (whether triggers are logged) are the simulator's; its splits share no random stream.
     Raises BadInput: an unknown dataset, a folder or file that is not there, a malformed line, an action or parameter
@@ -49,11 +50,11 @@ def load(
         return _simulated(split, limit, max_turns, seed, log)
     folder = _folder(dataset, data_dir)
     catalog, dialogues = import_module(f"{__name__}.{dataset}").read(folder, split)
-    kept, too_long = _keep(dialogues, lambda d: d, limit, max_turns)
+    others = {(d.id, d.turns) for d in taken}
+    kept, too_long = _keep((d for d in dialogues if (d.id, d.turns) not in others), lambda d: d, limit, max_turns)
     if not kept:
-        raise BadInput(
-            f"{folder}: split {split!r} has no dialogue" + (f" of at most {max_turns} turns" * bool(too_long))
-        )
+        left = " left over by the other splits" * bool(others) + f" of at most {max_turns} turns" * bool(too_long)
+        raise BadInput(f"{folder}: split {split!r} has no dialogue{left}")
     return Corpus(catalog, tuple(kept), too_long=too_long)
 
 

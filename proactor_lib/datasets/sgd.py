@@ -22,7 +22,8 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
     parts = _files(place, "dialogues_*")
     if not (schemas and parts):
         missing = "dialogues_*.json" if schemas else "schema.json"
-        raise BadInput(f"{place} has no {missing} (or .json.gz): {folder} is no SGD folder with a split {split!r}")
+        there = ", ".join(sorted(p.parent.name for p in folder.glob("*/schema.json*"))) or "none"
+        raise BadInput(f"{place} has no {missing} (or .json.gz): no split {split!r} of SGD; splits there: {there}")
     made = catalog(parsed(schemas[0]), schemas[0])
     return made, _dialogues(parts, made)
 
