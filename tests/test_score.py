@@ -1,6 +1,8 @@
 """`proactor score` and `proactor bench metrics` through the command line's own entry point."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -109,7 +111,9 @@ def test_predictions_without_a_line_of_references_are_counted_aloud(score, files
     )
 
 
-def test_bench_metrics_measures(proactor):
-    result = proactor("bench", "metrics", "--json", "--dialogues", 40, "--bootstrap", 100)
-    found = json.loads(result.stdout)
-    assert set(found) == {"seconds", "peak_mb"} and 0 < found["seconds"] < 10 and 20 < found["peak_mb"] < 1000
+def test_bench_metrics_keeps_its_promise_in_a_process_of_its_own():
+    """Peak memory is the whole process's: beside other tests it would be theirs."""
+    command = [sys.executable, "-m", "proactor_lib", "bench", "metrics", "--json"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
+    assert set(found) == {"seconds", "peak_mb"}
+    assert 0 < found["seconds"] <= 10 and 20 < found["peak_mb"] < 1000
