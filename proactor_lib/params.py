@@ -100,6 +100,7 @@ class TrainingParams(BaseModel):
     sft_steps: Natural = 0  # optimiser steps on the references before GRPO; 0: none
     sft_learning_rate: Positive = 2e-4
     sft_dialogues_per_step: Count = 2
+    start_from: Path | None = None  # an adapter's folder, such as another run's training/sft, in place of SFT
     max_steps: Natural = 100  # GRPO optimiser steps; 0: none
     learning_rate: Positive = 1e-5
     num_generations: Annotated[int, Field(ge=2)] = 8  # K outputs a turn

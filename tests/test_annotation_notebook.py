@@ -13,34 +13,12 @@ from selenium.webdriver.common.keys import Keys
 
 from jupyter import chromium, lab, run_all
 from misbehaving import Misbehaving, Reply
+from own_domain import write_zoo
 from truthful import Truthful
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "01_annotation.ipynb"
 SMOKE = ROOT / "params" / "smoke.yaml"
-
-# A domain of one's own: a catalog and dialogues, no code.
-ZOO = {
-    "domain": "zoo",
-    "version": "1",
-    "actions": [
-        {"name": "feed", "description": "feed an animal", "effect": "write", "preconditions": [],
-         "params": [{"name": "animal", "type": "string", "required": True}]},
-        {"name": "open_gate", "effect": "write", "preconditions": ["feed"], "params": []},
-    ],
-}  # fmt: skip
-SAID = ["Hello.", "The lion is hungry.", "Then feed the lion.", "Done.", "Open the gate now.", "It is open."]
-LOG = [{"turn": 3, "name": "feed", "params": {"animal": "lion"}}, {"turn": 5, "name": "open_gate", "params": {}}]
-
-
-def write_zoo(folder):
-    folder.mkdir()
-    (folder / "catalog.json").write_text(json.dumps(ZOO))
-    turns = [{"speaker": "keeper" if i % 2 else "visitor", "text": text} for i, text in enumerate(SAID)]
-    for split in ("train", "dev", "test"):
-        lines = [{"id": f"{split}{i}", "domain": "zoo", "turns": turns, "observed": LOG} for i in range(2)]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return {"dataset": "jsonl", "data_dir": str(folder)}
 
 
 def execute(tmp_path, overrides):

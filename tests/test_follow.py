@@ -1,9 +1,11 @@
 """Training followed from a notebook: the real process, started, found again, stopped, and failing."""
 
+import shutil
 import time
 
 import pytest
 from proactor_lib.artf import follow
+from proactor_lib.artf.train import Job, take_start
 from proactor_lib.errors import BadInput
 from proactor_lib.params import load_params
 from proactor_lib.run import Run
@@ -46,3 +48,28 @@ def test_a_finished_training_is_not_started_again(tmp_path):
     (run.training / "metrics.jsonl").write_text('{"step": 1, "reward_mean": 0.5}\n')
     (moment,) = follow.follow(run)
     assert list(moment.steps.reward_mean) == [0.5] and follow.process(run) is None
+
+
+def made_adapter(folder, rank):
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(f'{{"r": {rank}}}')
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    folder.with_suffix(".jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    return folder
+
+
+def test_training_may_start_from_another_runs_warm_start(tmp_path):
+    given = made_adapter(tmp_path / "other" / "sft", load_params(SMOKE).lora_rank)
+    job = Job(Run.open(load_params(SMOKE, {"start_from": given}), tmp_path / "run"))
+    take_start(job)
+    assert (job.sft_adapter / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert "2.0" in job.sft_adapter.with_suffix(".jsonl").read_text()
+    shutil.rmtree(given)
+    take_start(job)  # what was taken stays
+
+
+@pytest.mark.parametrize(("rank", "says"), [(None, "holds no adapter_config.json"), (4, "has rank 4, lora_rank is 8")])
+def test_an_adapter_that_training_cannot_start_from_is_named(tmp_path, rank, says):
+    given = made_adapter(tmp_path / "sft", rank) if rank else tmp_path / "sft"
+    with pytest.raises(BadInput, match=f"start_from: .*sft.*{says}"):
+        take_start(Job(Run.open(load_params(SMOKE, {"start_from": given}), tmp_path / "run")))

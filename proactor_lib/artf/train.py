@@ -5,6 +5,7 @@ Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.js
 checkpoint-N/, adapter/ (written last: its presence says that training is done).
 """
 
+import json
 import logging
 import os
 import shutil
@@ -21,6 +22,8 @@ from proactor_lib.artf.sampler import Sampler
 from proactor_lib.artf.server import Server
 from proactor_lib.artf.tokens import Trunk, trunk
 from proactor_lib.artf.visits import Visit, Visits
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_text
 from proactor_lib.params import Params
 from proactor_lib.rewards import make_reward
 from proactor_lib.run import Run
@@ -91,6 +94,7 @@ def train(run: Run) -> None:
     if job.adapter.exists():
         log.info("%s is there already", job.adapter)
         return
+    take_start(job)
     server = start_server(job.params, job.served, job.folder / "server.log", lora=adapters_served(job.params))
     try:
         warm_start(job)
@@ -131,6 +135,24 @@ def _on_gpu(params: Params) -> bool:
 def adapters_served(params: Params) -> bool:
     """Whether servers hold policies as adapters; else merged into their weights."""
     return params.policy_sync == "adapter" or (params.policy_sync == "auto" and _on_gpu(params))
+
+
+def take_start(job: Job) -> None:
+    """Copy the adapter that `start_from` names to where a warm start would leave one. BadInput if it does not fit."""
+    given = job.params.start_from
+    if given is None or job.sft_adapter.exists():
+        return
+    if not (given / "adapter_config.json").exists():
+        raise BadInput(f"start_from: {given} holds no adapter_config.json; a run's training/sft does")
+    rank = json.loads(read_text(given / "adapter_config.json"))["r"]
+    if rank != job.params.lora_rank:
+        raise BadInput(f"start_from: the adapter in {given} has rank {rank}, lora_rank is {job.params.lora_rank}")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if (losses := given.with_suffix(".jsonl")).exists():
+        shutil.copy(losses, job.sft_adapter.with_suffix(".jsonl"))
+    aside = job.sft_adapter.with_name(".sft.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(shutil.copytree(given, aside), job.sft_adapter)
 
 
 def warm_start(job: Job) -> None:
