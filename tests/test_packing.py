@@ -129,6 +129,19 @@ def test_gradients_agree_with_plain_attention(model, small_blocks):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
+def test_the_mask_for_gpus_is_the_same_attention(small_blocks):
+    """FlexAttention, run eagerly, against the slices: another statement of who sees whom."""
+    packed = row_of(samples()).pack()
+    tree = {k: packed[k] for k in ("tree_kv_index", "tree_cu_seqlens_q", "tree_cu_seqlens_k")}
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16) for h in (4, 2, 2))
+    plain, flex, sdpa = (
+        packing.tree_attention(None, q, k, v, None, **tree, kernel=kernel)[0] for kernel in (None, "flex", "sdpa")
+    )
+    torch.testing.assert_close(flex, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sdpa, plain, rtol=1e-4, atol=1e-5)
+
+
 def test_the_head_gives_log_probabilities_entropies_and_gradients(monkeypatch):
     monkeypatch.setattr(head, "ROWS", 3)
     torch.manual_seed(0)

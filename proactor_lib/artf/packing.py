@@ -3,13 +3,17 @@
 TRL's `TreeRow` builds the tree. It lays segments out in depth-first order and gathers the keys and values of every
 segment's path; here the *trunk* (the dialogue itself) stands first and everything that branches off it follows, so that
 keys are slices: one causal call for the trunk, then one masked call for each block of branches over
-[trunk up to their turn; the block]. Nothing is gathered, and it runs wherever torch's SDPA does.
+[trunk up to their turn; the block]. Nothing is gathered: copies of keys and values are made a block at a time, and none
+is longer than the row. On a GPU the same rule is a FlexAttention mask over the whole row.
 
 Layout of a row of N packed tokens, T of them trunk. Token k is seen by token q when
 `k < trunk_limit[q]`, or both stand in one block and `k <= q < subtree_end[k]`.
 """
 
+from functools import cache, partial
+
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -117,11 +121,46 @@ class DialogueRow(TreeRow):
 
 
 def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, tree_cu_seqlens_q,
-                   tree_cu_seqlens_k, tree_max_seqlen_q, tree_max_seqlen_k, scaling=None, **kwargs):  # fmt: skip
-    """Attention over a `DialogueRow`, by SDPA. query (1, H, N, d), key and value (1, H_kv, N, d) -> (1, N, H, d)."""
-    blocks = _blocks(tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k, query.dtype)
-    attend = _cpu_attention if query.device.type == "cpu" else _sdpa_attention
-    return attend(query, key.to(query.dtype), value.to(query.dtype), blocks, scaling).transpose(1, 2), None
+                   tree_cu_seqlens_k, scaling=None, kernel=None, **kwargs):  # fmt: skip
+    """Attention over a `DialogueRow`. query (1, H, N, d), key and value (1, H_kv, N, d) -> (1, N, H, d).
+
+    kernel: `flex` or `sdpa`; none: torch's own CPU kernels on a CPU, FlexAttention on a GPU.
+    """
+    key, value, tree = key.to(query.dtype), value.to(query.dtype), (tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k)
+    cpu = query.device.type == "cpu"
+    if kernel == "flex" or (kernel is None and not cpu):
+        out = _flex_attention(query, key, value, _block_mask(*tree), scaling)
+    else:
+        attend = _cpu_attention if kernel is None else _sdpa_attention
+        out = attend(query, key, value, _blocks(*tree, query.dtype), scaling)
+    return out.transpose(1, 2), None
+
+
+def _flex_attention(query, key, value, mask, scaling):
+    attend = flex_attention if query.device.type == "cpu" else _compiled_flex_attention()
+    return attend(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+
+
+@cache
+def _compiled_flex_attention():
+    return torch.compile(flex_attention, dynamic=True)  # rows differ in length
+
+
+def _sees(end: torch.Tensor, trunk: int, limit: torch.Tensor):
+    """FlexAttention's mask_mod: whether token q sees token k."""
+
+    def sees(batch, head, q, k):
+        return (k < limit[q]) | ((k >= trunk) & (k <= q) & (q < end[k]))
+
+    return sees
+
+
+def _block_mask(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor) -> BlockMask:
+    """The row's mask for FlexAttention; made by a forward's first layer, kept with its tensor."""
+    if not hasattr(end, "_mask"):
+        sees, n = _sees(end, int(boundaries[1]), limit), len(end)
+        end._mask = create_block_mask(sees, None, None, n, n, end.device, _compile=end.device.type != "cpu")
+    return end._mask
 
 
 def _sdpa_attention(query, key, value, blocks, scaling):
@@ -204,6 +243,11 @@ def _mask(end: torch.Tensor, limit: torch.Tensor, start: int, dtype: torch.dtype
 
 
 def register() -> None:
-    """Make this the attention that TRL's async trainer loads its model with. Call it after TRL registered its own."""
-    AttentionInterface.register(TREE_ATTENTION, tree_attention)
-    AttentionMaskInterface.register(TREE_ATTENTION, lambda **kwargs: None)
+    """Make this the attention that TRL's async trainer loads its model with. Call it after TRL registered its own.
+
+    Further names, for a model's `set_attn_implementation`, ask for one kernel: proactor_flex, proactor_sdpa.
+    """
+    chosen = {f"proactor_{kernel}": partial(tree_attention, kernel=kernel) for kernel in ("flex", "sdpa")}
+    for name, attention in {TREE_ATTENTION: tree_attention, **chosen}.items():
+        AttentionInterface.register(name, attention)
+        AttentionMaskInterface.register(name, lambda **kwargs: None)

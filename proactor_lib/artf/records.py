@@ -50,7 +50,7 @@ def step_line(batch: StepBatch, trained: dict[str, float]) -> dict:
         "clipped_share": trained["clip_ratio/region_mean"],
         "entropy": trained["entropy"],
         "rollout_s": batch.seconds,
-        **{k: trained[k] for k in ("rollout_wait_s", "train_s", "sync_s")},
+        **{k: trained[k] for k in ("rollout_wait_s", "train_s", "sync_s", "elapsed_s")},
     }
 
 

@@ -25,7 +25,7 @@ from proactor_lib.artf.visits import Visit, Visits
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_text
 from proactor_lib.params import Params
-from proactor_lib.rewards import make_reward
+from proactor_lib.rewards import Reward, make_reward
 from proactor_lib.run import Run
 
 log = logging.getLogger(__name__)
@@ -170,8 +170,11 @@ def warm_start(job: Job) -> None:
     fine_tune(job.params, job.base, job.visits(0), job.trunk, job.tokenizer, job.sft_adapter, on_step)
 
 
-def reinforce(job: Job, servers: list[Server], url: str) -> None:
-    """GRPO from the warm start (or the last checkpoint) to `max_steps`; the adapter is written at the end."""
+def reinforce(job: Job, servers: list[Server], url: str, trainer_class=None, reward: Reward | None = None) -> None:
+    """GRPO from the warm start (or the last checkpoint) to `max_steps`; the adapter is written at the end.
+
+    trainer_class: a DialogueTrainer with rows of its own; reward: another than the parameters name.
+    """
     from transformers import PrinterCallback
 
     from proactor_lib.artf.trainer import DialogueTrainer, last_checkpoint, save_adapter
@@ -182,13 +185,13 @@ def reinforce(job: Job, servers: list[Server], url: str) -> None:
     sync: PolicySync = (
         AdapterSync(servers, p.max_staleness) if adapters_served(p) else MergedSync(servers, job.served, scratch)
     )
-    reward = make_reward(p)
+    reward = reward or make_reward(p)
     worker = RolloutWorker(
         job.visits(p.turns_per_dialogue), job.trunk, Sampler(url, p.max_completion_tokens, p.temperature),
         reward, sync.model_name, k=p.num_generations, visits_per_step=p.dialogues_per_step,
         max_steps=p.max_steps, max_staleness=p.max_staleness, first_step=first_step,
     )  # fmt: skip
-    trainer = DialogueTrainer(
+    trainer = (trainer_class or DialogueTrainer)(
         model=job.base,
         args=grpo_config(p, job.folder),
         processing_class=job.tokenizer,

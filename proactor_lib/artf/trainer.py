@@ -57,19 +57,25 @@ def _share(batch: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]
 
 
 class DialogueTrainer(AsyncGRPOTrainer):
-    """AsyncGRPOTrainer over StepBatches. `on_step(batch, metrics)` gets each trained step, on rank 0."""
+    """AsyncGRPOTrainer over StepBatches. `on_step(batch, metrics)` gets each trained step, on rank 0.
+
+    attention: the name of its rows' attention.
+    """
+
+    attention = packing.TREE_ATTENTION
 
     def __init__(self, *, worker: RolloutWorker | None, sync: PolicySync | None, start_from: Path | None,
                  on_step: Callable[[StepBatch, dict], None], **kwargs):  # fmt: skip
         self._policy_sync, self._on_step = sync, on_step
         self._batch: StepBatch | None = None
-        self._waited = self._synced = 0.0
+        self._waited = self._synced = self._began = 0.0
         super().__init__(
             train_dataset=Dataset.from_dict({"prompt": [""]}),  # never read: the worker brings the data
             rollout_worker=worker,
             weight_transfer=NoTransfer(),
             **kwargs,
         )
+        self.model.set_attn_implementation(self.attention)
         if start_from is not None:
             load_adapter(self.model, start_from)
 
@@ -84,8 +90,12 @@ class DialogueTrainer(AsyncGRPOTrainer):
         began = time.monotonic()
         self._batch = self.rollout_worker.next_step()
         self._waited = time.monotonic() - began
-        rows = dialogue_rows(self._batch.samples, self.args.token_budget)
+        rows = self.rows(self._batch.samples)
         return micro_batches(rows, self.accelerator.num_processes, self.processing_class.pad_token_id)
+
+    def rows(self, samples: list[dict]) -> list[packing.DialogueRow]:
+        """How a step's samples become rows."""
+        return dialogue_rows(samples, self.args.token_budget)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward of the step's rows, one after another; the loss is the mean over the step's tokens."""
@@ -108,6 +118,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
 
     def _sync_weight(self):
         began = time.monotonic()
+        self._began = self._began or began
         version = self.state.global_step
         adapter = Path(self.args.output_dir) / "published" / f"v{version}"
         self.accelerator.wait_for_everyone()
@@ -132,7 +143,8 @@ class DialogueTrainer(AsyncGRPOTrainer):
             sink = self._metrics["train"]
             statistics = {k: sum(v) / len(v) for k, v in sink.items() if v and not isinstance(v[0], tuple)}
             statistics |= {"rollout_wait_s": self._waited, "train_s": self._current_train_step_time,
-                           "sync_s": self._synced, "tokens_packed": self._step_forward_tokens}  # fmt: skip
+                           "sync_s": self._synced, "tokens_packed": self._step_forward_tokens,
+                           "elapsed_s": time.monotonic() - self._began}  # fmt: skip
             self._on_step(self._batch, statistics)
         self._metrics["train"].clear()
         self._current_train_step_time, self._step_microbatches = 0.0, 0

@@ -10,7 +10,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 trl_imports.is_vllm_available = lambda *_, **__: False
 
 from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer  # noqa: E402
-from trl.experimental.async_grpo.async_grpo_trainer import DataCollatorForRollout  # noqa: E402
+from trl.experimental.async_grpo.async_grpo_trainer import DataCollatorForRollout, TokenBudgetBatcher  # noqa: E402
 from trl.experimental.async_grpo.packing import TREE_ATTENTION, TreeRow  # noqa: E402
 
 if not torch.cuda.is_available():
@@ -21,6 +21,7 @@ __all__ = [
     "AsyncGRPOConfig",
     "AsyncGRPOTrainer",
     "DataCollatorForRollout",
+    "TokenBudgetBatcher",
     "TreeRow",
     "async_grpo_trainer",
 ]

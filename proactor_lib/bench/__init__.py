@@ -1,0 +1,1 @@
+"""Measurements of this machine: packing, asynchronous training against two other loops, training on one GPU."""

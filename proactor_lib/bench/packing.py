@@ -1,0 +1,128 @@
+"""What packing a dialogue as one tree saves: tokens, seconds and memory of a training step, and that gradients stay.
+
+`python -m proactor_lib.bench.packing LAYOUT SHAPE` times one step of one layout and prints it as JSON.
+"""
+
+import gc
+import json
+import sys
+import time
+
+from proactor_lib.bench import children
+from proactor_lib.bench.shapes import Shape, named, samples
+
+
+def benchmark(shape_name: str, layouts: tuple[str, ...] = ("ours", "trl", "padded"), gradients: bool = True) -> dict:
+    """Token counts, the gradient's relative error, and seconds and peak memory (GB) of a step of each layout.
+
+    Each step is timed in a process of its own. BadInput if one fails, e.g. for want of memory.
+    """
+    measured = {"shape": shape_name, **token_counts(named(shape_name))}
+    if gradients:
+        measured["gradient_error"] = gradient_error(named(shape_name))
+    for layout in layouts:
+        step = children.call("proactor_lib.bench.packing", layout, shape_name)
+        measured |= {f"{layout}_{k}": v for k, v in step.items()}
+    return measured
+
+
+def token_counts(shape: Shape) -> dict[str, int]:
+    """Forwarded tokens: of padded samples, of TRL's own batcher in dialogue order, of our rows."""
+    from proactor_lib.bench.layouts import LAYOUTS
+
+    made = samples(shape, vocabulary=49152)
+    names = {"padded_tokens": "padded", "library_tokens": "trl", "packed_tokens": "ours"}
+    return {name: _tokens(LAYOUTS[layout].rows(made, shape.token_budget)) for name, layout in names.items()}
+
+
+def _tokens(rows: list) -> int:
+    return sum(len(row.tokens) for row in rows)
+
+
+def gradient_error(shape: Shape) -> float:
+    """Of the gradients of all adapters, rows against samples forwarded one by one: largest relative error, float32.
+
+    The unpacked side is the plain library: its attention, its logits, its loss. The model is the tiny one, with an
+    adapter whose two matrices are both random.
+    """
+    import torch
+
+    from proactor_lib.bench.layouts import LAYOUTS
+
+    model = _tiny_float32()
+    made = samples(shape, vocabulary=model.config.vocab_size)
+    for row in LAYOUTS["ours"].rows(made, shape.token_budget):
+        _backward(model, row.pack(), 1, autocast=False)
+    packed = _take_gradients(model)
+    model.set_attn_implementation("sdpa")
+    for sample in made:
+        ids = torch.as_tensor(sample["input_ids"])[None]
+        trained = int(sample["completion_mask"].sum())
+        logits = model(input_ids=ids, logits_to_keep=trained + 1, use_cache=False).logits[0, :-1]
+        log_probs = logits.log_softmax(-1).gather(1, ids[0, -trained:, None])
+        (-sample["advantage"] * log_probs.sum()).backward()
+    alone = _take_gradients(model)
+    return max(float((packed[n] - alone[n]).norm() / alone[n].norm()) for n in alone)
+
+
+def _tiny_float32():
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from proactor_lib import models
+    from proactor_lib.artf import head, packing
+    from proactor_lib.artf.sft import lora_config
+    from proactor_lib.params import Params
+
+    packing.register()
+    base = AutoModelForCausalLM.from_pretrained(
+        models.resolve(models.TINY), dtype=torch.float32, attn_implementation=packing.TREE_ATTENTION
+    )
+    head.attach_head(base)
+    torch.manual_seed(1)
+    model = get_peft_model(base, lora_config(Params()))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
+def _take_gradients(model) -> dict:
+    taken = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()  # sets them to None
+    return taken
+
+
+def _backward(model, packed: dict, total: float, autocast: bool = True) -> float:
+    from proactor_lib.artf.sft import row_log_probs
+
+    loss = -(row_log_probs(model, packed, autocast) * packed["advantages"].to(model.device)).sum() / total
+    loss.backward()
+    return loss.item()
+
+
+def step(layout: str, shape: Shape, **overrides) -> dict:
+    """Forward and backward of one dialogue's rows with the shape's model: seconds, peak_gb, rows, tokens, loss."""
+    from proactor_lib import models
+    from proactor_lib.artf.sft import trainable_model
+    from proactor_lib.bench import layouts
+    from proactor_lib.params import Params
+
+    params = Params(model=shape.model, token_budget=shape.token_budget, device="cpu",
+                    quantization="none" if shape.model == models.TINY else "nf4", **overrides)  # fmt: skip
+    model = trainable_model(models.resolve(shape.model), params)
+    layouts.register()
+    model.set_attn_implementation(layouts.LAYOUTS[layout].attention)
+    rows = layouts.LAYOUTS[layout].rows(samples(shape, model.config.vocab_size), shape.token_budget)
+    total = sum(row.trained for row in rows)
+    gc.collect()
+    began = time.perf_counter()
+    loss = sum(_backward(model, row.pack(), total) for row in rows)
+    seconds = time.perf_counter() - began
+    return {"seconds": round(seconds, 2), "peak_gb": round(children.peak_gb(), 2), "rows": len(rows),
+            "tokens": _tokens(rows), "loss": loss}  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(step(sys.argv[1], named(sys.argv[2]))) + "\n")

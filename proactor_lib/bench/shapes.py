@@ -1,0 +1,68 @@
+"""Made-up dialogues of a given shape, as training samples: their tokens mean nothing, their lengths are what counts."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from proactor_lib.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One dialogue: `turns` turns, K outputs at each, and the most tokens that one row may hold."""
+
+    turns: int
+    k: int
+    output: int  # tokens an output
+    catalog: int  # tokens before the first turn
+    turn: int  # tokens a turn
+    token_budget: int  # tokens a row
+    model: str  # whose training step is timed
+
+    def as_dict(self) -> dict:
+        """The shape as JSON."""
+        return asdict(self)
+
+
+SHAPES = {
+    "paper": Shape(47, 8, 120, catalog=2500, turn=45, token_budget=16384, model="smollm2-135m"),  # [paper, SPEC 6]
+    "laptop": Shape(47, 8, 20, catalog=160, turn=30, token_budget=4096, model="smollm2-135m"),
+    "medium": Shape(12, 8, 20, catalog=160, turn=30, token_budget=4096, model="smollm2-135m"),
+    "tiny": Shape(5, 3, 4, catalog=20, turn=6, token_budget=80, model="tiny"),
+}
+
+
+def named(name: str) -> Shape:
+    """The shape of that name; BadInput for another."""
+    if name not in SHAPES:
+        raise BadInput(f"shape {name!r}: there is none of that name; accepted: {', '.join(SHAPES)}")
+    return SHAPES[name]
+
+
+def samples(shape: Shape, vocabulary: int, seed: int = 0) -> list[dict]:
+    """The dialogue's outputs in turn order, as TRL's rows take them; no two outputs of a turn begin alike.
+
+    Advantages are normal numbers, old log-probabilities those of a uniform choice.
+    """
+    rng = np.random.default_rng(seed)
+    trunk = rng.integers(vocabulary, size=shape.catalog + shape.turns * shape.turn)
+    made = []
+    for turn in range(1, shape.turns + 1):
+        prompt = trunk[: shape.catalog + turn * shape.turn]
+        first = rng.choice(vocabulary, size=shape.k, replace=False)
+        made += [_sample(rng, prompt, np.append(token, rng.integers(vocabulary, size=shape.output - 1)), turn)
+                 for token in first]  # fmt: skip
+    return made
+
+
+def _sample(rng: np.random.Generator, prompt: np.ndarray, output: np.ndarray, turn: int) -> dict:
+    mask = np.repeat([0, 1], [len(prompt), len(output)])
+    return {
+        "input_ids": np.concatenate([prompt, output]),
+        "completion_mask": mask,
+        "old_log_probs": np.full(len(mask), -10.0, dtype=np.float32),
+        "advantage": float(rng.normal()),
+        "group_id": turn,
+        "dialogue": "made up",
+        "metrics": {},
+    }
