@@ -88,8 +88,11 @@ class Job:
                       self.params.seed)  # fmt: skip
 
 
-def train(run: Run) -> None:
-    """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here."""
+def train(run: Run, **kwargs) -> None:
+    """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here.
+
+    `kwargs` go to `reinforce`.
+    """
     job = Job(run)
     if job.adapter.exists():
         log.info("%s is there already", job.adapter)
@@ -102,7 +105,7 @@ def train(run: Run) -> None:
         server.wait_ready(job.params.start_timeout)
         progress.report(run.out, "serve", 1, 1)
         if job.params.max_steps:
-            reinforce(job, [server], server.url)
+            reinforce(job, [server], server.url, **kwargs)
         else:
             shutil.copytree(job.sft_adapter, job.adapter)
     finally:
