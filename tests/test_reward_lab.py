@@ -13,7 +13,7 @@ from proactor_lib import datasets, notebook
 from proactor_lib.annotate import evidence
 from proactor_lib.cli import app
 from proactor_lib.errors import BadInput
-from proactor_lib.files import read_json, write_jsonl
+from proactor_lib.files import read_json, write_json, write_jsonl
 from proactor_lib.params import Params, load_params
 from proactor_lib.policies import POLICIES, STATUS_POLICIES
 from proactor_lib.reward_lab import ablation, probe, samples, scoring
@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from misbehaving import Misbehaving
 from reward_cases import BOOK, CATALOG, DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, scores
+from test_report import make_run
 from test_ruler import good, said
 
 SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
@@ -249,13 +250,42 @@ def cells(**differences):
 def test_the_papers_questions(timing, low, high, verdict):
     found = ablation.answers(cells(timing=timing))
     row = found[(found.a == "custom_ruler") & (found.b == "rac") & (found.metric == "opportunity_timing")].iloc[0]
-    assert (row.seeds, row.difference, row.verdict) == (len(timing), pytest.approx(np.mean(timing)), verdict)
+    assert (row.units, row.difference, row.verdict) == (len(timing), pytest.approx(np.mean(timing)), verdict)
     assert [row.low, row.high] == pytest.approx([low, high], abs=1e-4, nan_ok=True)
     same = found[(found.a == "rac") & (found.metric == "rar")].iloc[0]
     assert (same.difference, same.verdict) == (0, "cannot be told")
     mixed = found[(found.a == "adaptive_ruler on adaptive_metric") & (found.b == "rac")].iloc[0]
     assert (mixed.difference, mixed.verdict) == (row.difference, verdict)
     assert (found[found.a == "adaptive_ruler on rac"].verdict == "not measured").all()
+
+
+def swept(folder, **said):
+    """A sweep's folder of one seed, as cells leave it: by reward, the fixed policy that its training came out as."""
+    cells = []
+    for number, (reward, policy) in enumerate(said.items()):
+        run = make_run(folder / "cells" / f"c{number}", reward=reward)
+        (run.predictions / f"{policy}.jsonl").rename(run.predictions / "trained.jsonl")
+        write_json(run.out / "cell.json", {"state": "done", "seconds": 1.0, "cpus": 1, "gpus": 0})
+        point = {"reward": reward, "seed": 0}
+        cells.append({"id": f"c{number}", "point": point, "values": run.params.model_dump(mode="json")})
+    unpriced = {"cpu_hour_price": None, "gpu_hour_price": None}
+    write_json(folder / "sweep.json", {"varying": ["reward"], "cells": cells, "metrics": [], **unpriced})
+    return folder
+
+
+def test_one_seed_is_compared_on_its_dialogues(tmp_path):
+    """rac came out silent: it misses all, triggers nothing. custom_ruler came out late, general_ruler at random."""
+    folder = swept(tmp_path, rac="silent", custom_ruler="oracle_late", general_ruler="random")
+    found = ablation.answers_of(folder)
+    found = found[found.over == "dialogues"].set_index(["a", "b", "metric"])
+    missed, pt = found.loc[("rac", "custom_ruler", "missed")], found.loc[("custom_ruler", "rac", "pt")]
+    assert missed.units == 6 and missed.verdict == pt.verdict == "as in the paper" and missed.low > 0.5 and pt.low > 0
+    assert found.loc[("rac", "custom_ruler", "rar")].verdict == "not measured"  # RAR of silence is undefined
+    assert found.loc[("max_rac", "custom_ruler", "missed")].verdict == "not measured"
+    said = ablation.conclusions(ablation.answers_of(folder))
+    assert "Do proactiveness rubrics move timing? Over 6 dialogues: 3 as in the paper." in said
+    assert "Do consistency-only rewards grow conservative? Over no seeds: not measured." in said
+    assert "smollm2-135m" in ablation.limits(folder) and "stand-in" in ablation.limits(folder)
 
 
 def test_no_ablation_yet(tmp_path):

@@ -1,12 +1,25 @@
 """The ablation: what trainings with different rewards say to the paper's three questions, with paired intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+
+from proactor_lib import metrics
+from proactor_lib.files import read_jsonl
+from proactor_lib.params import Params, validate
+from proactor_lib.report import held_out
+from proactor_lib.reward_lab.scoring import judge_name
+from proactor_lib.run import Run
+from proactor_lib.schema import TurnPrediction
+from proactor_lib.sweep.store import Store
+from proactor_lib.sweep.table import read_definition, table
+
+if TYPE_CHECKING:
+    from proactor_lib.metrics.scores import DialogueTable
 
 
 class Contrast(NamedTuple):
@@ -35,32 +48,44 @@ CONTRASTS = (
 )
 
 
+COLUMNS = [*Contrast._fields, "over", "units", "difference", "low", "high", "verdict"]
+NOTHING = (0, np.nan, np.nan, np.nan)  # units, difference, low, high
+
+
+def full_name(reward: str, base: str) -> str:
+    """The reward's name in contrasts: Adaptive RULER is one reward for each metric that it stands on."""
+    return f"{reward} on {base}" if reward == "adaptive_ruler" else reward
+
+
 def answers(table: pd.DataFrame, policy: str = "trained", contrasts: Sequence[Contrast] = CONTRASTS) -> pd.DataFrame:
-    """A row a contrast: question, a, b, metric, paper, seeds, difference, low, high, verdict.
+    """A row a contrast: question, a, b, metric, paper, over, units, difference, low, high, verdict.
 
     `table`: a sweep's, a row a cell, with columns state, reward, seed, ruler_base (where Adaptive RULER is among the
     rewards: it counts as `adaptive_ruler on <base>`) and `held_out.<policy>.<metric>`. Differences a - b are paired
-    over seeds, with the 95% interval of Student's t. Verdicts: `as in the paper`, `against the paper`, `cannot be told`
-    (the interval holds 0, or fewer than two seeds), `not measured`.
+    over seeds (`units` of them), with the 95% interval of Student's t. Verdicts: `as in the paper`, `against the
+    paper`, `cannot be told` (the interval holds 0, or fewer than two seeds), `not measured`.
     """
     done = table[table.state == "done"]
-    if "ruler_base" in done:
-        mixed = done.reward == "adaptive_ruler"
-        done = done.assign(reward=done.reward.mask(mixed, done.reward + " on " + done.ruler_base.astype(str)))
-    rows = [(*c, *_compared(done, c, f"held_out.{policy}.{c.metric}")) for c in contrasts]
-    return pd.DataFrame(rows, columns=[*Contrast._fields, "seeds", "difference", "low", "high", "verdict"])
+    bases = done.ruler_base.astype(str) if "ruler_base" in done else [""] * len(done)
+    done = done.assign(reward=list(map(full_name, done.reward, bases)))
+    return _table("seeds", [(c, _over_seeds(done, c, f"held_out.{policy}.{c.metric}")) for c in contrasts])
 
 
-def _compared(done: pd.DataFrame, contrast: Contrast, column: str) -> tuple[int, float, float, float, str]:
+def _table(over: str, found: Sequence[tuple[Contrast, tuple]]) -> pd.DataFrame:
+    rows = [(*c, over, *figures, _verdict(*figures, c.paper)) for c, figures in found]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _over_seeds(done: pd.DataFrame, contrast: Contrast, column: str) -> tuple[int, float, float, float]:
     if column not in done:
-        return 0, np.nan, np.nan, np.nan, "not measured"
+        return NOTHING
     by_reward = done.groupby(["seed", "reward"])[column].mean().unstack()
     paired = by_reward.reindex(columns=[contrast.a, contrast.b]).dropna()
     differences = (paired[contrast.a] - paired[contrast.b]).to_numpy(float)
     if not len(differences):
-        return 0, np.nan, np.nan, np.nan, "not measured"
+        return NOTHING
     mean, half = differences.mean(), _half_width(differences)
-    return len(differences), mean, mean - half, mean + half, _verdict(mean, half, contrast.paper)
+    return len(differences), mean, mean - half, mean + half
 
 
 def _half_width(differences: np.ndarray) -> float:
@@ -69,17 +94,79 @@ def _half_width(differences: np.ndarray) -> float:
     return stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
 
 
-def _verdict(mean: float, half: float, paper: str) -> str:
-    if np.isnan(half) or abs(mean) <= half:
+def _verdict(units: int, difference: float, low: float, high: float, paper: str) -> str:
+    if units == 0 or np.isnan(difference):
+        return "not measured"
+    if not (low > 0 or high < 0):
         return "cannot be told"
-    return "as in the paper" if (mean > 0) == (paper == "higher") else "against the paper"
+    return "as in the paper" if (difference > 0) == (paper == "higher") else "against the paper"
+
+
+def on_dialogues(
+    tables: Mapping[str, "DialogueTable"], contrasts: Sequence[Contrast] = CONTRASTS, bootstrap: int = 2000
+) -> pd.DataFrame:
+    """As `answers`, of these very policies: differences paired over held-out dialogues, intervals by bootstrap.
+
+    `tables`: by reward, as of `trained`. It says nothing of what other seeds would have trained. BadInput where rewards
+    were evaluated on different dialogues.
+    """
+    known = [c for c in contrasts if c.a in tables and c.b in tables]
+    pairs = list(dict.fromkeys((c.a, c.b) for c in known))
+    compared = metrics.compare(tables, pairs, bootstrap=bootstrap).set_index(["a", "b", "metric"]) if pairs else None
+    return _table("dialogues", [(c, _compared(compared, c, tables) if c in known else NOTHING) for c in contrasts])
+
+
+def _compared(compared: pd.DataFrame, c: Contrast, tables: Mapping) -> tuple[int, float, float, float]:
+    row = compared.loc[(c.a, c.b, c.metric)]
+    return len(tables[c.a]), row.difference, row.low, row.high
+
+
+def trained(folder: Path | str, policy: str = "trained") -> dict[str, "DialogueTable"]:
+    """By reward: the policy's held-out dialogues in all cells that are done, those of different cells told apart."""
+    found: dict[str, list] = {}
+    for cell in read_definition(store := Store(folder))["cells"]:
+        if (store.read(store.cell(cell["id"])) or {}).get("state") != "done":
+            continue
+        run = Run(_params(cell), store.local(store.cell(cell["id"], "")))
+        predictions = {policy: list(read_jsonl(run.predictions / f"{policy}.jsonl", TurnPrediction))}
+        rows = metrics.score_predictions(
+            run.dialogues("test"), run.references("test"), predictions[policy], run.params.theta,
+            asked=held_out.asked_turns(run, predictions),
+        ).dialogues  # fmt: skip
+        name = full_name(run.params.reward, run.params.ruler_base)
+        others = {k: v for k, v in cell["point"].items() if k not in ("reward", "ruler_base")}
+        found.setdefault(name, []).append(rows.assign(dialogue_id=f"{others} " + rows.dialogue_id))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+
+
+def _params(cell: Mapping[str, Any]) -> Params:
+    return validate({k: v for k, v in cell["values"].items() if k in Params.model_fields}, f"cell {cell['id']}")
 
 
 def answers_of(folder: Path | str) -> pd.DataFrame | str:
-    """`answers` of a sweep's folder; a sentence where it has not run."""
-    from proactor_lib.sweep.store import Store
-    from proactor_lib.sweep.table import table
-
+    """`answers` of a sweep's folder, then `on_dialogues`; a sentence where it has not run."""
     if not (Path(folder) / "sweep.json").exists():
         return f"no training ablation in {folder} yet: `proactor sweep run params/sweeps/rewards.yaml --out {folder}`"
-    return answers(table(Store(folder)))
+    by_dialogue = on_dialogues(trained(folder))
+    return pd.concat([answers(table(Store(folder))), by_dialogue], ignore_index=True)
+
+
+def conclusions(answers: pd.DataFrame) -> list[str]:
+    """The three questions answered in a sentence each, first over seeds, then over dialogues, from `answers_of`."""
+    said = []
+    for (over, question), rows in answers.groupby(["over", "question"], sort=False):
+        measured = rows[rows.verdict != "not measured"]
+        counts = [f"{n} {verdict}" for verdict, n in measured.verdict.value_counts().items()]
+        units = f"{measured.units.max()} {over}" if len(measured) else f"no {over}"
+        said.append(f"{question} Over {units}: {', '.join(counts) or 'not measured'}.")
+    return said
+
+
+def limits(folder: Path | str) -> str:
+    """What a reader must know before believing the answers: who was trained here, for how long, judged by whom."""
+    p = _params(read_definition(Store(folder))["cells"][0])
+    return (
+        f"Trained here: {p.model}, {p.max_steps} steps of {p.dialogues_per_step} dialogues, out of {p.train_dialogues};"
+        f" RULER's judge: {judge_name(p)}. The paper trained a 14B model for days: what cannot be told here is not"
+        " refuted, and what is told holds for this model and these dialogues."
+    )

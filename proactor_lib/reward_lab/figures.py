@@ -98,8 +98,8 @@ def spread_bars(spread: pd.DataFrame, title: str) -> Figure:
     return made
 
 
-def contrasts(answers: pd.DataFrame) -> Figure:
-    """The ablation's paired differences with their 95% intervals, by question; `answers` as of `ablation.answers`."""
+def contrasts(answers: pd.DataFrame, over: str = "seeds") -> Figure:
+    """The ablation's differences, paired `over` seeds or dialogues, with their 95% intervals, coloured by question."""
     rows = answers.dropna(subset="difference").reset_index(drop=True)
     paint = colours(answers.question.unique())
     with figure(size=(1.2 * WIDTH, 1.2 + 0.27 * max(len(rows), 1))) as (made, ax):
@@ -109,5 +109,6 @@ def contrasts(answers: pd.DataFrame) -> Figure:
         ax.axvline(0, color="black", lw=0.8)
         ax.set_yticks(range(len(rows)), [f"{r.a} − {r.b}: {NAMES[r.metric]}" for r in rows.itertuples()])
         ax.invert_yaxis()
-        ax.set(xlabel="paired difference over seeds, 95% interval; the arrow points where the paper's finding does")
+        said = f"difference, paired over {over}, 95% interval; the arrow points where the paper's finding does"
+        ax.set(xlabel=said)
     return made
