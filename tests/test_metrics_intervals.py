@@ -181,6 +181,13 @@ class TestBreakdowns:
         assert found.group.unique().tolist() == ["bank"] and found.references.unique().tolist() == [2]
         np.testing.assert_allclose(found.value, whole.value[:-1])
 
+    def test_by_the_domain_of_services(self):
+        references = [needs(reference("Buses_1.Find", (2, 2, 2)), reference("Hotels_4.Find", (3, 3, 3)))]
+        said = says({2: ready("Buses_2.Find"), 3: ready("Hotels_4.Find")})
+        found = breakdown({"m": score_predictions([dialogue()], references, said)}, "domain", bootstrap=10)
+        assert found.group.unique().tolist() == ["Buses", "Hotels"]
+        assert (self.value(found, "Buses", "ac"), self.value(found, "Hotels", "ac")) == (0, 1)
+
     def test_by_position(self, scores):
         found = breakdown(scores, "position", bootstrap=10)
         assert found.group.unique().tolist() == ["first third", "second third", "last third"]

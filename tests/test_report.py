@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from proactor_lib.errors import BadInput
 from proactor_lib.files import write_json, write_jsonl
 from proactor_lib.params import Params
 from proactor_lib.policies import POLICIES
-from proactor_lib.report import page, timeline, training
+from proactor_lib.report import page, timeline, training, words
 from proactor_lib.run import Run, annotate_run, prepare_data
 from proactor_lib.schema import Dialogue, ReferenceAction, Turn, TurnPrediction
 from scipy import stats
@@ -143,8 +144,8 @@ def test_run_json_gives_times_memory_and_warnings(tmp_path):
     summary = json.loads(run.summary.read_text())
     assert (summary["peak_memory_gb"], summary["stage_seconds"]) == (1.25, {"01_annotation": 5.0})
     said = " ".join(summary["warnings"])
-    for words in ("03_artf_training is not done (failed): it broke", "different versions", "uncommitted", "`tiny`"):
-        assert words in said
+    for clause in ("03_artf_training is not done (failed): it broke", "different versions", "uncommitted", "`tiny`"):
+        assert clause in said
     assert "c" * 40 in text and "a cpu, 2 cores" in text
 
 
@@ -163,8 +164,9 @@ def test_the_page_in_a_browser(run, browser):
     for metrics in summary["held_out"].values():
         for value, low, high in metrics.values():
             assert page.number(value) in text and page.interval(low, high) in text
-    for words in ("Does it move?", "Read first", "One dialogue", "gained"):
-        assert words in text
+    for said in ("Does it move?", "Read first", "One dialogue", "gained", "20 steps of turn-level GRPO"):
+        assert said in text
+    assert "Against silent, oracle_late is better by" in text and "SI" not in text and "OL" in text
     assert browser.find_elements("css selector", ".timeline .lane.ready")
 
 
@@ -218,7 +220,36 @@ def test_the_command(run, tmp_path):
     assert "is neither a run's folder (params.json) nor a sweep's (sweep.json)" in str(result.exception)
 
 
+def verdicts(**found):
+    """A comparison of p with base: a verdict a metric."""
+    rows = pd.DataFrame({"a": "p", "b": "base", "metric": list(found), "verdict": list(found.values())})
+    return SimpleNamespace(comparisons=rows)
+
+
+def test_findings_know_which_end_of_a_metric_is_the_better():
+    told = verdicts(ac="higher", ftr="lower", missed="higher", pt="unclear", rar="higher", lead="lower")
+    assert words.findings(told) == ["Against base, p is better by AC and FTR; worse by missed."]
+    assert words.findings(verdicts(ac="unclear", rar="higher")) == ["The data do not tell p from base."]
+    assert words.findings(None) == words.findings(SimpleNamespace(comparisons=None)) == []
+
+
+def test_the_method_is_told_from_the_parameters():
+    told = " ".join(words.method(Params(sft_steps=3, turns_per_dialogue=4, reward="custom_ruler"), steps=7))
+    assert "warm start of 3 steps, then 7 steps of turn-level GRPO" in told and "4 turns of each" in told
+    assert "rewarded by custom_ruler (judge: rubric)" in told and "at every turn" in told
+    assert "GRPO" not in " ".join(words.method(Params(evaluation_turns=8), steps=0))
+
+
+def test_no_two_policies_have_one_mark():
+    assert words.initials(["base", "sft", "trained"]) == {"base": "B", "sft": "S", "trained": "T"}
+    assert words.initials(["oracle_late", "oracle_early", "sft", "silent"]) == {
+        "oracle_late": "OL", "oracle_early": "OE", "sft": "S", "silent": "SI",
+    }  # fmt: skip
+    assert len(set(words.initials(["a_b", "ab", "a", "a_bc", "abc"]).values())) == 5
+
+
 def test_durations_and_numbers():
+    assert [page.chance(p) for p in (None, 0.0004, 0.0125, 1.0)] == ["–", "p < 0.001", "p 0.013", "p 1.000"]
     assert [page.duration(s) for s in (48, 425, 11520)] == ["48 s", "7 min 5 s", "3 h 12 min"]
     assert [page.number(x) for x in (None, float("nan"), 0.12345, -0.5)] == ["–", "–", "0.123", "−0.500"]
     assert os.linesep not in page.interval(0.1, 0.2) and page.interval(None, 1) == ""

@@ -64,6 +64,65 @@ def test_one_object_of_values_with_intervals(score, files):
     assert found["ac"]["low"] == found["ac"]["high"] == pytest.approx(1 / 3)
 
 
+FRIDAY = reference(window=(3, 5, 7), observed=7, day="friday")
+LATER = reference(window=(8, 8, 9), observed=9, day="friday")
+
+
+@pytest.mark.parametrize(
+    "references, outputs, expected",
+    [
+        # Window 3 to 7, ready from 5: worth 1 up to turn 5, then 2/3 and 1/3, and 0 at 8. Five turns are open, a
+        # trigger outside adds a sixth; s is 1 where it fits.
+        pytest.param([FRIDAY], {2: ready(day="friday")},
+                     {"opportunity_timing": 0, "premature": 1, "late": 0, "missed": 0, "lead": 5, "ftr": 1, "ac": 0},
+                     id="before open"),
+        pytest.param([FRIDAY], {3: ready(day="friday")},
+                     {"opportunity_timing": 1, "premature": 0, "lead": 4, "ftr": 0, "ac": 1 / 5, "pt": 1 / 5},
+                     id="at open"),
+        pytest.param([FRIDAY], {5: ready(day="friday")}, {"opportunity_timing": 1, "lead": 2}, id="at ready"),
+        pytest.param([FRIDAY], {6: ready(day="friday")}, {"opportunity_timing": 2 / 3, "lead": 1}, id="after ready"),
+        pytest.param([FRIDAY], {7: ready(day="friday")},
+                     {"opportunity_timing": 1 / 3, "lead": 0, "late": 0, "ftr": 0}, id="at close"),
+        pytest.param([FRIDAY], {8: ready(day="friday")},
+                     {"opportunity_timing": 0, "lead": -1, "late": 1, "missed": 0, "ftr": 1, "pt": 0}, id="close + 1"),
+        pytest.param([FRIDAY], {},
+                     {"ac": 0, "max_ac": 0, "pt": 0, "difference": None, "ftr": None, "rar": None, "lead": None,
+                      "opportunity_timing": 0, "missed": 1}, id="no predictions"),
+        pytest.param([], {3: [ready(), candidate()]},
+                     {"ac": 0, "max_ac": 0, "pt": 0, "difference": None, "ftr": 1, "rar": 1 / 2,
+                      "opportunity_timing": None, "missed": None, "lead": None}, id="no references"),
+        pytest.param([], {}, dict.fromkeys(KEYS), id="neither"),
+        # Two needs of one name and value, the first met at its ready turn and said on: the second is met when only it
+        # is open. Turns 3 to 9 are open, s is 1 at 5 to 9.
+        pytest.param([FRIDAY, LATER], {t: ready(day="friday") for t in range(5, 10)},
+                     {"opportunity_timing": 1, "lead": 3 / 2, "ac": 5 / 7, "ftr": 0, "missed": 0},
+                     id="two of one name"),
+        pytest.param([FRIDAY, LATER], {5: ready(day="friday")},
+                     {"opportunity_timing": 1 / 2, "missed": 1 / 2, "ac": 1 / 7}, id="one prediction, two references"),
+        # Said twice in a turn beside a fault: AC and PT (1 + 1 + 0) / 3 of one turn of five.
+        pytest.param([FRIDAY], {5: [ready(day="friday"), ready(day="friday"), ready("pay")]},
+                     {"opportunity_timing": 1, "ac": 2 / 15, "max_ac": 1 / 5, "difference": 1 / 2, "pt": 2 / 15,
+                      "ftr": 1 / 3, "rar": 1, "missed": 0}, id="duplicates"),
+        pytest.param([reference(window=(4, 4, 4))], {4: ready()},
+                     {"opportunity_timing": 1, "ac": 1, "pt": 1, "lead": None}, id="a window of one turn"),
+        pytest.param([reference(window=(4, 4, 4))], {5: ready()},
+                     {"opportunity_timing": 0, "late": 1, "ac": 0, "ftr": 1}, id="a turn after it"),
+        # A candidate is held to what is known by its turn (nothing at 4), a trigger to all.
+        pytest.param([reference(window=(4, 6, 6), day=("friday", 6))], {4: candidate(), 5: ready()},
+                     {"ac": (1 + 1 / 2 + 0) / 3, "rar": 1 / 2, "ftr": 1, "pt": 0, "missed": 1}, id="known by then"),
+    ],
+)  # fmt: skip
+def test_hand_worked_numbers(score, files, references, outputs, expected):
+    write_jsonl(files["references"], [needs(*references)])
+    write_jsonl(files["predictions"], says(outputs))
+    found = json.loads(score(files, "--json", "--bootstrap", "20").stdout)
+    values = {k: found[k]["value"] for k in expected}
+    assert {k for k, v in values.items() if v is None} == {k for k, v in expected.items() if v is None}
+    assert {k: v for k, v in values.items() if v is not None} == pytest.approx(
+        {k: v for k, v in expected.items() if v is not None}
+    )
+
+
 def test_options_change_what_they_say(score, files):
     exact = json.loads(score(files, "--json", "--exact").stdout)
     assert exact["missed"]["value"] == 1 and exact["lead"] == {"value": None, "low": None, "high": None}

@@ -1,5 +1,6 @@
 """The policies of a run on its held-out dialogues: predictions, then tables. A killed evaluation goes on."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from proactor_lib.report.held_out import focus
 from proactor_lib.run import Run
 
 TEST, DEV = "test", "dev"
+TELL_EVERY = 0.2  # seconds between two lines of progress
 
 
 def evaluate_run(run: Run, dev: bool = False, log: Callable[[str], None] = lambda text: None) -> list[str]:
@@ -90,9 +92,13 @@ def evaluate_policy(held: Held, roster: Roster, name: str) -> None:
     if kept.complete:
         return
     total = sum(len(c.turns) for c in held.cases)
+    told = 0.0
 
     def tell() -> None:
-        progress.report(held.run.out, "evaluate", len(kept), total, f"{name}, {held.split}")
+        nonlocal told
+        if len(kept) == total or time.monotonic() - told > TELL_EVERY:
+            told = time.monotonic()
+            progress.report(held.run.out, "evaluate", len(kept), total, f"{name}, {held.split}")
 
     agent = roster.agent(name)
     try:

@@ -2,7 +2,8 @@
 
 - action: predictions and references of that action alone, as if the catalog held no other. A turn is scored for it when
   the action is predicted or open there.
-- domain: the dialogues of that domain.
+- domain: the dialogues of that domain. Where actions are named `Restaurants_2.FindRestaurants`, as SGD's services are,
+  the domain is the service's (`Restaurants`) and holds its actions alone: a dialogue may be about several.
 - position: thirds of each dialogue's turns; a reference belongs to the third that holds its `ready` turn.
 - window: the number of turns from `open` to `close`. A prediction belongs to no window, so only the metrics of
   references (opportunity timing, lead, missed, late, premature) are defined.
@@ -43,12 +44,17 @@ def labels(scores: Scores, by: By) -> tuple[np.ndarray, np.ndarray]:
     if by == "action":
         return cells.action.to_numpy(), references.action.to_numpy()
     if by == "domain":
-        return tuple(about.domain.reindex(f.dialogue_id).to_numpy() for f in (cells, references))
+        return tuple(_domains(f, about.domain) for f in (cells, references))
     if by == "position":
         ends = [(cells.turn, cells), (references.ready, references)]
         return tuple(_thirds(t.to_numpy(), about.turns.reindex(f.dialogue_id).to_numpy()) for t, f in ends)
     length = (references.close - references.open + 1).to_numpy()
     return np.full(len(cells), ""), np.array(WINDOWS)[np.digitize(length, [2, 4, 8])]
+
+
+def _domains(frame: pd.DataFrame, of_dialogue: pd.Series) -> np.ndarray:
+    service = frame.action.astype(str).str.extract(r"^(.+?)(?:_\d+)?\.", expand=False).to_numpy()
+    return np.where(pd.isna(service), of_dialogue.reindex(frame.dialogue_id).to_numpy(), service)
 
 
 def _thirds(turn: np.ndarray, turns: np.ndarray) -> np.ndarray:

@@ -55,4 +55,5 @@ def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (WIDTH, 
 def legend_above(made: Figure, handles: list, columns: int = 4) -> None:
     """One legend above all panels, for handles that carry their labels."""
     if handles:
-        made.legend(handles=handles, ncols=min(len(handles), columns), loc="outside upper left", borderaxespad=0.2)
+        lines = -(-len(handles) // columns)  # as many entries in each, or nearly
+        made.legend(handles=handles, ncols=-(-len(handles) // lines), loc="outside upper left", borderaxespad=0.2)

@@ -27,6 +27,7 @@ def _environment() -> jinja2.Environment:
     )
     env.filters |= {
         "number": number,
+        "chance": chance,
         "interval": interval,
         "duration": duration,
         "setting": setting,
@@ -46,6 +47,11 @@ def write(path: Path, template: str, **content) -> Path:
 def number(value: float | None, digits: int = 3) -> str:
     """Three digits after the point, as metrics are printed; a dash for what is undefined."""
     return "–" if undefined(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def chance(p: float | None) -> str:
+    """A p-value as papers print it: `p 0.012`, `p < 0.001`; a dash for what is undefined."""
+    return "–" if undefined(p) else "p < 0.001" if p < 0.0005 else f"p {number(p)}"
 
 
 def undefined(value: float | None) -> bool:

@@ -10,7 +10,7 @@ from proactor_lib import plots, provenance
 from proactor_lib.files import read_json, write_json
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
-from proactor_lib.report import figures, glossary, held_out, page, timeline, training
+from proactor_lib.report import figures, glossary, held_out, page, timeline, training, words
 from proactor_lib.report.held_out import HeldOut
 from proactor_lib.run import Run
 
@@ -129,12 +129,44 @@ def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict,
         "figures": _figures(steps, scored),
         "timeline": _timeline(run, scored),
         "policies": plots.colours(scored.predictions) if scored else {},
+        "marks": words.initials(scored.predictions if scored else ()),
+        "facts": _facts(scored, summary),
+        "method": words.method(run.params, len(steps)),
+        "findings": words.findings(scored),
+        "asked": _asked(run, scored),
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
         "settings": settings,
         "stages": record["stages"],
         "origin": record["provenance"],
         "digests": _digests(run),
     }
+
+
+def _facts(scored: HeldOut | None, summary: dict) -> list[tuple[str, str]]:
+    """The figures at the top and what each is: those that this run has."""
+    gain, kl, focus = summary["reward"], summary["mismatch"]["kl_mean"], scored and held_out.focus(scored.scores)
+    found = []
+    if gain["gain"] is not None:
+        spread = page.interval(gain["gain_low"], gain["gain_high"])
+        found.append((page.number(gain["gain"]), f"reward gained, last fifth of the steps against the first; {spread}"))
+    for metric in ("opportunity_timing", "ftr") if scored else ():
+        value, low, high = summary["held_out"][focus][metric]
+        told = f"{glossary.NAMES[metric]} of {focus} on held-out dialogues; {page.interval(low, high) or 'undefined'}"
+        found.append((page.number(value), told))
+    if kl is not None:
+        found.append((page.number(kl, 4), "mean KL, trainer against server, nats a token"))
+    if summary["stage_seconds"]:
+        found.append((page.duration(sum(summary["stage_seconds"].values())), "all stages together"))
+    if summary["peak_memory_gb"]:
+        found.append(
+            (f"{page.number(summary['peak_memory_gb'], 1)} GB", "memory at the peak, shared pages counted once")
+        )
+    return found
+
+
+def _asked(run: Run, scored: HeldOut | None) -> dict[str, set[int]]:
+    """The turns at which policies were asked, by dialogue; empty where that was all of them."""
+    return (held_out.asked_turns(run, scored.predictions) or {}) if scored else {}
 
 
 def _figures(steps: pd.DataFrame, scored: HeldOut | None) -> dict[str, Markup]:

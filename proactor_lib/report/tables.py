@@ -1,8 +1,10 @@
-"""Tables for papers and for messages: Markdown and LaTeX, from frames of `x`, `x_low`, `x_high` columns."""
+"""Tables for papers, messages and notebooks: Markdown and LaTeX, from frames of `x`, `x_low`, `x_high` columns, and
+values with their intervals as text."""
 
 import pandas as pd
 
-from proactor_lib.report.page import interval, number, setting, undefined
+from proactor_lib.report.glossary import BETTER, NAMES
+from proactor_lib.report.page import chance, interval, number, setting, undefined
 
 _ESCAPED = {
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
@@ -20,7 +22,35 @@ def _cell(record: dict, name: str) -> str:
     value = record[name]
     if f"{name}_low" not in record:
         return setting(value)
-    low, high = record.get(f"{name}_low"), record.get(f"{name}_high")
+    return _with_interval(value, record.get(f"{name}_low"), record.get(f"{name}_high"))
+
+
+def by_method(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a metric, a column a method, as text: value [interval]; `table`: method, metric, value, low, high."""
+    return _wide(table.method, table.metric, [_with_interval(r.value, r.low, r.high) for r in table.itertuples()])
+
+
+def by_pair(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """A row a metric, a column a pair, as text: difference [interval] verdict, p; `comparisons`: metrics.compare's."""
+    pairs = comparisons.a + " − " + comparisons.b
+    return _wide(pairs, comparisons.metric, [_verdict(r) for r in comparisons.itertuples()])
+
+
+def _wide(columns: pd.Series, metrics: pd.Series, texts: list[str]) -> pd.DataFrame:
+    """The texts by metric (in the glossary's order, an arrow where one end is the better) and column."""
+    frame = pd.DataFrame({"column": columns, "metric": metrics, "text": texts})
+    wide = frame.pivot(index="metric", columns="column", values="text")[columns.unique()]
+    ordered = wide.loc[[m for m in NAMES if m in wide.index]]
+    named = ordered.rename(index={m: f"{name} {BETTER[m]}".strip() for m, name in NAMES.items()})
+    return named.rename_axis(index=None, columns=None)
+
+
+def _verdict(row) -> str:
+    tested = f"{row.verdict}, {chance(row.p_holm)}" if row.verdict in ("higher", "lower", "unclear") else row.verdict
+    return tested if undefined(row.difference) else f"{_with_interval(row.difference, row.low, row.high)} {tested}"
+
+
+def _with_interval(value: float, low: float | None, high: float | None) -> str:
     return number(value) if undefined(low) or undefined(high) else f"{number(value)} [{interval(low, high)}]"
 
 
