@@ -55,6 +55,7 @@ class AnnotationParams(BaseModel):
     oracle_model: str | None = None  # the model's name at the endpoint
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
     overlay: Path | None = None  # hand corrections that every later stage honours
+    quality_filter: dict[Literal["coverage", "param_agreement", "lead", "logged"], NonNegative] = {}  # what must hold
 
 
 class ModelParams(BaseModel):

@@ -98,16 +98,36 @@ class Run:
         return read_json(self._made(self.data / "catalog.json"), Catalog)
 
     def dialogues(self, split: str) -> list[Dialogue]:
-        """The split's dialogues, but for those whose annotation failed. BadInput if the data stage has not run."""
-        failed = self.failed(split)
-        return [d for d in read_jsonl(self._made(self.data / f"{split}.jsonl"), Dialogue) if d.id not in failed]
+        """The `conversations` that are used: those whose annotation neither failed nor was filtered out."""
+        gone = {*self.failed(split), *(d for d, reference in self.removed(split) if reference is None)}
+        return [d for d in self.conversations(split) if d.id not in gone]
+
+    def conversations(self, split: str) -> list[Dialogue]:
+        """The split's dialogues, all of them. BadInput if the data stage has not run."""
+        return list(read_jsonl(self._made(self.data / f"{split}.jsonl"), Dialogue))
 
     def failed(self, split: str) -> dict[str, str]:
         """The dialogues whose annotation failed, each with its reason."""
         path = self.annotations / f"{split}.failed.jsonl"
         return {f.dialogue_id: f.reason for f in read_jsonl(path, FailedDialogue)} if path.exists() else {}
 
+    def removed(self, split: str) -> dict[tuple[str, str | None], str]:
+        """What `quality_filter` took out: (dialogue, reference or None for the whole dialogue) -> the reason."""
+        from proactor_lib.annotate.quality import Removed
+
+        path = self.annotations / f"{split}.removed.jsonl"
+        lines = read_jsonl(path, Removed) if path.exists() else ()
+        return {(r.dialogue_id, r.reference_id): r.reason for r in lines}
+
     def references(self, split: str) -> list[DialogueReferences]:
+        """The references of `dialogues`, with the overlay's corrections, but for those that were filtered out.
+
+        BadInput if not annotated.
+        """
+        removed = self.removed(split)
+        return [_without(r, removed) for r in self.corrected(split) if (r.dialogue_id, None) not in removed]
+
+    def corrected(self, split: str) -> list[DialogueReferences]:
         """The split's references, one record a dialogue, with the overlay's corrections. BadInput if not annotated."""
         corrections = self.overlay if self.params.overlay or self.overlay.exists() else None
         return overlay.apply(self.annotated(split), corrections)
@@ -125,6 +145,11 @@ class Run:
         if not path.exists():
             raise BadInput(f"{path} is not there yet: run notebook 01_annotation on {self.out} first")
         return path
+
+
+def _without(line: DialogueReferences, removed: dict[tuple[str, str | None], str]) -> DialogueReferences:
+    kept = tuple(r for r in line.references if (line.dialogue_id, r.id) not in removed)
+    return line.model_copy(update={"references": kept})
 
 
 def _refuse_other(params: Params, before: Params, out: Path) -> None:
@@ -171,7 +196,7 @@ def _union(catalogs: list[Catalog]) -> Catalog:
 
 
 def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
-    """Write references/<split>.jsonl for each split with the run's annotator.
+    """Write references/<split>.jsonl for each split with the run's annotator, then see what the filter takes out.
 
     What an oracle has annotated stays: it was paid for, and its server may be gone. Delete the file to ask again.
     Raises BadInput: an evidence annotator without logged actions, an oracle that cannot be reached.
@@ -180,13 +205,15 @@ def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLI
     for done, split in enumerate(splits):
         progress.report(run.out, "annotate", done, len(splits), split)
         log(f"{split}: {annotate(run, split, run.annotations / f'{split}.jsonl')}")
+        if run.params.quality_filter:
+            log(f"{split}: {_filter(run, split)}")
     progress.report(run.out, "annotate", len(splits), len(splits))
 
 
 def _by_evidence(run: Run, split: str, path: Path) -> str:
     from proactor_lib.annotate import evidence
 
-    tally, dialogues = evidence.Tally(), run.dialogues(split)
+    tally, dialogues = evidence.Tally(), run.conversations(split)
     write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
     return f"{len(dialogues)} dialogues, {tally}"
 
@@ -195,8 +222,10 @@ def _by_oracle(run: Run, split: str, path: Path) -> str:
     from proactor_lib.annotate import bulk
 
     if path.exists():
-        return f"{path} is there"
-    dialogues = run.dialogues(split)
+        return f"{path} is there" + f", without {len(run.failed(split))} dialogues that failed" * bool(
+            run.failed(split)
+        )
+    dialogues = run.conversations(split)
     with bulk.shown(len(dialogues), split) as bar:
 
         def tell(summary: bulk.Summary) -> None:
@@ -205,3 +234,16 @@ def _by_oracle(run: Run, split: str, path: Path) -> str:
             progress.report(run.out, "annotate", done, len(SPLITS), f"{split}: {summary}")
 
         return str(bulk.annotate_file(dialogues, run.catalog, path, bulk.settings(run.params), tell))
+
+
+def _filter(run: Run, split: str) -> str:
+    """Write <split>.removed.jsonl, anew; corrections by hand are taken in first."""
+    from proactor_lib.annotate import quality
+
+    path = run.annotations / f"{split}.removed.jsonl"
+    path.unlink(missing_ok=True)
+    thresholds = quality.Thresholds(**run.params.quality_filter)
+    kept, removed = quality.filtered(run.dialogues(split), run.corrected(split), thresholds)
+    write_jsonl(path, removed)
+    dialogues = sum(r.reference_id is None for r in removed)
+    return f"the filter took out {dialogues} dialogues and {len(removed) - dialogues} references of others: {path}"

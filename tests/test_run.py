@@ -6,7 +6,7 @@ import pytest
 from proactor_lib.errors import BadInput
 from proactor_lib.files import write_jsonl
 from proactor_lib.params import load_params
-from proactor_lib.run import SPLITS, Run, prepare_data
+from proactor_lib.run import SPLITS, Run, annotate_run, prepare_data
 from proactor_lib.schema import DialogueReferences, ReferenceAction, Window
 
 
@@ -72,3 +72,33 @@ def test_no_dialogue_is_in_two_splits(tmp_path):
 def test_too_few_dialogues_for_three_splits(tmp_path):
     with pytest.raises(BadInput, match="split 'train' has no dialogue left over by the other splits"):
         prepared(tmp_path, 3, train_dialogues=3, dev_dialogues=1, test_dialogues=2)
+
+
+def test_a_filter_keeps_what_it_removes_from_every_later_stage(tmp_path):
+    """Corrections by hand withdraw one of d0's two references, and move d1's off its trigger."""
+    log = lambda *turns: [{"turn": t, "name": "a"} for t in turns]  # noqa: E731
+    rows = [json.loads(line_of(i)) | {"observed": log(1, 2) if i == 0 else log(2)} for i in range(4)]
+    (tmp_path / "catalog.json").write_text(
+        '{"domain": "own", "version": "1", "actions": [{"name": "a"}]}'
+    )
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    settings = {"dataset": "jsonl", "data_dir": str(tmp_path), "quality_filter": {"coverage": 0.6, "logged": 1}}
+    run = Run.open(load_params(overrides=settings), tmp_path / "run")
+    prepare_data(run, splits=("train",))
+    said = []
+    annotate_run(run, said.append, splits=("train",))
+    assert "took out 0 dialogues and 0 references" in said[-1] and len(run.references("train")) == 4
+    run.overlay.write_text(
+        '{"dialogue_id": "d0", "name": "a", "occurrence": 1, "window": null}\n'
+        '{"dialogue_id": "d1", "reference_id": "r1", "window": {"open": 1, "ready": 1, "close": 1}}\n'
+    )
+    annotate_run(run, said.append, splits=("train",))
+    assert run.removed("train") == {
+        ("d0", None): "windows hold 0.50 of its logged triggers, below 0.6",
+        ("d1", None): "windows hold 0.00 of its logged triggers, below 0.6",
+    }
+    assert [d.id for d in run.dialogues("train")] == [r.dialogue_id for r in run.references("train")] == ["d2", "d3"]
+    assert "took out 2 dialogues and 0 references" in said[-1] and len(run.conversations("train")) == 4
+    run.overlay.unlink()
+    annotate_run(run, said.append, splits=("train",))  # judged anew, with every dialogue
+    assert len(run.dialogues("train")) == 4 and not run.removed("train")

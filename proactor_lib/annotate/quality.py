@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from proactor_lib.metrics.alignment import f1
-from proactor_lib.schema import Dialogue, DialogueReferences, ObservedAction, ReferenceAction, Window
+from proactor_lib.schema import Dialogue, DialogueReferences, ObservedAction, Record, ReferenceAction, Window
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,8 +298,7 @@ class Thresholds:
     logged: bool = False  # of a reference: it has a trigger (asked only where the dialogue has a log)
 
 
-@dataclass(frozen=True)
-class Removed:
+class Removed(Record):
     """What a filter took out, and why; without a reference id it is the whole dialogue."""
 
     dialogue_id: str
@@ -334,11 +333,13 @@ def _bad_dialogues(seen: "pd.DataFrame", lines: list, second: Lines | None, leas
     logged = seen[seen.observed_turn.notna()]
     for dialogue_id, share in logged.covered.fillna(0).groupby(logged.dialogue_id).mean().items():
         if share < least.coverage:
-            yield Removed(dialogue_id, f"windows hold {share:.2f} of its logged triggers, below {least.coverage:g}")
+            reason = f"windows hold {share:.2f} of its logged triggers, below {least.coverage:g}"
+            yield Removed(dialogue_id=dialogue_id, reason=reason)
     both = pairs(lines, second or ())
     for dialogue_id, mean in both.iou.groupby(both.dialogue_id).mean().items():
         if mean < least.iou:
-            yield Removed(dialogue_id, f"mean window IoU {mean:.2f} with the second annotator, below {least.iou:g}")
+            reason = f"mean window IoU {mean:.2f} with the second annotator, below {least.iou:g}"
+            yield Removed(dialogue_id=dialogue_id, reason=reason)
 
 
 def _bad_references(seen: "pd.DataFrame", least: Thresholds) -> Iterator[Removed]:
@@ -351,4 +352,4 @@ def _bad_references(seen: "pd.DataFrame", least: Thresholds) -> Iterator[Removed
             reason = f"ready {row.lead:.0f} turns before its trigger, above {least.lead:g}"
         else:
             continue
-        yield Removed(row.dialogue_id, reason, row.reference_id, row.name)
+        yield Removed(dialogue_id=row.dialogue_id, reason=reason, reference_id=row.reference_id, name=row.name)

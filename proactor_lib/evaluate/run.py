@@ -71,7 +71,8 @@ class Held:
         """What the policy's predictions hang on in the data: JSON values. Only fixed policies see the references."""
         run = self.run
         files = [run.data / f"{self.split}.jsonl"]
-        files += [run.annotations / f"{self.split}.jsonl", run.overlay] if policy in POLICIES else []
+        marked = [run.annotations / f"{self.split}.jsonl", run.annotations / f"{self.split}.removed.jsonl", run.overlay]
+        files += marked if policy in POLICIES else []
         return {
             "files": [provenance.fingerprint(f) for f in files],
             "catalog": run.catalog.digest,
