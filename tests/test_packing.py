@@ -5,8 +5,8 @@ import pytest
 import torch
 from proactor_lib import models
 from proactor_lib.artf import head, packing
-from proactor_lib.artf.sft import lora_config, row_log_probs
-from proactor_lib.artf.trainer import dialogue_rows, micro_batches
+from proactor_lib.artf.sft import lora_config
+from proactor_lib.artf.trainer import micro_batches
 from proactor_lib.params import Params
 
 TRUNK = list(range(100, 112))
@@ -67,7 +67,7 @@ def loss_and_gradients(model, rows: list[packing.DialogueRow]) -> tuple[float, d
     total = 0.0
     for row in rows:
         packed = row.pack()
-        loss = -(row_log_probs(model, packed, autocast=False) * packed["advantages"]).sum()
+        loss = -(head.row_log_probs(model, packed, autocast=False) * packed["advantages"]).sum()
         loss.backward()
         total += loss.item()
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -159,14 +159,14 @@ def test_the_head_gives_log_probabilities_entropies_and_gradients(monkeypatch):
 
 def test_rows_keep_dialogues_apart_and_obey_the_budget():
     some = [sample(3, [7, 2], dialogue="a"), sample(12, [9, 2], dialogue="a"), sample(3, [7, 2], dialogue="b")]
-    assert [len(r.samples) for r in dialogue_rows(some, token_budget=100)] == [2, 1]
-    assert [len(r.samples) for r in dialogue_rows(some, token_budget=16)] == [1, 1, 1]
+    assert [len(r.samples) for r in packing.dialogue_rows(some, token_budget=100)] == [2, 1]
+    assert [len(r.samples) for r in packing.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
     with pytest.raises(ValueError, match="16 tokens, token_budget is 15"):
-        dialogue_rows(some, token_budget=15)
+        packing.dialogue_rows(some, token_budget=15)
 
 
 def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
-    rows = dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
+    rows = packing.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
     batches = micro_batches(rows, ranks=2, pad_token_id=0)
     assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
     assert batches[1]["advantages"][0].abs().sum() > 0 and batches[1]["advantages"][1].abs().sum() == 0

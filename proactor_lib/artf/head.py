@@ -58,3 +58,22 @@ def attach_head(model, temperature: float = 1.0, **_) -> None:
         return FusedCausalLMOutput(**dict(zip(("log_probs", "entropy"), spread, strict=True)), label_mask=scored)
 
     model.forward = types.MethodType(forward, model)
+
+
+def row_log_probs(model, row: dict[str, torch.Tensor], autocast: bool = True) -> torch.Tensor:
+    """Log-probabilities (M) of a packed row's trained tokens; in bfloat16 arithmetic unless `autocast` is off."""
+    device = model.device
+    row = {k: v.to(device) for k, v in row.items()}
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        out = model(
+            input_ids=row["input_ids"][None],
+            position_ids=row["position_ids"][None],
+            shift_labels=row["shift_labels"][None],
+            fused_lm_head=True,
+            tree_kv_index=row["tree_kv_index"],
+            tree_cu_seqlens_q=row["tree_cu_seqlens_q"],
+            tree_cu_seqlens_k=row["tree_cu_seqlens_k"],
+            tree_max_seqlen_q=0,
+            tree_max_seqlen_k=0,
+        )
+    return out.log_probs.flatten()[row["token_index"]]

@@ -120,6 +120,22 @@ class DialogueRow(TreeRow):
         }
 
 
+def dialogue_rows(samples: list[dict], token_budget: int) -> list[DialogueRow]:
+    """Rows of at most `token_budget` packed tokens. Samples come in turn order, visit by visit.
+
+    A sample of another dialogue opens a new row, and so does one that does not fit. ValueError if one alone does not.
+    """
+    rows: list[DialogueRow] = []
+    for sample in samples:
+        if len(sample["input_ids"]) > token_budget:
+            raise ValueError(f"an output's row has {len(sample['input_ids'])} tokens, token_budget is {token_budget}")
+        if not rows or rows[-1].dialogue != sample["dialogue"] or not rows[-1].fits(sample, token_budget):
+            rows.append(DialogueRow())
+            rows[-1].dialogue = sample["dialogue"]
+        rows[-1].add(sample)
+    return rows
+
+
 def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, tree_cu_seqlens_q,
                    tree_cu_seqlens_k, scaling=None, kernel=None, **kwargs):  # fmt: skip
     """Attention over a `DialogueRow`. query (1, H, N, d), key and value (1, H_kv, N, d) -> (1, N, H, d).

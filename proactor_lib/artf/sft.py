@@ -67,25 +67,6 @@ def reference_row(visit: Visit, trunk: Trunk, tokenizer) -> packing.DialogueRow:
     return row
 
 
-def row_log_probs(model, row: dict[str, torch.Tensor], autocast: bool = True) -> torch.Tensor:
-    """Log-probabilities (M) of a packed row's trained tokens; in bfloat16 arithmetic unless `autocast` is off."""
-    device = model.device
-    row = {k: v.to(device) for k, v in row.items()}
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        out = model(
-            input_ids=row["input_ids"][None],
-            position_ids=row["position_ids"][None],
-            shift_labels=row["shift_labels"][None],
-            fused_lm_head=True,
-            tree_kv_index=row["tree_kv_index"],
-            tree_cu_seqlens_q=row["tree_cu_seqlens_q"],
-            tree_cu_seqlens_k=row["tree_cu_seqlens_k"],
-            tree_max_seqlen_q=0,
-            tree_max_seqlen_k=0,
-        )
-    return out.log_probs.flatten()[row["token_index"]]
-
-
 def fine_tune(params: Params, path: str, visits: Visits, trunk: Callable[[Visit], Trunk], tokenizer, out: Path,
               on_step: Callable[[int, float], None]) -> None:  # fmt: skip
     """Train `params.sft_steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
@@ -110,7 +91,7 @@ def fine_tune(params: Params, path: str, visits: Visits, trunk: Callable[[Visit]
             total = sum(len(row["token_index"]) for row in rows)
             loss = 0.0
             for row in rows:
-                part = -row_log_probs(model, row).sum() / total
+                part = -head.row_log_probs(model, row).sum() / total
                 part.backward()
                 loss += part.item()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)

@@ -95,7 +95,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
 
     def rows(self, samples: list[dict]) -> list[packing.DialogueRow]:
         """How a step's samples become rows."""
-        return dialogue_rows(samples, self.args.token_budget)
+        return packing.dialogue_rows(samples, self.args.token_budget)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward of the step's rows, one after another; the loss is the mean over the step's tokens."""
@@ -126,11 +126,11 @@ class DialogueTrainer(AsyncGRPOTrainer):
             save_adapter(self.accelerator.unwrap_model(self.model), adapter)
             if self._policy_sync.in_place:
                 self.rollout_worker.drain()
-            self._policy_sync.publish(version, adapter)
+            self._policy_sync.publish(version, adapter, self.rollout_worker.leased_versions())
             self.model_version = version
             self.rollout_worker.update_model_version(version)
             for old in (Path(self.args.output_dir) / "published").glob("v*"):
-                if int(old.name[1:]) < version - self.args.max_staleness - 1:
+                if int(old.name[1:]) not in self._policy_sync.held:  # those are for servers that join
                     shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
         self._synced = time.monotonic() - began
@@ -186,22 +186,6 @@ def _forget_all_but(count: int, folder: str) -> None:
     kept = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     for old in kept[:-count]:
         shutil.rmtree(old)
-
-
-def dialogue_rows(samples: list[dict], token_budget: int) -> list[packing.DialogueRow]:
-    """Rows of at most `token_budget` packed tokens. Samples come in turn order, visit by visit.
-
-    A sample of another dialogue opens a new row, and so does one that does not fit. ValueError if one alone does not.
-    """
-    rows: list[packing.DialogueRow] = []
-    for sample in samples:
-        if len(sample["input_ids"]) > token_budget:
-            raise ValueError(f"an output's row has {len(sample['input_ids'])} tokens, token_budget is {token_budget}")
-        if not rows or rows[-1].dialogue != sample["dialogue"] or not rows[-1].fits(sample, token_budget):
-            rows.append(packing.DialogueRow())
-            rows[-1].dialogue = sample["dialogue"]
-        rows[-1].add(sample)
-    return rows
 
 
 def micro_batches(rows: list[packing.DialogueRow], ranks: int, pad_token_id: int) -> list[dict[str, torch.Tensor]]:

@@ -8,14 +8,25 @@ from pathlib import Path
 from proactor_lib.errors import BadInput
 
 
-def call(module: str, *arguments: str) -> dict:
-    """What `python -m module arguments` prints as its last line of JSON. BadInput, with its last words, if it fails."""
+def call(module: str, *arguments: str, log: Path | None = None) -> dict:
+    """What `python -m module arguments` prints as its last line of JSON; the rest goes to `log` as it comes.
+
+    BadInput, with its last words, if it fails. It is ended when this call is interrupted.
+    """
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        words = " / ".join(done.stderr.strip().splitlines()[-2:])
-        raise BadInput(f"{module} {' '.join(arguments)} ended with status {done.returncode}: {words}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    with open(log or "/dev/null", "w+") as errors:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors if log else subprocess.PIPE, text=True)
+        try:
+            said, complaint = child.communicate()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+    if child.returncode:
+        lines = (log.read_text() if log else complaint).strip().splitlines()
+        words = " / ".join(line for line in lines[-2:])
+        raise BadInput(f"{module} {' '.join(arguments)} ended with status {child.returncode}: {words}")
+    return json.loads(said.strip().splitlines()[-1])
 
 
 def peak_gb() -> float:

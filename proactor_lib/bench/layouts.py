@@ -12,7 +12,6 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from proactor_lib.artf import packing
-from proactor_lib.artf.trainer import dialogue_rows
 from proactor_lib.artf.trl_async import TokenBudgetBatcher, TreeRow
 
 
@@ -26,7 +25,8 @@ class Layout(NamedTuple):
 class PaddedRow(TreeRow):
     """Samples side by side, each padded to the longest: nothing is shared.
 
-    Packed as one row of B * L tokens, sequence after sequence: `tree_cu_seqlens_q` holds their boundaries.
+    Packed as one row of B * L tokens, sequence after sequence: to our attention a trunk and B - 1 blocks that see
+    nothing of it, so that this and `padded_attention` agree.
     """
 
     def fits(self, sample: dict, budget: int) -> bool:
@@ -57,14 +57,14 @@ class PaddedRow(TreeRow):
             old.append(torch.as_tensor(sample["old_log_probs"][1:])[trained].float())
             advantages.append(torch.full((len(trained),), float(sample["advantage"])))
             segment.append(torch.full((len(trained),), i))
-        boundaries = torch.arange(0, ids.numel() + 1, length)
+        place = torch.arange(ids.numel())
         return {
             "input_ids": ids.flatten(),
             "position_ids": torch.arange(length).repeat(len(ids)),
             "shift_labels": labels.flatten(),
-            "tree_kv_index": torch.zeros(1, dtype=torch.long),
-            "tree_cu_seqlens_q": boundaries,
-            "tree_cu_seqlens_k": boundaries,
+            "tree_kv_index": (place // length + 1) * length,
+            "tree_cu_seqlens_q": torch.arange(0, len(place) + 1, length),
+            "tree_cu_seqlens_k": torch.where(place < length, place + 1, 0),
             "tree_max_seqlens": torch.tensor([length, length]),
             "token_index": torch.cat(index),
             "old_log_probs": torch.cat(old),
@@ -98,7 +98,7 @@ def group_rows(samples: list[dict], token_budget: int) -> list[packing.DialogueR
     groups: dict[int, list[dict]] = {}
     for sample in samples:
         groups.setdefault(sample["group_id"], []).append(sample)
-    return [row for group in groups.values() for row in dialogue_rows(group, token_budget)]
+    return [row for group in groups.values() for row in packing.dialogue_rows(group, token_budget)]
 
 
 def trl_rows(samples: list[dict], token_budget: int) -> list[TreeRow]:
@@ -133,7 +133,7 @@ LAYOUTS = {
     "padded": Layout(padded_rows, "proactor_padded"),
     "grouped": Layout(group_rows, packing.TREE_ATTENTION),
     "trl": Layout(trl_rows, "proactor_trl_sdpa"),
-    "ours": Layout(dialogue_rows, packing.TREE_ATTENTION),
+    "ours": Layout(packing.dialogue_rows, packing.TREE_ATTENTION),
 }
 
 

@@ -95,7 +95,7 @@ def _take_gradients(model) -> dict:
 
 
 def _backward(model, packed: dict, total: float, autocast: bool = True) -> float:
-    from proactor_lib.artf.sft import row_log_probs
+    from proactor_lib.artf.head import row_log_probs
 
     loss = -(row_log_probs(model, packed, autocast) * packed["advantages"].to(model.device)).sum() / total
     loss.backward()

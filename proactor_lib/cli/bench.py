@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,3 +38,86 @@ def metrics(
     from proactor_lib.metrics.benchmark import benchmark
 
     show(benchmark(methods, dialogues, turns, bootstrap), as_json)
+
+
+Out = Annotated[Path, typer.Option(help="keeps what each side measured: a bench that was killed goes on")]
+DataDir = Annotated[Path | None, typer.Option(help="the folder of SGD's raw files, where `sgd` is asked for")]
+Steps = Annotated[int, typer.Option(min=1, help="optimiser steps of every side")]
+
+
+@bench.command()
+def packing(
+    shape: Annotated[str, typer.Option(help="paper, laptop, medium or tiny")] = "laptop",
+    layouts: Annotated[str, typer.Option(help="timed; of ours, trl, padded, grouped; '' times none")] = "ours,trl",
+    gradients: Annotated[bool, typer.Option(help="compare gradients with those of unpacked float32")] = True,
+    as_json: Json = False,
+) -> None:
+    """Pack one dialogue's outputs: tokens against padded samples and TRL's batcher, gradients, time and peak memory."""
+    from proactor_lib.bench.packing import benchmark
+
+    show(benchmark(shape, _names(layouts), gradients), as_json)
+
+
+@bench.command("async")
+def asynchronous(
+    datasets: Annotated[str, typer.Option(help="of homeloan, sgd; comma separated")] = "homeloan",
+    data_dir: DataDir = None,
+    sides: Annotated[str, typer.Option(help="of artf, trl, sync, grouped; comma separated")] = "artf,trl,sync",
+    shape: Annotated[str, typer.Option(help="full (some 15 minutes a padded step), medium or tiny")] = "full",
+    steps: Steps = 2,
+    out: Out = Path("outputs/bench-async"),
+    as_json: Json = False,
+) -> None:
+    """Train by ART-F, by TRL's GRPOTrainer and by OpenPipe ART's synchronous loop: seconds of the same steps."""
+    from proactor_lib.bench.asynchronous import benchmark
+
+    folder = {"sgd": data_dir}
+    show({d: benchmark(out / d, d, folder.get(d), _names(sides), shape, steps) for d in _names(datasets)}, as_json)
+
+
+@bench.command("sync-baseline")
+def sync_baseline(
+    dataset: Annotated[str, typer.Option(help="homeloan or sgd")] = "homeloan",
+    data_dir: DataDir = None,
+    shape: Annotated[str, typer.Option(help="full, medium or tiny")] = "full",
+    steps: Steps = 2,
+    out: Out = Path("outputs/bench-sync"),
+    as_json: Json = False,
+) -> None:
+    """The synchronous loop alone: generate, score, train padded samples while serving waits."""
+    from proactor_lib.bench.asynchronous import benchmark
+
+    show(benchmark(out / dataset, dataset, data_dir, ("sync",), shape, steps), as_json)
+
+
+@bench.command()
+def learning(
+    dataset: Annotated[str, typer.Option(help="homeloan or sgd")] = "homeloan",
+    data_dir: DataDir = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    steps: Steps = 30,
+    shape: Annotated[str, typer.Option(help="turns8 or tiny")] = "turns8",
+    out: Out = Path("outputs/bench-learning"),
+    as_json: Json = False,
+) -> None:
+    """Mean reward by step of ART-F and of the synchronous loop, over dialogues of 8 turns: how far they differ."""
+    from proactor_lib.bench.learning import benchmark
+
+    show(benchmark(out, dataset, data_dir, seeds, steps, shape), as_json)
+
+
+@bench.command("gpu-train")
+def gpu_train(
+    model: Annotated[str, typer.Option(help="qwen2.5-14b (random weights) or dry (a CPU's dry run)")] = "qwen2.5-14b",
+    row: Annotated[int, typer.Option(min=64, help="tokens a row")] = 9216,
+    cases: Annotated[str, typer.Option(help="comma separated")] = "packed-flex,packed-sdpa,padded-flex,padded-sdpa",
+    as_json: Json = False,
+) -> None:
+    """Train a random model in NF4 with LoRA on one device: tokens a second, peak memory, share of its matrix peak."""
+    from proactor_lib.bench.gpu_train import benchmark
+
+    show(benchmark(model, row, _names(cases)), as_json)
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
