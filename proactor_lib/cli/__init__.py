@@ -21,7 +21,7 @@ def _about() -> None:
 # Each is a module here with `register(app)`.
 ROOMS = (
     "annotate", "bench", "catalog", "data", "evaluate", "report", "rewards",
-    "run", "score", "sweep", "train", "watch",
+    "run", "score", "simulate", "sweep", "train", "watch",
 )  # fmt: skip
 
 for room in ROOMS:

@@ -1,0 +1,106 @@
+"""How a cluster's GPUs are best split between serving and training, and what is gained over the synchronous loop.
+
+The clusters are presets with estimated service times; a file of measured ones takes their place (ServiceTimes as JSON).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from proactor_lib.artf.service import PAPER, ServiceTimes, Workload, estimate, measured
+from proactor_lib.artf.simulate import Plan, Prediction, simulate
+from proactor_lib.errors import BadInput
+from proactor_lib.files import read_json
+
+
+class Cluster(NamedTuple):
+    """GPUs of one kind, what one of them takes, and a step's size that suits them."""
+
+    gpus: int  # of a shard
+    service: ServiceTimes
+    workload: Workload  # of a shard
+    shards: int = 1  # of so many equal parts, each with its share of the dialogues, one is simulated
+    unit: int = 1  # GPUs of a shard that change sides together
+
+
+class Check(NamedTuple):
+    """A prediction beside what was measured, in seconds over `steps` steps."""
+
+    steps: int
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def error(self) -> float:
+        """(predicted - measured) / measured."""
+        return self.predicted_s / self.measured_s - 1
+
+
+CLUSTERS = {
+    "4xH200": lambda: Cluster(4, estimate("H200"), PAPER),
+    "8xH100": lambda: Cluster(8, estimate("H100"), PAPER),
+    "64-nodes": lambda: Cluster(32, estimate("H100"), PAPER.model_copy(update={"dialogues": 16}), shards=16, unit=4),
+}
+
+
+def cluster(name: str, service: Path | None = None, workload: Path | None = None) -> Cluster:
+    """A preset by name, with service times and a workload from files where given. BadInput for an unknown name."""
+    if name not in CLUSTERS:
+        raise BadInput(f"there is no cluster {name!r}; accepted: {', '.join(CLUSTERS)}")
+    made = CLUSTERS[name]()
+    return made._replace(
+        service=read_json(service, ServiceTimes) if service else made.service,
+        workload=read_json(workload, Workload) if workload else made.workload,
+    )
+
+
+def splits(of: Cluster, staleness: int = 1, steps: int = 8) -> list[Prediction]:
+    """ART-F on each split of the GPUs, by the number of servers."""
+    numbers = range(of.unit, of.gpus, of.unit)
+    plans = (Plan(n, of.gpus - n, staleness, name=f"ART-F, staleness {staleness}") for n in numbers)
+    return [simulate(of.service, of.workload, plan, steps) for plan in plans]
+
+
+def fastest(predictions: list[Prediction]) -> Prediction:
+    """The one with the shortest step; of equals, the one with fewer servers."""
+    return min(predictions, key=lambda p: (round(p.step_s, 3), p.plan.servers))
+
+
+def loops(of: Cluster, steps: int = 8) -> Iterator[Prediction]:
+    """The synchronous loop (the same GPUs serve and train in turn; padded samples, then packed rows)."""
+    for packed in (False, True):
+        name = f"synchronous, {'packed' if packed else 'padded'}"
+        yield simulate(of.service, of.workload, Plan(of.gpus, of.gpus, packed=packed, in_turn=True, name=name), steps)
+
+
+def compare(of: Cluster, staleness: tuple[int, ...] = (0, 1, 2), steps: int = 8) -> pd.DataFrame:
+    """The synchronous loops, and ART-F at its fastest split for each staleness; `speedup`: over the padded loop."""
+    made = [*loops(of, steps), *(fastest(splits(of, s, steps)) for s in staleness)]
+    table = pd.DataFrame([p.as_dict() for p in made])
+    return table.assign(speedup=table.step_s.iloc[0] / table.step_s)
+
+
+def check(out: Path | str, fitted_on: int = 0) -> Check:
+    """Fit service times to a run's first steps (0: half of them), predict how long the others took together.
+
+    One server, one trainer, the run's own staleness. BadInput for a run with fewer than four steps.
+    """
+    from proactor_lib.files import read_json
+    from proactor_lib.params import Params
+
+    steps = measured(out).steps
+    fitted_on = fitted_on or len(steps) // 2
+    known = measured(out, int(steps.step.iloc[fitted_on - 1]))
+    rest = steps.iloc[fitted_on:].wall_s.dropna()
+    if len(rest) < 2:
+        raise BadInput(f"{out} has {len(steps)} steps, at least 4 in one go are needed: train for longer")
+    staleness = read_json(Path(out) / "params.json", Params).max_staleness
+    return Check(len(rest), predict(known.service, known.workload, staleness, len(rest)), float(rest.sum()))
+
+
+def predict(service: ServiceTimes, workload: Workload, staleness: int, steps: int, seeds: int = 5) -> float:
+    """Seconds that `steps` steps in the middle of a run take on one server and one trainer, mean over `seeds`."""
+    made = [simulate(service, workload, Plan(1, 1, staleness), 40, seed).step_s for seed in range(seeds)]
+    return steps * sum(made) / seeds

@@ -1,0 +1,79 @@
+"""`proactor simulate`: how long a training step takes on a cluster, and how to split its GPUs, before it is rented."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add `proactor simulate`."""
+    app.command()(simulate)
+
+
+def simulate(
+    cluster: Annotated[str, typer.Option(help="4xH200, 8xH100 or 64-nodes")] = "4xH200",
+    run: Annotated[
+        Path | None, typer.Option(help="a trained run: check the simulator against its steps instead")
+    ] = None,
+    service: Annotated[Path | None, typer.Option(help="service times (JSON); none: estimates for the GPU")] = None,
+    workload: Annotated[Path | None, typer.Option(help="a step's workload (JSON); none: the paper's size")] = None,
+    steps: Annotated[int, typer.Option(min=2, help="optimiser steps to simulate")] = 8,
+    staleness: Annotated[list[int], typer.Option(min=0, help="versions that a sample may lag")] = [0, 1, 2],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Predict step time, utilisation and queueing: the synchronous loop against ART-F, at its fastest split of GPUs."""
+    found = _of_run(run) if run else _of_cluster(cluster, service, workload, steps, tuple(staleness))
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+    else:
+        _tell(found)
+
+
+def _of_run(out: Path) -> dict:
+    """The simulator against a measured run, and what the run would take with other staleness."""
+    from proactor_lib.artf import capacity, service
+
+    made, found = service.measured(out), capacity.check(out)
+    ahead = {s: capacity.predict(made.service, made.workload, s, 1) for s in (0, 1, 2)}
+    return {
+        "run": str(out),
+        **found._asdict(),
+        "error": found.error,
+        "step_s": ahead,
+        "service": made.service.model_dump(),
+        "workload": made.workload.model_dump(),
+    }
+
+
+def _of_cluster(name: str, service: Path | None, workload: Path | None, steps: int, staleness: tuple[int, ...]) -> dict:
+    from proactor_lib.artf import capacity
+
+    of = capacity.cluster(name, service, workload)
+    table = capacity.compare(of, staleness, steps)
+    return {
+        "cluster": name,
+        "gpus": of.gpus * of.shards,
+        "shards": of.shards,  # the plans are of one
+        "source": of.service.source,
+        "plans": table.to_dict("records"),
+        "service": of.service.model_dump(),
+        "workload": of.workload.model_dump(),
+    }
+
+
+def _tell(found: dict) -> None:
+    if "plans" not in found:
+        typer.echo(f"predicted {found['predicted_s']:.1f} s, measured {found['measured_s']:.1f} s "
+                   f"for {found['steps']} steps ({found['error']:+.1%})")  # fmt: skip
+        for staleness, seconds in found["step_s"].items():
+            typer.echo(f"staleness {staleness}: {seconds:.2f} s a step")
+        return
+    part = f", one of {found['shards']} equal parts" if found["shards"] > 1 else ""
+    typer.echo(f"{found['cluster']}, service times {found['source']}{part}")
+    for plan in found["plans"]:
+        split = f"{plan['servers']} serve, {plan['trainers']} train" + (" in turn" if plan["in_turn"] else "")
+        typer.echo(f"{plan['name']:22} {split:28} {plan['step_s']:8.1f} s a step {plan['speedup']:6.1f}x  "
+                   f"servers {plan['server_busy']:4.0%}, trainers {plan['trainer_busy']:4.0%} busy")  # fmt: skip
