@@ -32,7 +32,8 @@ def dialogue(id, *observed):
     return Dialogue(id=id, domain="x", turns=turns, observed=observed)
 
 
-DIALOGUES = [dialogue("a", ObservedAction(turn=9, name="book")), dialogue("b"), dialogue("c")]
+PAID = ObservedAction(turn=5, name="pay", params={"sum": "5"})
+DIALOGUES = [dialogue("a", ObservedAction(turn=9, name="book")), dialogue("b", PAID), dialogue("c")]
 LINES = [
     DialogueReferences(dialogue_id="a", references=(ref("r1", "book", 5, 6, 7, to="Rome"), ref("r2", "book", 1, 2, 3))),
     DialogueReferences(dialogue_id="b", references=(ref("r1", "pay", 2, 4, 6),)),
@@ -107,7 +108,8 @@ def test_corrections_are_there_when_it_is_opened_again(shown):
 @pytest.mark.parametrize(
     ("show", "action", "expected"),
     [(explorer.EVERY, explorer.ANY_ACTION, ["a", "b", "c"]), (explorer.EVERY, "pay", ["b"]),
-     (explorer.OUTSIDE, explorer.ANY_ACTION, ["a"]), (explorer.DISAGREE, explorer.ANY_ACTION, ["b"]),
+     (explorer.OUTSIDE, explorer.ANY_ACTION, ["a"]), (explorer.OTHER_PARAMS, explorer.ANY_ACTION, ["b"]),
+     (explorer.DISAGREE, explorer.ANY_ACTION, ["b"]),
      (explorer.DISAGREE, "book", []), (explorer.CORRECTED, explorer.ANY_ACTION, [])],
 )  # fmt: skip
 def test_filters(shown, show, action, expected):

@@ -78,9 +78,7 @@ def test_a_filter_keeps_what_it_removes_from_every_later_stage(tmp_path):
     """Corrections by hand withdraw one of d0's two references, and move d1's off its trigger."""
     log = lambda *turns: [{"turn": t, "name": "a"} for t in turns]  # noqa: E731
     rows = [json.loads(line_of(i)) | {"observed": log(1, 2) if i == 0 else log(2)} for i in range(4)]
-    (tmp_path / "catalog.json").write_text(
-        '{"domain": "own", "version": "1", "actions": [{"name": "a"}]}'
-    )
+    (tmp_path / "catalog.json").write_text('{"domain": "own", "version": "1", "actions": [{"name": "a"}]}')
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     settings = {"dataset": "jsonl", "data_dir": str(tmp_path), "quality_filter": {"coverage": 0.6, "logged": 1}}
     run = Run.open(load_params(overrides=settings), tmp_path / "run")

@@ -34,6 +34,7 @@ def annotate(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request of the oracle is tried again.")] = 300,
     cache: Annotated[Path | None, typer.Option(help="The oracle's answers; none: one folder for all runs.")] = None,
     price: Annotated[tuple[float, float], typer.Option(help="Per million prompt and output tokens.")] = (0.0, 0.0),
+    repeat: Annotated[int, typer.Option(min=0, help="Another number asks the oracle anew, to see if it agrees.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
     seed: Seed = 0,
     log: Log = True,
@@ -53,7 +54,13 @@ def annotate(
         from proactor_lib.annotate import bulk
 
         settings = bulk.OracleSettings(
-            url, model, cache or bulk.cache_dir(), concurrency=concurrency, timeout=timeout, prices=price
+            url,
+            model,
+            cache or bulk.cache_dir(),
+            concurrency=concurrency,
+            timeout=timeout,
+            prices=price,
+            oracle={"repeat": repeat},
         )
         summary, text = _by_oracle(corpus, out, settings, dry_run)
     if as_json:

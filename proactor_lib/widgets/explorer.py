@@ -13,7 +13,8 @@ from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, T
 from proactor_lib.widgets import transcript
 
 ANY_ACTION, NO_POLICY = "any action", "no predictions"
-EVERY, OUTSIDE, DISAGREE, CORRECTED = "all", "a logged trigger outside the windows", "annotators disagree", "corrected"
+EVERY, CORRECTED, DISAGREE = "all", "corrected", "annotators disagree"
+OUTSIDE, OTHER_PARAMS = "a logged trigger outside the windows", "other parameters than the trigger's"
 
 
 class Explorer(w.VBox):
@@ -35,7 +36,7 @@ class Explorer(w.VBox):
         self._dialogues = {d.id: d for d in dialogues if d.id in self._annotated}
         self._path, self._predictions, self._quiet = Path(overlay_path), dict(predictions or {}), False
         self._corrections = overlay.read(self._path) if self._path.exists() else {}
-        self._coverage = _coverage(dialogues, references)
+        self._coverage, self._params = _against_log(dialogues, references)
         self._agreement = _means(quality.pairs(references, second), "iou")
         self._build()
         super().__init__([self._choice, self._view, self._editor])
@@ -52,7 +53,7 @@ class Explorer(w.VBox):
     def _build(self) -> None:
         names = sorted({r.name for line in self._annotated.values() for r in line.references})
         self.action = w.Dropdown(options=[ANY_ACTION, *names], description="with")
-        self.show = w.Dropdown(options=[EVERY, OUTSIDE, DISAGREE, CORRECTED], description="show")
+        self.show = w.Dropdown(options=[EVERY, OUTSIDE, OTHER_PARAMS, DISAGREE, CORRECTED], description="show")
         self.dialogue = w.Dropdown(description="dialogue", layout=w.Layout(width="30em"))
         self.policy = w.Dropdown(options=[NO_POLICY, *self._predictions], description="policy")
         self.reference = w.Dropdown(description="window", layout=w.Layout(width="40em"))
@@ -93,8 +94,9 @@ class Explorer(w.VBox):
 
     def _filter(self) -> None:
         kept = [d for d in self._dialogues if self._wanted(d)]
-        if self.show.value == DISAGREE:
-            kept.sort(key=self._agreement.get)
+        worst = {OUTSIDE: self._coverage, OTHER_PARAMS: self._params, DISAGREE: self._agreement}.get(self.show.value)
+        if worst:
+            kept.sort(key=worst.get)
         with self._quietly():
             self.dialogue.options = [(self._label(d), d) for d in kept]
             self.dialogue.value = kept[0] if kept else None
@@ -105,6 +107,7 @@ class Explorer(w.VBox):
         asked = {
             EVERY: True,
             OUTSIDE: self._coverage.get(dialogue_id, 1) < 1,
+            OTHER_PARAMS: self._params.get(dialogue_id, 1) < 1,
             DISAGREE: self._agreement.get(dialogue_id, 1) < 1,
             CORRECTED: dialogue_id in self._corrections,
         }
@@ -198,10 +201,11 @@ class Explorer(w.VBox):
         )
 
 
-def _coverage(dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences]) -> dict[str, float]:
-    """By dialogue: the share of its logged triggers that a window holds."""
+def _against_log(dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences]) -> tuple[dict, dict]:
+    """By dialogue: the share of its logged triggers that a window holds, and the F1 of those pairs' parameters."""
     seen = quality.triggers(dialogues, references)
-    return _means(seen[seen.observed_turn.notna()].fillna({"covered": 0.0}), "covered")
+    logged = seen[seen.observed_turn.notna()].fillna({"covered": 0.0})
+    return _means(logged, "covered"), _means(logged.dropna(subset="param_f1"), "param_f1")
 
 
 def _means(table, column: str) -> dict[str, float]:
