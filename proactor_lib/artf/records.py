@@ -1,10 +1,12 @@
 """What a training run leaves to read: a line a step in metrics.jsonl, a line a group in samples.jsonl, progress."""
 
 import json
+import math
 import statistics
 from pathlib import Path
 
 from proactor_lib import progress
+from proactor_lib.artf.alarms import Alarms
 from proactor_lib.artf.rollouts import ScoredGroup, StepBatch
 from proactor_lib.files import atomic
 from proactor_lib.rewards import Reward
@@ -15,13 +17,14 @@ class Records:
     """Called with each trained step. Lines of steps after `first_step` are of a run that died: they are removed."""
 
     def __init__(self, run: Run, reward: Reward, first_step: int):
-        self._run, self._reward = run, reward
+        self._run, self._reward, self._alarms = run, reward, Alarms()
         self._metrics, self._samples = run.training / "metrics.jsonl", run.training / "samples.jsonl"
         for path in (self._metrics, self._samples):
             keep_steps(path, first_step)
 
     def __call__(self, batch: StepBatch, trained: dict[str, float]) -> None:
         line = step_line(batch, trained) | {f"judge/{k}": v for k, v in self._reward.counters.items()}
+        line["alarms"] = self._alarms(line)
         _append(self._samples, [_group_line(batch, group) for group in batch.groups])
         _append(self._metrics, [line])
         mean = line["reward_mean"]
@@ -68,12 +71,18 @@ def _group_line(batch: StepBatch, group: ScoredGroup) -> dict:
 
 
 def keep_steps(path: Path, last: int) -> None:
-    """Remove lines of steps after `last`, and a half-written one."""
+    """Remove lines of steps after `last`, and what is no whole line (a kill or a full disk cut it)."""
     if not path.exists():
         return
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     with atomic(path) as f:
-        f.writelines(line for line in whole if json.loads(line)["step"] <= last)
+        f.writelines(line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= last)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except ValueError:
+        return math.inf
 
 
 def _append(path: Path, lines: list[dict]) -> None:

@@ -219,7 +219,7 @@ class RolloutWorker:
         parsed = [Parsed((), unreadable=True) if o.truncated else parse(o.text) for o in outputs]
         group = Group(visit.dialogue, turn, visit.references, visit.catalog, tuple(o.text for o in outputs),
                       tuple(parsed), progress=step / max(1, self._max_steps - 1))  # fmt: skip
-        scores = await self.reward.score(group)
+        scores = await scored(self.reward, group)
         return ScoredGroup(visit, turn, outputs, parsed, scores, advantages(scores))
 
     def _samples(self, group: ScoredGroup, number: int) -> list[dict]:
@@ -230,6 +230,15 @@ class RolloutWorker:
             for output, advantage in zip(group.outputs, group.advantages, strict=True)
             if advantage is not None or not group.trainable
         ]
+
+
+async def scored(reward: Reward, group: Group) -> list[Score]:
+    """The group's scores; None for all where the reward raises, which ends neither the other groups nor the run."""
+    try:
+        return await reward.score(group)
+    except Exception:
+        log.exception("group %s, turn %d has no score: reward %s failed", group.dialogue.id, group.turn, reward.name)
+        return [Score(None)] * len(group.outputs)
 
 
 def _sample(prompt: list[int], output: Output, advantage: float, group_id: int) -> dict:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 
 from datasets import Dataset
 from proactor_lib.artf import head, packing
@@ -23,6 +24,8 @@ from proactor_lib.artf.rollouts import RolloutWorker, StepBatch
 from proactor_lib.artf.trl_async import AsyncGRPOConfig, AsyncGRPOTrainer, DataCollatorForRollout, async_grpo_trainer
 
 log = logging.getLogger(__name__)
+
+WRITING = (OSError, RuntimeError, SafetensorError)  # what a full disk is to Python, to torch.save, to safetensors
 
 # TRL's own versions need CUDA, or score every position of a row.
 async_grpo_trainer.register_tree_attention = packing.register
@@ -168,7 +171,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
             if self.accelerator.is_main_process and not final.exists():
                 os.replace(Path(self._staging) / name, final)
                 _forget_all_but(2, self.args.output_dir)
-        except OSError as error:
+        except WRITING as error:
             log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
         finally:
             if self.accelerator.is_main_process:

@@ -1,0 +1,67 @@
+"""What is wrong with a training run while it runs: said in the log when it begins and when it ends, and in each line.
+
+`drift`: trainer and servers hold different weights; `collapse`: no group has variance, so there is nothing to learn
+from; `unscored`: most outputs get no score, as when the judge is down.
+"""
+
+import logging
+import statistics
+from collections import deque
+
+log = logging.getLogger(__name__)
+
+WINDOW = 3  # steps
+KL_LIMIT = 0.01  # nats a token, mean over steps without stale samples; a matched trainer and server have 0.002
+UNSCORED_LIMIT = 0.5  # of the outputs
+
+
+class Alarms:
+    """Called with each step's line (records.step_line), in order; gives the names of the alarms that hold."""
+
+    def __init__(self):
+        self._lines: deque[dict] = deque(maxlen=WINDOW)
+        self._fresh: deque[float] = deque(maxlen=WINDOW)  # KL of steps whose samples were not stale
+        self._held: dict[str, str] = {}
+
+    def __call__(self, line: dict) -> list[str]:
+        self._lines.append(line)
+        if line["staleness"] == 0:
+            self._fresh.append(line["kl"])
+        found = {name: said for name, said in self._all() if said}
+        for name in found.keys() - self._held.keys():
+            log.warning("step %d: %s: %s", line["step"], name, found[name])
+        for name in self._held.keys() - found.keys():
+            log.info("step %d: %s is over", line["step"], name)
+        self._held = found
+        return sorted(found)
+
+    def _all(self):
+        yield "drift", drift(self._fresh)
+        yield "collapse", collapse(self._lines)
+        yield "unscored", unscored(self._lines)
+
+
+def drift(kl: deque[float]) -> str:
+    """Whether the last steps' KL (nats a token), of samples that are not stale, is more than rounding explains."""
+    mean = statistics.fmean(kl) if len(kl) == WINDOW else 0.0
+    if mean <= KL_LIMIT:
+        return ""
+    return f"KL {mean:.3g} nats a token over {WINDOW} steps without stale samples, limit {KL_LIMIT}: the servers " \
+           "hold other weights than the trainer"  # fmt: skip
+
+
+def collapse(lines: deque[dict]) -> str:
+    """Whether no group of the last steps had variance: no gradient."""
+    if len(lines) < WINDOW or any(line["groups_skipped"] < line["groups"] for line in lines):
+        return ""
+    return (
+        f"none of the {sum(line['groups'] for line in lines)} groups of {WINDOW} steps has variance: nothing is learnt"
+    )
+
+
+def unscored(lines: deque[dict]) -> str:
+    """Whether most outputs of the last step have no score."""
+    last = lines[-1]
+    if last["outputs_unscored"] <= UNSCORED_LIMIT * last["outputs"]:
+        return ""
+    return f"{last['outputs_unscored']} of {last['outputs']} outputs have no score; is the judge there?"
