@@ -42,11 +42,12 @@ def plan(file: File, as_json: Annotated[bool, typer.Option("--json", help="One J
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("cell", *names, title=f"{sweep.name}: {len(cells)} cells of {sweep.notebook.name}", box=None,
-                  title_justify="left")  # fmt: skip
+    table = Table("cell", *names, box=None)
     for cell in cells:
         table.add_row(cell.id, *(str(cell.values.get(n)) for n in names))
-    Console().print(table)
+    console = Console(width=None if sys.stdout.isatty() else 24 + 24 * len(names), highlight=False)
+    console.print(f"{sweep.name}: {len(cells)} cells of {sweep.notebook.name}")
+    console.print(table)
 
 
 def run(

@@ -39,6 +39,8 @@ def watch(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     run = opened(out, url, model)
     chosen = None if typed else pick(run, split, dialogue)
+    if typed and sys.stdin.isatty():
+        typer.echo("Type `speaker: text`, a turn a line; Ctrl-D ends.", err=True)
     with Roster(run) as roster:
         talk = conversation(run, roster, policy, split, chosen)
         try:
