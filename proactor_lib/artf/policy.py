@@ -6,81 +6,170 @@ A version is served by a server only after that server has confirmed it.
 import logging
 import os
 import shutil
+import threading
 import uuid
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+import httpx
 import torch
 from safetensors.torch import load_file, save_file
 
-from proactor_lib.artf.server import Server
+from proactor_lib.artf.server import Server, Stuck
 
 log = logging.getLogger(__name__)
 
 SERVED = "policy"  # the served model's name where versions are swapped in place
+FAULTS = (httpx.HTTPError, Stuck)  # what a server that does not do as it is asked raises
 
 
-class PolicySync(Protocol):
-    """Publishes a version to all servers; `in_place`: it replaces the one before, so nobody may be using that."""
+class Fleet(Protocol):
+    """The servers that a policy goes to: those that serve now, and what happens to one that cannot hold it."""
+
+    def serving(self) -> list[Server]: ...
+
+    def lose(self, server: Server, error: Exception) -> None: ...
+
+
+class Few:
+    """Servers that are what they are: to lose one is an error."""
+
+    def __init__(self, servers: list[Server]):
+        self._servers = servers
+
+    def serving(self) -> list[Server]:
+        """All of them."""
+        return self._servers
+
+    def lose(self, server: Server, error: Exception) -> None:
+        """Raise RuntimeError."""
+        raise RuntimeError(f"server {server.url} does not hold the policy: {error}") from error
+
+
+class PolicySync:
+    """Has every server hold what requests name. `in_place`: a version replaces the one before.
+
+    A server that joins is brought up to date (`bring`) before it serves; whoever does both holds `lock` meanwhile, so
+    that no version is published in between. Names carry the run's own token: a server may hold things of another run.
+    """
 
     in_place: bool
 
-    def publish(self, version: int, adapter: Path) -> None: ...
+    def __init__(self, servers: Fleet | list[Server]):
+        self._fleet = Few(servers) if isinstance(servers, list) else servers
+        self._token = uuid.uuid4().hex[:8]
+        self.lock = threading.RLock()
 
-    def model_name(self, version: int) -> str: ...
+    def label(self, version: int) -> str:
+        """The version's name in this run."""
+        return f"{SERVED}-{self._token}-v{version}"
+
+    def model_name(self, version: int) -> str:
+        """The model name that requests for `version` carry."""
+        raise NotImplementedError
+
+    def publish(self, version: int, adapter: Path, leased: Collection[int] = ()) -> None:
+        """Have all servers hold the version of the adapter's folder, and confirm it; `leased` ones stay held.
+
+        A server that does not is lost to the fleet: RuntimeError where that may not be.
+        """
+        with self.lock:
+            self._hold(version, adapter, leased)
+            for server in self._fleet.serving():
+                try:
+                    self.bring(server)
+                except FAULTS as error:
+                    self._fleet.lose(server, error)
+
+    def bring(self, server: Server) -> None:
+        """Have one server hold all that requests may name. httpx.HTTPError or Stuck if it does not."""
+        raise NotImplementedError
+
+    def holds(self, server: Server) -> bool:
+        """Whether the server confirms all that requests may name. httpx.HTTPError if it does not answer."""
+        raise NotImplementedError
+
+    def _hold(self, version: int, adapter: Path, leased: Collection[int]) -> None:
+        raise NotImplementedError
 
 
-class AdapterSync:
-    """Each version is an adapter of its own name, loaded on every server; those out of use are unloaded.
+class AdapterSync(PolicySync):
+    """Each version is an adapter of its own name; unloaded when it is out of use: too old, and leased by nobody.
 
-    Names carry the run's own token: a server may still hold adapters of another run.
+    `held`: version -> the adapter's folder, which stays on disk as long as it is here, for servers that join.
     """
 
     in_place = False
 
-    def __init__(self, servers: list[Server], max_staleness: int):
-        self._servers, self._keep, self._token = servers, max_staleness + 1, uuid.uuid4().hex[:8]
+    def __init__(self, servers: Fleet | list[Server], max_staleness: int):
+        super().__init__(servers)
+        self._max_staleness, self.held = max_staleness, {}
 
     def model_name(self, version: int) -> str:
-        """The name that requests for `version` carry."""
-        return f"{SERVED}-{self._token}-v{version}"
+        """The adapter's name."""
+        return self.label(version)
 
-    def publish(self, version: int, adapter: Path) -> None:
-        """Load the adapter's folder on every server. RuntimeError if a server does not list it afterwards."""
-        name = self.model_name(version)
-        for server in self._servers:
-            server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(adapter.resolve())})
-            if name not in server.models():
-                raise RuntimeError(f"server {server.url} does not hold {name} after loading it")
-            if version >= self._keep:
-                server.post("/v1/unload_lora_adapter", {"lora_name": self.model_name(version - self._keep)})
+    def _hold(self, version: int, adapter: Path, leased: Collection[int]) -> None:
+        kept = {v: path for v, path in self.held.items() if v >= version - self._max_staleness or v in leased}
+        self.held = kept | {version: adapter.resolve()}
+
+    def bring(self, server: Server) -> None:
+        """Load what it lacks, look whether it lists all, unload what is out of use."""
+        wanted = {self.label(v): path for v, path in self.held.items()}
+        listed = server.models()
+        for name in wanted.keys() - set(listed):
+            server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(wanted[name])})
+        if not self.holds(server):
+            raise Stuck(f"server {server.url} does not list {sorted(wanted)} after loading them")
+        for name in listed:
+            if name.startswith(f"{SERVED}-{self._token}-") and name not in wanted:
+                server.post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    def holds(self, server: Server) -> bool:
+        """Whether it lists every adapter that requests may name."""
+        return {self.label(v) for v in self.held} <= set(server.models())
 
 
-class MergedSync:
+class MergedSync(PolicySync):
     """Each version is the matched base with the adapter folded in, written to `folder` and reloaded in place.
 
-    base: the folder of matched weights (models.matched_export), which every server started with.
+    base: the folder of matched weights (models.matched_export), which every server starts with.
     """
 
     in_place = True
 
-    def __init__(self, servers: list[Server], base: str, folder: Path):
-        self._servers, self._base, self._folder = servers, Path(base), folder
+    def __init__(self, servers: Fleet | list[Server], base: str, folder: Path):
+        super().__init__(servers)
+        self._base, self._folder = Path(base), folder
         self._weights = {k: v for f in sorted(self._base.glob("*.safetensors")) for k, v in load_file(f).items()}
+        self.held: dict[int, Path] = {}  # the one version, once there is one
 
     def model_name(self, version: int) -> str:
         """The one name that the servers serve under, whatever the version."""
         return SERVED
 
-    def publish(self, version: int, adapter: Path) -> None:
-        """Merge, write, reload on every server. httpx.HTTPStatusError if a server refuses."""
+    def _hold(self, version: int, adapter: Path, leased: Collection[int]) -> None:
+        """Merge and write."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         for file in self._base.glob("*.json"):
             shutil.copy(file, self._folder)
         save_file(merge(self._weights, adapter), self._folder / "model.safetensors", metadata={"format": "pt"})
-        for server in self._servers:
-            server.reload(str(self._folder.resolve()))
+        self.held = {version: adapter}
+
+    def bring(self, server: Server) -> None:
+        """Reload, and look whether it confirms the version."""
+        if self.holds(server):
+            return
+        for version in self.held:
+            server.reload(str(self._folder.resolve()), self.label(version))
+        if not self.holds(server):
+            raise Stuck(f"server {server.url} does not confirm {[self.label(v) for v in self.held]} after a reload")
+
+    def holds(self, server: Server) -> bool:
+        """Whether the server's weights are of the one version that requests mean."""
+        return all(server.weight_version() == self.label(v) for v in self.held)
 
 
 def merge(weights: dict[str, torch.Tensor], adapter: Path) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import queue
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class Gate:
     """Leases of the served policy version. Lives in the worker's event loop."""
 
     def __init__(self, version: int):
-        self.version, self._open, self._holders = version, True, 0
+        self.version, self._open = version, True
+        self.leased: Counter[int] = Counter()  # version -> who holds it now
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
@@ -84,20 +86,21 @@ class Gate:
         """Hold a version >= `at_least` for as long as the block runs; yields it."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._open and self.version >= at_least)
-            self._holders += 1
             version = self.version
+            self.leased[version] += 1
         try:
             yield version
         finally:
             async with self._changed:
-                self._holders -= 1
+                self.leased[version] -= 1
+                self.leased += Counter()  # forgets what nobody holds
                 self._changed.notify_all()
 
     async def close(self) -> None:
         """Give out no more leases, and wait for those that are held."""
         async with self._changed:
             self._open = False
-            await self._changed.wait_for(lambda: self._holders == 0)
+            await self._changed.wait_for(lambda: not self.leased)
 
     async def open(self, version: int) -> None:
         """Give out leases of `version` from now on."""
@@ -150,6 +153,10 @@ class RolloutWorker:
             asyncio.run_coroutine_threadsafe(self._gate.open(model_version), self._loop).result()
         else:
             self._gate.version = model_version
+
+    def leased_versions(self) -> set[int]:
+        """The versions that open visits are sampled by; they must stay served."""
+        return set(self._gate.leased)
 
     def check_health(self, stale_after_s: float = 0.0) -> None:
         """Raise what ended the worker, if anything did."""
@@ -212,7 +219,9 @@ class RolloutWorker:
     async def _visit(self, visit: Visit, version: int, step: int) -> list[ScoredGroup]:
         model, trunk = self._model_name(version), self._trunk(visit)
         await self._sampler.warm(model, trunk.prompt(visit.turns[-1]), visit.session)
-        return await asyncio.gather(*(self._group(visit, turn, trunk, model, step) for turn in visit.turns))
+        groups = await asyncio.gather(*(self._group(visit, turn, trunk, model, step) for turn in visit.turns))
+        await self._sampler.finish(visit.session)
+        return groups
 
     async def _group(self, visit: Visit, turn: int, trunk: Trunk, model: str, step: int) -> ScoredGroup:
         outputs = await self._sampler.sample(model, trunk.prompt(turn), self._k, visit.session)
