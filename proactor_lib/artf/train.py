@@ -15,11 +15,13 @@ from functools import cached_property
 from pathlib import Path
 
 from proactor_lib import models, progress
+from proactor_lib.artf.cluster import Cluster
 from proactor_lib.artf.policy import AdapterSync, MergedSync, PolicySync, scratch_folder
 from proactor_lib.artf.records import Records
 from proactor_lib.artf.rollouts import RolloutWorker
 from proactor_lib.artf.sampler import Sampler
 from proactor_lib.artf.server import Server
+from proactor_lib.artf.serving import serve
 from proactor_lib.artf.tokens import Trunk, trunk
 from proactor_lib.artf.visits import Visit, Visits
 from proactor_lib.errors import BadInput
@@ -98,35 +100,18 @@ def train(run: Run, **kwargs) -> None:
         log.info("%s is there already", job.adapter)
         return
     take_start(job)
-    server = start_server(job.params, job.served, job.folder / "server.log", lora=adapters_served(job.params))
+    server = serve(job.params, job.served, job.folder, lora=adapters_served(job.params))
     try:
         warm_start(job)
         progress.report(run.out, "serve", 0, 1, "waiting for the vLLM server")
         server.wait_ready(job.params.start_timeout)
         progress.report(run.out, "serve", 1, 1)
         if job.params.max_steps:
-            reinforce(job, [server], server.url, **kwargs)
+            reinforce(job, server, **kwargs)
         else:
             shutil.copytree(job.sft_adapter, job.adapter)
     finally:
         server.stop()
-
-
-def start_server(params: Params, weights: str, log_path: Path, lora: bool = False) -> Server:
-    """One vLLM server for the run's model, started and not yet ready."""
-    cuda = _on_gpu(params)
-    return Server(
-        model=weights,
-        log_path=log_path,
-        cores=params.server_cores,
-        gpu=0 if cuda else None,
-        max_model_len=params.max_context,
-        max_num_seqs=params.max_num_seqs,
-        kv_cache_gb=params.kv_cache_gb,
-        gpu_memory_utilization=params.gpu_memory_utilization,
-        lora_rank=params.lora_rank if lora else 0,
-        max_loras=params.max_staleness + 2,
-    ).start()
 
 
 def _on_gpu(params: Params) -> bool:
@@ -173,26 +158,29 @@ def warm_start(job: Job) -> None:
     fine_tune(job.params, job.base, job.visits(0), job.trunk, job.tokenizer, job.sft_adapter, on_step)
 
 
-def reinforce(job: Job, servers: list[Server], url: str, trainer_class=None, reward: Reward | None = None) -> None:
+def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Reward | None = None) -> None:
     """GRPO from the warm start (or the last checkpoint) to `max_steps`; the adapter is written at the end.
 
     trainer_class: a DialogueTrainer with rows of its own; reward: another than the parameters name.
     """
     from transformers import PrinterCallback
 
-    from proactor_lib.artf.trainer import DialogueTrainer, last_checkpoint, save_adapter
+    from proactor_lib.artf.trainer import DialogueTrainer, copy_adapter, last_checkpoint, save_adapter
 
     p, scratch = job.params, scratch_folder(job.folder)
     checkpoint = last_checkpoint(job.folder)
     first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    sync: PolicySync = (
-        AdapterSync(servers, p.max_staleness) if adapters_served(p) else MergedSync(servers, job.served, scratch)
-    )
+    if first_step >= job.params.max_steps:  # killed between the last checkpoint and the adapter
+        copy_adapter(checkpoint, job.adapter)
+        return
+    if checkpoint:
+        log.info("goes on after step %d, from %s", first_step, checkpoint)
+    sync = _sync(job, server, scratch)
     reward = reward or make_reward(p)
     worker = RolloutWorker(
-        job.visits(p.turns_per_dialogue), job.trunk, Sampler(url, p.max_completion_tokens, p.temperature),
-        reward, sync.model_name, k=p.num_generations, visits_per_step=p.dialogues_per_step,
-        max_steps=p.max_steps, max_staleness=p.max_staleness, first_step=first_step,
+        job.visits(p.turns_per_dialogue), job.trunk, _sampler(p, server), reward, sync.model_name,
+        k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
+        max_staleness=p.max_staleness, first_step=first_step,
     )  # fmt: skip
     trainer = (trainer_class or DialogueTrainer)(
         model=job.base,
@@ -214,6 +202,25 @@ def reinforce(job: Job, servers: list[Server], url: str, trainer_class=None, rew
         worker.stop()
         if isinstance(sync, MergedSync):
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(job: Job, server: Server | Cluster, scratch: Path) -> PolicySync:
+    """What brings versions to the server, or to all of the cluster's, also to those that join it."""
+    fleet = server if isinstance(server, Cluster) else [server]
+    if adapters_served(job.params):
+        sync = AdapterSync(fleet, job.params.max_staleness)
+    else:
+        sync = MergedSync(fleet, job.served, scratch)
+    if isinstance(server, Cluster):
+        server.sync = sync
+    return sync
+
+
+def _sampler(params: Params, server: Server | Cluster) -> Sampler:
+    """Requests of a cluster wait until a dead server is replaced."""
+    routed = isinstance(server, Cluster)
+    patience = 2 * params.start_timeout if routed else 60.0
+    return Sampler(server.url, params.max_completion_tokens, params.temperature, patience, server.key, routed=routed)
 
 
 def _lora(params: Params):

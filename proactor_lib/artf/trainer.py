@@ -166,6 +166,9 @@ class DialogueTrainer(AsyncGRPOTrainer):
         name = f"checkpoint-{self.state.global_step}"
         final = Path(self.args.output_dir) / name
         self._staging = os.path.join(self.args.output_dir, ".staging")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self._staging, ignore_errors=True)  # a killed run's
+        self.accelerator.wait_for_everyone()
         try:
             super()._save_checkpoint(model, trial)
             if self.accelerator.is_main_process and not final.exists():
@@ -211,6 +214,16 @@ def save_adapter(model, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     shutil.rmtree(folder, ignore_errors=True)
+    os.replace(aside, folder)
+
+
+def copy_adapter(checkpoint: Path, folder: Path) -> None:
+    """A checkpoint's adapter as a PEFT folder, whole or absent."""
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(checkpoint / name, aside)
     os.replace(aside, folder)
 
 

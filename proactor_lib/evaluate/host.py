@@ -8,8 +8,9 @@ from pathlib import Path
 from proactor_lib.artf.policy import AdapterSync, MergedSync, scratch_folder
 from proactor_lib.artf.sampler import Sampler
 from proactor_lib.artf.server import Server
+from proactor_lib.artf.serving import start_server
 from proactor_lib.artf.tokens import Trunk, trunk
-from proactor_lib.artf.train import Job, adapters_served, start_server
+from proactor_lib.artf.train import Job, adapters_served
 from proactor_lib.evaluate import confidence
 from proactor_lib.evaluate.agents import Case, Served
 from proactor_lib.run import Run

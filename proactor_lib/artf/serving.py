@@ -1,0 +1,68 @@
+"""A run's servers from its parameters: one vLLM server, or a cluster of them."""
+
+from pathlib import Path
+
+from proactor_lib.artf.cluster import Cluster
+from proactor_lib.artf.scaling import Rule
+from proactor_lib.artf.server import Server
+from proactor_lib.artf.slots import Slot, core_slots, gpu_slots
+from proactor_lib.params import Params
+
+
+def serve(params: Params, weights: str, folder: Path, lora: bool = False) -> Server | Cluster:
+    """One server where the parameters ask for one, else a cluster; started, not yet ready. Logs go to `folder`.
+
+    Both have `url`, `key`, `wait_ready` and `stop`. BadInput if there are fewer GPUs than servers.
+    """
+    if most(params) > 1:
+        return make_cluster(params, weights, folder, lora).start()
+    return start_server(params, weights, folder / "server.log", lora)
+
+
+def start_server(params: Params, weights: str, log_path: Path, lora: bool = False) -> Server:
+    """One vLLM server for the run's model, started and not yet ready."""
+    return make_server(params, weights, log_path, lora, slots(params, 1)[0]).start()
+
+
+def make_cluster(params: Params, weights: str, folder: Path, lora: bool = False, **kwargs) -> Cluster:
+    """The cluster that the parameters describe, not yet started; `kwargs` go to Cluster."""
+    rule = Rule(params.servers, most(params), params.max_num_seqs, params.scale_up_after, params.scale_down_after)
+
+    def make(slot: Slot, key: str) -> Server:
+        return make_server(params, weights, folder / f"server-{slot.name}.log", lora, slot, key)
+
+    return Cluster(make, slots(params, most(params)), rule, folder, start_timeout=params.start_timeout, **kwargs)
+
+
+def make_server(params: Params, weights: str, log_path: Path, lora: bool, slot: Slot, key: str = "") -> Server:
+    """A vLLM server for the run's model on a slot, not yet started."""
+    return Server(
+        model=weights,
+        log_path=log_path,
+        key=key or None,
+        cores=slot.cores,
+        gpu=slot.gpu,
+        max_model_len=params.max_context,
+        max_num_seqs=params.max_num_seqs,
+        kv_cache_gb=params.kv_cache_gb,
+        gpu_memory_utilization=params.gpu_memory_utilization,
+        lora_rank=params.lora_rank if lora else 0,
+        max_loras=params.max_staleness + 2,
+        sleeps=slot.gpu is not None and most(params) > params.servers,
+    )
+
+
+def most(params: Params) -> int:
+    """The most servers that may run."""
+    return max(params.servers, params.max_servers)
+
+
+def slots(params: Params, count: int) -> list[Slot]:
+    """Where `count` servers go: on a CPU shares of `server_cores`, else the last GPUs, one each."""
+    import torch
+
+    from proactor_lib.artf.sft import use_cuda
+
+    if use_cuda(params):
+        return gpu_slots(count, torch.cuda.device_count())
+    return core_slots(count, params.server_cores)
