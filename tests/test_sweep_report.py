@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from proactor_lib import notebook, report
 from proactor_lib.errors import BadInput
-from proactor_lib.report import executed, page
+from proactor_lib.report import executed, page, words
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 from proactor_lib.sweep.runner import describe
@@ -113,6 +113,18 @@ def test_tests_are_paired_and_said(swept):
     epsilon = [p for p in summary["pairs"] if p["factor"] == "epsilon" and p["metric"] == "score"]
     assert [p["pairs"] for p in epsilon] == [8, 8] and {p["against"] for p in epsilon} == {0.1}
     assert len(summary["means"]) == 6 and all(m["cells"] == 4 for m in summary["means"])
+
+
+def test_what_came_of_it_is_said_in_sentences(swept):
+    text = re.sub(r"<[^>]+>", "", report.build(swept).read_text())
+    assert re.search(r"reward: max_rac is higher than rac by 0\.1\d\d \(0\.\d{3} to 0\.\d{3}\)\.", text)
+    assert "epsilon: the data do not tell 0.2 and 0.3 from 0.1." in text
+
+
+def test_metrics_are_explained_by_the_sweep_file_or_the_glossary():
+    found = words.meanings(["score", "held_out.trained.pt", "tau"], {"score": "How good it is."})
+    assert found["score"] == "How good it is." and found["held_out.trained.pt"].startswith("Proactive timing")
+    assert "tau" not in found
 
 
 def test_what_failed_and_what_is_missing_comes_first(tmp_path, drawn):

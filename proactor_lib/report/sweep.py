@@ -7,7 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib.files import write_json
-from proactor_lib.report import ablation, executed, figures, page
+from proactor_lib.report import ablation, executed, figures, page, words
 from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.table import collect, read_definition, table
 
@@ -27,7 +27,9 @@ def build(folder: Path) -> Path:
         folder / "report.html", "sweep.html.j2", title=sweep["name"], sweep=sweep, warnings=said, metrics=metrics,
         means=means.to_dict("records"), factors=ablation.factors(found), pairs=pairs.to_dict("records"),
         figures=_figures(found, metrics), cells=_cells(folder, found), same=_same(sweep),
-        differing=found.attrs["parameters"], origin=_origin(store, sweep), digests=_digests(sweep), spent=_spent(found),
+        differing=found.attrs["parameters"], findings=words.effects(pairs, metrics[0]) if metrics else [],
+        meanings=words.meanings(metrics, sweep.get("meanings", {})), origin=_origin(store, sweep),
+        digests=_digests(sweep), spent=_spent(found),
     )  # fmt: skip
 
 

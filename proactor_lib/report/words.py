@@ -1,10 +1,13 @@
-"""What a run's report says in sentences: what was done, and what the data say came of it."""
+"""What reports say in sentences: what was done, and what the data say came of it."""
 
 from collections.abc import Iterable, Mapping
 
+import pandas as pd
+
 from proactor_lib.params import Params
-from proactor_lib.report.glossary import BETTER, NAMES
+from proactor_lib.report.glossary import BETTER, MEANINGS, NAMES
 from proactor_lib.report.held_out import HeldOut
+from proactor_lib.report.page import interval, number, setting
 
 READABLE = tuple(m for m, way in BETTER.items() if way and m != "pri")  # metrics of which one end is the better
 
@@ -52,10 +55,34 @@ def _finding(a: str, b: str, verdicts: Mapping[str, str]) -> str:
     return f"Against {b}, {a} is {'; '.join(said)}." if said else f"The data do not tell {a} from {b}."
 
 
-def listed(metrics: Iterable[str]) -> str:
-    """Metrics by their names: `AC, PT and FTR`."""
-    *first, last = [NAMES[m] for m in metrics]
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, metrics by the glossary's: `AC, PT and FTR`."""
+    *first, last = [NAMES.get(n, n) for n in names]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def effects(pairs: pd.DataFrame, metric: str) -> list[str]:
+    """What the paired tests of a sweep (report.ablation.paired) say of one metric, a sentence a factor."""
+    own = pairs[pairs.metric == metric]
+    return [f"{factor}: {_effect(rows)}." for factor, rows in own.groupby("factor", sort=False)]
+
+
+def _effect(rows: pd.DataFrame) -> str:
+    first, clear = setting(rows.against.iloc[0]), rows.verdict.isin(["higher", "lower"])
+    said = [
+        f"{setting(r.value)} is {r.verdict} than {first} by {number(abs(r.difference))} "
+        f"({interval(*sorted((abs(r.low), abs(r.high))))})"
+        for r in rows[clear].itertuples()
+    ]
+    if len(others := rows[~clear]):
+        said.append(f"the data do not tell {listed(map(setting, others.value))} from {first}")
+    return "; ".join(said)
+
+
+def meanings(metrics: Iterable[str], own: Mapping[str, str]) -> dict[str, str]:
+    """What each metric is, where somebody says so: the sweep file (`own`), or the glossary (`held_out.trained.pt`)."""
+    known = {m: own.get(m) or MEANINGS.get(m.rpartition(".")[2]) for m in metrics}
+    return {m: text for m, text in known.items() if text}
 
 
 def initials(names: Iterable[str]) -> dict[str, str]:

@@ -121,6 +121,7 @@ class Sweep(Part):
     metrics: list[str] = ["summary.json", "rewards/summary.json"]  # JSON files that a cell leaves in its folder
     headline: str | None = None  # the metric that the live table and the report put first
     show: list[str] = []  # the metrics of the report's table; none: the headline and what varies
+    meanings: dict[str, str] = {}  # what a metric is, in a line for the report's reader
 
     def chosen(self, names: dict[str, Any]) -> bool:
         """Whether a cell with these parameter values meets all conditions."""
