@@ -15,9 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from proactor_lib.params import load_params
+from proactor_lib.params import Params, load_params
 
 from house_map import files, house_map
+from reward_cases import BOTH, RIGHT, SILENCE, group, scores
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -92,6 +93,15 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
     known = {"make env EXTRA=gpu", "proactor catalog import"}  # for machines with a GPU; tests/test_catalog.py
     for command in inline:
         assert command in known or " ".join(command.split()[:2]) in blocks, command
+
+
+def test_the_example_of_a_reward_is_one():
+    """At a turn with an open reference: the right trigger; the same beside a false one (PT 1/2, FTR 1/2); silence."""
+    [source] = re.findall(r"```python\n(.*?)```", README, re.S)
+    names = {}
+    exec(source, names)
+    [found] = scores(names["Triggered"](Params()), group(RIGHT, BOTH, SILENCE))
+    assert [s.value for s in found] == [1.0, 0.25, 0.0]
 
 
 def test_files_that_it_links_to_are_there():
