@@ -4,12 +4,14 @@ The clusters are presets with estimated service times; a file of measured ones t
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from proactor_lib.artf.service import PAPER, ServiceTimes, Workload, estimate, measured
+from proactor_lib.artf.calibrate import Measured, measured
+from proactor_lib.artf.service import PAPER, ServiceTimes, Workload, estimate
 from proactor_lib.artf.simulate import Plan, Prediction, simulate
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_json
@@ -85,22 +87,18 @@ def compare(of: Cluster, staleness: tuple[int, ...] = (0, 1, 2), steps: int = 8)
 def check(out: Path | str, fitted_on: int = 0) -> Check:
     """Fit service times to a run's first steps (0: half of them), predict how long the others took together.
 
-    One server, one trainer, the run's own staleness. BadInput for a run with fewer than four steps.
+    BadInput for a run with fewer than four steps in one go.
     """
-    from proactor_lib.files import read_json
-    from proactor_lib.params import Params
-
     steps = measured(out).steps
     fitted_on = fitted_on or len(steps) // 2
     known = measured(out, int(steps.step.iloc[fitted_on - 1]))
     rest = steps.iloc[fitted_on:].wall_s.dropna()
     if len(rest) < 2:
         raise BadInput(f"{out} has {len(steps)} steps, at least 4 in one go are needed: train for longer")
-    staleness = read_json(Path(out) / "params.json", Params).max_staleness
-    return Check(len(rest), predict(known.service, known.workload, staleness, len(rest)), float(rest.sum()))
+    return Check(len(rest), len(rest) * predict(known, known.plan.staleness), float(rest.sum()))
 
 
-def predict(service: ServiceTimes, workload: Workload, staleness: int, steps: int, seeds: int = 5) -> float:
-    """Seconds that `steps` steps in the middle of a run take on one server and one trainer, mean over `seeds`."""
-    made = [simulate(service, workload, Plan(1, 1, staleness), 40, seed).step_s for seed in range(seeds)]
-    return steps * sum(made) / seeds
+def predict(of: Measured, staleness: int, seeds: int = 3) -> float:
+    """Seconds a step on the machine and with the servers of a measured run, at another staleness; mean over `seeds`."""
+    plan = replace(of.plan, staleness=staleness)
+    return sum(simulate(of.service, of.workload, plan, 30, seed).step_s for seed in range(seeds)) / seeds

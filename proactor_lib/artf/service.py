@@ -1,22 +1,15 @@
 """What the simulator is fed with: how long servers and trainer take for what, and what a training step consists of.
 
-Measured: fitted to the lines that a run's steps left (`fit`), or read from a file. Estimated: from a GPU's data sheet
-(`estimate`), with the shares of its peaks that are assumed; an estimate says that it is one.
+Measured times come from a run (calibrate.py) or a file. Estimates come from a GPU's data sheet, with the shares of its
+peaks that are assumed; an estimate says that it is one.
 """
 
-import json
 import math
-from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from pydantic import Field
 
-from proactor_lib import agent, progress
-from proactor_lib.errors import BadInput
-from proactor_lib.report.training import read_steps
-from proactor_lib.run import Run
 from proactor_lib.schema import Record
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -34,7 +27,8 @@ class ServiceTimes(Record):
     score_s: Seconds = 0.0  # scoring a group; groups are scored at once
     train_s: Seconds  # a forwarded token, forward and backward, on one trainer process
     row_s: Seconds = 0.0  # a row more
-    step_s: Seconds = 0.0  # an optimiser step more: optimiser, records, checkpoints
+    step_s: Seconds = 0.0  # an optimiser step more, before the sync: optimiser, packing
+    record_s: Seconds = 0.0  # and after it, while the next rollouts go on: records, checkpoints
     sync_s: Seconds  # bringing a new version to the servers
     switch_s: Seconds = 0.0  # where the same GPUs serve and train in turn: from one to the other and back
     in_place: bool = True  # whether rollouts stop for it (merged weights; an adapter has its own name)
@@ -89,130 +83,6 @@ PAPER = Workload(
 )  # fmt: skip
 
 
-# measured
-
-
-class Measured(NamedTuple):
-    """A run as its files tell it."""
-
-    steps: pd.DataFrame  # a row a step: the lines of metrics.jsonl, and `wall_s`
-    workload: Workload
-    service: ServiceTimes
-
-
-def measured(out: Path | str, last: int | None = None) -> Measured:
-    """Service times and workload of a training run, from its steps up to `last` (None: all).
-
-    Raises BadInput: no such run, or fewer than two steps.
-    """
-    from proactor_lib.files import read_json
-    from proactor_lib.params import Params
-
-    run = Run(read_json(Path(out) / "params.json", Params), Path(out))
-    steps = run_steps(run)
-    known = steps[steps.step <= (last or math.inf)]
-    if len(known) < 2:
-        raise BadInput(f"{run.training / 'metrics.jsonl'} has {len(known)} steps, at least 2 are needed: train first")
-    workload = _workload(run, known)
-    return Measured(steps, workload, fit(known, workload, run.params.name, run.params.max_num_seqs))
-
-
-def run_steps(run: Run) -> pd.DataFrame:
-    """metrics.jsonl with `wall_s`: from the step before to this one, NaN for the first of each start."""
-    steps = read_steps(run.training / "metrics.jsonl")
-    if len(steps) == 0:
-        return steps
-    path = run.out / progress.FILE
-    events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    walls = {}
-    for before, now in zip(events, events[1:], strict=False):
-        if (before["stage"], now["stage"]) == ("grpo", "grpo") and now["done"] == before["done"] + 1:
-            walls[int(now["done"])] = now["time"] - before["time"]
-    return steps.assign(wall_s=steps.step.map(walls).astype(float))
-
-
-def fit(steps: pd.DataFrame, workload: Workload, name: str, slots: int = 64) -> ServiceTimes:
-    """Service times from a run's steps: least squares, none below zero, so that the means are met.
-
-    One run tells the rollouts' fixed part only as a whole: a prompt token is taken to cost a third of a trained one
-    (forward without backward), the rest goes to the iterations [ours].
-    """
-    fixed, decode = _line(steps.output_tokens, steps.rollout_s)
-    row, train = _line(steps.tokens_packed, steps.train_s)
-    rows = workload.dialogues * len(workload.rows())
-    prompt = workload.dialogues * workload.prompt_tokens
-    prefill = min(train / 3, fixed / prompt)
-    outside = steps.wall_s - steps.rollout_wait_s - steps.train_s - steps.sync_s
-    return ServiceTimes(
-        name=name,
-        source="measured",
-        prefill_s=prefill,
-        decode_step_s=(fixed - prefill * prompt) / workload.max_output,
-        decode_s=decode,
-        train_s=train,
-        row_s=row / rows,
-        step_s=max(0.0, float(np.nan_to_num(outside.mean()))),
-        sync_s=float(steps.sync_s.mean()),
-        slots=slots,
-    )
-
-
-def _line(x: pd.Series, y: pd.Series) -> tuple[float, float]:
-    """Intercept and slope, neither below zero, of the least squares line; it meets the means."""
-    from scipy.optimize import nnls
-
-    scale = float(x.mean()) or 1.0
-    (a, b), _ = nnls(np.column_stack([np.ones(len(x)), x / scale]), y.to_numpy(float))
-    short = float(y.mean()) / (a + b) if a + b else 1.0  # at the bound the line may pass beside the means
-    return a * short, b * short / scale
-
-
-def _workload(run: Run, steps: pd.DataFrame) -> Workload:
-    """The mean step. Where the head ends in a prompt is told by its share of the characters."""
-    p, groups, outputs = run.params, steps.groups.sum(), steps.outputs.sum()
-    visits = groups / (p.turns_per_dialogue or groups / len(steps) / p.dialogues_per_step)
-    turns = round(groups / visits)
-    trained = outputs * (1 - steps.groups_skipped.sum() / groups) or outputs
-    output = float(steps.output_tokens.sum() / outputs)
-    mean_prompt = steps.tokens_padded.sum() / trained - output
-    share = _head_share(run)
-    whole = mean_prompt / (share + (1 - share) / 2)
-    prompt = whole * (share + (1 - share) * turns / (turns + 1))
-    packed = steps.tokens_packed.sum() / visits - prompt
-    cue = Workload.model_fields["cue_tokens"].default
-    return Workload(
-        dialogues=round(visits / len(steps)),
-        turns=turns,
-        k=p.num_generations,
-        head_tokens=whole * share,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        output_sd=output * _variation(run),
-        max_output=p.max_completion_tokens,
-        distinct=float(np.clip((packed - turns * cue) / (turns * p.num_generations * output), 0, 1)),
-        token_budget=p.token_budget,
-    )
-
-
-def _head_share(run: Run) -> float:
-    shares = []
-    for dialogue in run.dialogues(run.params.train_split)[:20]:
-        head = len(agent.system_text(run.catalog.subset(dialogue.actions)))
-        shares.append(head / (head + len(agent.transcript(dialogue, len(dialogue.turns)))))
-    return float(np.mean(shares))
-
-
-def _variation(run: Run) -> float:
-    """Standard deviation over mean of the outputs' lengths, in characters; 0.5 where no samples were kept."""
-    path = run.training / "samples.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    lengths = [len(text) for line in lines for text in json.loads(line)["texts"]]
-    return float(np.std(lengths) / np.mean(lengths)) if lengths and any(lengths) else 0.5
-
-
-# estimated
-
-
 class Gpu(NamedTuple):
     """A data sheet's figures."""
 
@@ -249,7 +119,8 @@ def estimate(gpu: str, workload: Workload = PAPER, parameters: float = 14.8e9, k
         request_s=0.002,
         score_s=0.05,
         train_s=6 * parameters / flops,
-        step_s=1.0,
+        step_s=0.5,
+        record_s=0.5,
         sync_s=2.0,
         switch_s=20.0,  # a server sleeps and wakes, the trainer's weights and states leave the GPU and return
         in_place=False,

@@ -7,6 +7,7 @@ order, and a sync in place waits until no lease is held. Times come from service
 
 import heapq
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,8 +16,6 @@ import numpy as np
 import simpy
 
 from proactor_lib.artf.service import ServiceTimes, Workload
-
-QUANTUM = 8  # decoding iterations between two looks at a server's queue, while it has slots free
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,14 @@ class _Servers:
                 prefill += cost
                 for length in lengths:
                     heapq.heappush(active, (iteration + length, next(ties), request))
-            count = active[0][0] - iteration
-            if len(active) < times.slots:  # who comes now would be let in
-                count = min(count, QUANTUM)
             began, self.working = world.env.now, self.working + 1
-            spent = prefill + count * (times.decode_step_s + len(active) * times.decode_s)
-            yield world.env.timeout(spent * world.slower(world.training))
+            slower, count = world.slower(world.training), active[0][0] - iteration
+            each = slower * (times.decode_step_s + len(active) * times.decode_s)
+            if len(active) < times.slots:  # who comes now is let in after the iteration
+                self.called[n] = world.env.event()
+                yield world.env.timeout(slower * prefill + count * each) | self.called[n]
+                count = min(count, max(1, math.ceil((world.env.now - began - slower * prefill) / each - 1e-9)))
+            yield world.env.timeout(max(0.0, began + slower * prefill + count * each - world.env.now))
             iteration, self.working = iteration + count, self.working - 1
             self.busy += world.env.now - began
             while active and active[0][0] == iteration:
@@ -234,8 +235,9 @@ class _World:
                 yield self.env.timeout(spent * self.slower(self.servers.working))
             self.training = 0
             self.trained += self.env.now - began
-            yield from self._sync()
             yield self.env.timeout(self.service.step_s + self.plan.in_turn * self.service.switch_s)
+            yield from self._sync()
+            yield self.env.timeout(self.service.record_s)
 
     def _rows(self) -> list[float]:
         """Seconds of each micro-batch: a row a process, the heaviest first."""

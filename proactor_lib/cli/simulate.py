@@ -34,10 +34,10 @@ def simulate(
 
 def _of_run(out: Path) -> dict:
     """The simulator against a measured run, and what the run would take with other staleness."""
-    from proactor_lib.artf import capacity, service
+    from proactor_lib.artf import calibrate, capacity
 
-    made, found = service.measured(out), capacity.check(out)
-    ahead = {s: capacity.predict(made.service, made.workload, s, 1) for s in (0, 1, 2)}
+    made, found = calibrate.measured(out), capacity.check(out)
+    ahead = {s: capacity.predict(made, s) for s in (0, 1, 2)}
     return {
         "run": str(out),
         **found._asdict(),

@@ -1,0 +1,170 @@
+"""The simulator: step times worked out by hand, service times fitted to a run's lines, splits, and the command."""
+
+import json
+
+import numpy as np
+import pytest
+from proactor_lib.artf import calibrate, capacity
+from proactor_lib.artf.service import ServiceTimes, Workload, estimate
+from proactor_lib.artf.simulate import Plan, simulate
+from proactor_lib.errors import BadInput
+from proactor_lib.files import write_json
+
+from test_evaluate import opened
+
+# A dialogue of one turn and one output of 10 tokens after a prompt of 100: the prompt alone takes 100 * 0.01 + 0.1 s,
+# the output 5 * 0.01 + 10 * 0.1, its score 0.5: rollouts 2.65 s. It trains 100 + 5 + 10 tokens in 1.15 s.
+ONE = Workload(dialogues=1, turns=1, k=1, head_tokens=50, prompt_tokens=100, output_tokens=10, max_output=10)
+TIMES = ServiceTimes(name="t", source="measured", prefill_s=0.01, decode_step_s=0.08, decode_s=0.02, score_s=0.5,
+                     train_s=0.01, sync_s=0.2)  # fmt: skip
+ROLLOUT, TRAIN, SYNC = 2.65, 1.15, 0.2
+
+
+def seconds(plan, steps=4, times=TIMES, work=ONE):
+    return simulate(times, work, plan, steps).seconds
+
+
+def test_without_stale_samples_everything_waits_for_everything():
+    found = simulate(TIMES, ONE, Plan(1, 1), 4)
+    assert found.seconds == pytest.approx(SYNC + 4 * (ROLLOUT + TRAIN + SYNC))
+    assert (found.rollout_s, found.rollout_wait_s) == pytest.approx((ROLLOUT, ROLLOUT))
+    assert found.server_busy == pytest.approx(4 * (ROLLOUT - 0.5) / found.seconds)  # nobody is busy while it is scored
+    assert found.trainer_busy == pytest.approx(4 * TRAIN / found.seconds)
+    assert found.trained_tokens_per_s == pytest.approx(4 * 115 / found.seconds)
+
+
+def test_a_staleness_of_one_hides_training_behind_rollouts():
+    """Adapters, and a trainer that needs longer than the servers: it never waits again after the first step."""
+    slow = TIMES.model_copy(update={"in_place": False, "train_s": 0.04})  # 4.6 s
+    found = simulate(slow, ONE, Plan(1, 1, 1), 40)
+    assert found.seconds == pytest.approx(SYNC + ROLLOUT + 40 * (4.6 + SYNC), rel=0.01)
+    assert seconds(Plan(1, 1), 40, slow) == pytest.approx(SYNC + 40 * (ROLLOUT + 4.6 + SYNC))
+
+
+def test_a_sync_in_place_waits_for_leases_and_what_comes_after_waits_for_it():
+    in_place, adapters = (simulate(TIMES.model_copy(update={"in_place": x}), ONE, Plan(1, 1, 1), 40) for x in (1, 0))
+    assert in_place.step_s > adapters.step_s and in_place.sync_s > SYNC + 0.5 > adapters.sync_s
+
+
+def test_requests_wait_where_slots_are_few():
+    """Four outputs on two slots take two rounds, and each of two alone is slower than one of two at once."""
+    work = ONE.model_copy(update={"k": 4})
+    few = simulate(TIMES.model_copy(update={"slots": 2}), work, Plan(1, 1), 1)
+    many = simulate(TIMES.model_copy(update={"slots": 4}), work, Plan(1, 1), 1)
+    assert few.rollout_s == pytest.approx(1.1 + 0.05 + 2 * 10 * (0.08 + 2 * 0.02) + 0.5)
+    assert many.rollout_s == pytest.approx(1.1 + 0.05 + 10 * (0.08 + 4 * 0.02) + 0.5)
+    two = work.model_copy(update={"dialogues": 2, "k": 1})
+    one_slot = simulate(TIMES.model_copy(update={"slots": 1}), two, Plan(1, 1), 1)
+    assert one_slot.wait_p95_s > 1.0 and one_slot.waiting > 0.2
+    assert simulate(TIMES, two, Plan(2, 1), 1).wait_s == 0.0  # a dialogue a server
+
+
+def test_more_trainers_share_the_rows_and_padding_costs_its_tokens():
+    work = ONE.model_copy(update={"dialogues": 4})
+    alone, two = (simulate(TIMES, work, Plan(1, n), 1).train_s for n in (1, 2))
+    assert (alone, two) == pytest.approx((4 * TRAIN, 2 * TRAIN))
+    many = ONE.model_copy(update={"turns": 2, "k": 3})
+    assert many.rows() == [pytest.approx(100 + 2 * (5 + 3 * 10))]
+    assert many.rows(packed=False) == pytest.approx(3 * [75 + 5 + 10] + 3 * [100 + 5 + 10])
+    tight = many.model_copy(update={"token_budget": 140})  # one turn's outputs a row; the trunk up to it again
+    assert tight.rows() == pytest.approx([75 + 35, 100 + 35])
+
+
+def test_work_slows_down_where_the_two_sides_share_a_machine():
+    shared = TIMES.model_copy(update={"overlap": 1.5, "in_place": False})
+    assert seconds(Plan(1, 1, 1), 20, shared) > 1.1 * seconds(
+        Plan(1, 1, 1), 20, TIMES.model_copy(update={"in_place": False})
+    )
+    assert seconds(Plan(1, 1), 20, shared) == pytest.approx(seconds(Plan(1, 1), 20))  # never both at once
+
+
+def test_output_lengths_have_the_mean_and_the_spread():
+    work = ONE.model_copy(update={"output_tokens": 60, "output_sd": 25, "max_output": 120})
+    drawn = work.lengths(20_000, np.random.default_rng(0))
+    assert drawn.min() >= 1 and drawn.max() <= 120
+    assert drawn.mean() == pytest.approx(60, abs=1) and drawn.std() == pytest.approx(25, abs=1)
+
+
+# a run's lines
+
+
+def lines(out, count=12, staleness=0):
+    """A run whose steps took what these times make of their tokens."""
+    run = opened(out, max_staleness=staleness, num_generations=8, turns_per_dialogue=2, dialogues_per_step=1)
+    rng, now, records, events = np.random.default_rng(1), 100.0, [], []
+    for step in range(1, count + 1):
+        output, packed = int(rng.integers(100, 120)), int(rng.integers(1000, 1300))
+        rollout, train = 2.0 + 0.02 * output, 0.5 + 0.004 * packed
+        now += rollout + train + 0.3 + 0.1
+        records.append({
+            "step": step, "staleness": 0, "groups": 2, "groups_skipped": 0, "outputs": 16, "output_tokens": output,
+            "tokens_padded": 16 * 900 + output, "tokens_packed": packed, "rollout_s": rollout,
+            "rollout_wait_s": rollout - 0.05, "train_s": train, "sync_s": 0.3,
+        })  # fmt: skip
+        events.append({"time": now, "stage": "grpo", "done": step, "total": count, "text": ""})
+    run.training.mkdir(parents=True, exist_ok=True)
+    for path, rows in ((run.training / "metrics.jsonl", records), (out / "progress.jsonl", events)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return records
+
+
+def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
+    records = lines(tmp_path)
+    found = calibrate.measured(tmp_path)
+    times, work = found.service, found.workload
+    assert (times.source, times.sync_s, times.slots) == ("measured", pytest.approx(0.3), 8)
+    assert times.decode_s == pytest.approx(0.02, rel=0.03) and times.train_s == pytest.approx(0.004, rel=0.01)
+    assert (times.step_s, times.record_s) == (pytest.approx(0.1), pytest.approx(0.05))
+    fixed = times.prefill_s * work.prompt_tokens + times.decode_step_s * 2 * work.max_output  # 16 outputs, 8 slots
+    assert fixed == pytest.approx(2.0, rel=0.05) and times.row_s == pytest.approx(0.5, rel=0.01)
+    assert (work.dialogues, work.turns, work.k, work.max_output) == (1, 2, 8, 8)
+    assert work.output_tokens == pytest.approx(np.mean([r["output_tokens"] for r in records]) / 16)
+    assert work.head_tokens < 900 < work.prompt_tokens
+
+
+def test_what_half_a_run_tells_predicts_the_other_half(tmp_path):
+    lines(tmp_path)
+    found = capacity.check(tmp_path)
+    assert found.steps == 6 and abs(found.error) < 0.05
+    with pytest.raises(BadInput, match="metrics.jsonl has 0 steps, at least 2 are needed: train first"):
+        opened(tmp_path / "new")
+        calibrate.measured(tmp_path / "new")
+
+
+# clusters
+
+
+def test_the_fastest_split_gives_gpus_to_the_side_that_needs_them():
+    of = capacity.CLUSTERS["8xH100"]()
+    of = of._replace(workload=of.workload.model_copy(update={"dialogues": 8, "turns": 12}))
+    slow_server = of._replace(service=of.service.model_copy(update={"decode_step_s": 0.02, "decode_s": 0.002}))
+    slow_trainer = of._replace(service=of.service.model_copy(update={"train_s": 0.002}))
+    serving, training = (capacity.fastest(capacity.splits(x, steps=3)).plan for x in (slow_server, slow_trainer))
+    assert serving.servers > training.servers and serving.gpus == training.gpus == 8
+
+
+def test_estimates_say_so_and_files_take_their_place(tmp_path):
+    assert estimate("H200").source == "estimated" and estimate("H200").decode_step_s < estimate("H100").decode_step_s
+    write_json(tmp_path / "times.json", TIMES.model_dump())
+    write_json(tmp_path / "work.json", ONE.model_dump())
+    of = capacity.cluster("4xH200", tmp_path / "times.json", tmp_path / "work.json")
+    assert (of.gpus, of.service, of.workload) == (4, TIMES, ONE)
+    (tmp_path / "times.json").write_text('{"name": "x", "fast": true}')
+    with pytest.raises(BadInput, match="times.json: .*accepted keys: name, source, prefill_s"):
+        capacity.cluster("4xH200", tmp_path / "times.json")
+
+
+def test_the_command_prints_one_object(cli, tmp_path):
+    write_json(tmp_path / "work.json", ONE.model_dump())
+    done = cli("simulate", "--cluster", "4xH200", "--workload", tmp_path / "work.json", "--staleness", 1, "--json")
+    found = json.loads(done.stdout)
+    assert (found["cluster"], found["gpus"], found["source"]) == ("4xH200", 4, "estimated")
+    assert [p["name"] for p in found["plans"]] == ["synchronous, padded", "synchronous, packed", "ART-F, staleness 1"]
+    assert found["plans"][0]["speedup"] == 1.0 and found["plans"][2]["servers"] + found["plans"][2]["trainers"] == 4
+    lines(tmp_path / "run")
+    found = json.loads(cli("simulate", "--run", tmp_path / "run", "--json").stdout)
+    assert abs(found["error"]) < 0.05 and set(found["step_s"]) == {"0", "1", "2"}
+    assert "predicted" in cli("simulate", "--run", tmp_path / "run").stdout
+    assert "4 serve, 4 train in turn" in cli("simulate", "--workload", tmp_path / "work.json").stdout
+    wrong = cli("simulate", "--cluster", "3xA100")
+    assert wrong.returncode == 2 and "accepted: 4xH200, 8xH100, 64-nodes" in wrong.stderr
