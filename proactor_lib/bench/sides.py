@@ -12,14 +12,13 @@ import signal
 import sys
 from pathlib import Path
 
-from proactor_lib.artf.train import Job, train
+from proactor_lib.artf.server import Server
+from proactor_lib.artf.train import Job, reinforce, take_start, train, warm_start
 from proactor_lib.bench.children import peak_gb
 from proactor_lib.files import read_json
 from proactor_lib.params import Params
 from proactor_lib.rewards import Group, Reward, Score, make_reward
 from proactor_lib.run import Run
-
-SERVED = ("artf", "sync", "grouped")  # generate on a vLLM server
 
 
 class Spread(Reward):
@@ -40,14 +39,21 @@ class Spread(Reward):
         return [Score(0.99 * (s.value or 0.0) + 0.01 * i / len(plain), s.components) for i, s in enumerate(plain)]
 
 
-def run_side(side: str, run: Run, reward: Reward) -> dict:
-    """Train the run by that side's loop: seconds (the first request to the last optimiser step), and what was done."""
+def run_side(side: str, run: Run, reward: Reward, server: Server | None = None) -> dict:
+    """Train the run by that side's loop: seconds (the first request to the last optimiser step), and what was done.
+
+    server: one that holds the run's model; none: one is started, and ended.
+    """
     if side == "trl":
         from proactor_lib.bench.trl_grpo import train_with_trl
 
         done = train_with_trl(Job(run), reward)
     else:
-        train(run, trainer_class=_trainer(side), reward=reward)
+        if server is None:
+            train(run, trainer_class=_trainer(side), reward=reward)
+        else:
+            take_start(Job(run))
+            reinforce(Job(run), [server], server.url, trainer_class=_trainer(side), reward=reward)
         done = _summary(run)
     return done | {"peak_gb": round(peak_gb(), 2), "same": same_start(Job(run))}
 
@@ -101,8 +107,6 @@ def main(side: str, out: str, spread: str) -> dict:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     run = Run.open(read_json(Path(out) / "params.json", Params), Path(out))
     if side == "start":
-        from proactor_lib.artf.train import warm_start
-
         warm_start(Job(run))
         return {}
     return run_side(side, run, Spread(run.params) if spread == "spread" else make_reward(run.params))

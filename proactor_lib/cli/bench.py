@@ -92,7 +92,7 @@ def sync_baseline(
 
 @bench.command()
 def learning(
-    dataset: Annotated[str, typer.Option(help="homeloan or sgd")] = "homeloan",
+    dataset: Annotated[str, typer.Option(help="sgd, which has dialogues of 8 turns, or homeloan")] = "sgd",
     data_dir: DataDir = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     steps: Steps = 30,

@@ -1,0 +1,51 @@
+"""Whether asynchronous training learns what synchronous training learns: mean reward by step, side by side.
+
+Both sides visit the same turns at the same step; their samples differ (a seed in a request kills vLLM's CPU engine), so
+that means over seeds are compared, with an interval.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from proactor_lib.bench import asynchronous
+
+SIDES = ("artf", "sync")
+WINDOW = 10  # steps
+
+
+def benchmark(out: Path, dataset: str, data_dir: Path | None, seeds: int, steps: int, shape: str) -> dict:
+    """`compare` of as many seeds' runs; each seed's are kept in OUT/seed-N, a killed bench goes on from there.
+
+    BadInput as `asynchronous.benchmark`.
+    """
+    found = [
+        asynchronous.benchmark(out / f"seed-{seed}", dataset, data_dir, SIDES, shape, steps, {"seed": seed}, False)
+        for seed in range(seeds)
+    ]
+    rewards = {side: np.array([run["sides"][side]["reward_mean"] for run in found], dtype=float) for side in SIDES}
+    seconds = {f"seconds_{side}": round(sum(run[f"seconds_{side}"] for run in found), 1) for side in SIDES}
+    return {"seeds": seeds, "steps": steps, **compare(rewards["artf"], rewards["sync"]), **seconds}
+
+
+def compare(artf: np.ndarray, sync: np.ndarray, resamples: int = 2000) -> dict:
+    """Rewards (seeds, steps) of two sides -> their means by step and how far these differ, artf less sync.
+
+    difference: over all steps, with a 95% bootstrap interval over steps of seeds; largest: of one step's mean over
+    seeds; largest_of_10: of the mean over that many steps in a row, which sampling moves less. A step without a score
+    (NaN) is left out.
+    """
+    apart = artf - sync
+    known = apart[~np.isnan(apart)]
+    drawn = np.random.default_rng(0).choice(known, (resamples, known.size)).mean(axis=1)
+    by_step = np.nanmean(apart, axis=0)
+    width = min(WINDOW, len(by_step))
+    smooth = np.convolve(by_step, np.full(width, 1 / width), mode="valid")
+    return {
+        "difference": round(float(known.mean()), 4),
+        "interval": [round(float(x), 4) for x in np.quantile(drawn, [0.025, 0.975])],
+        "largest": round(float(np.nanmax(np.abs(by_step))), 4),
+        "largest_of_10": round(float(np.nanmax(np.abs(smooth))), 4),
+        "reward_artf": np.nanmean(artf, axis=0).round(4).tolist(),
+        "reward_sync": np.nanmean(sync, axis=0).round(4).tolist(),
+    }
