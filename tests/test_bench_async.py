@@ -1,0 +1,116 @@
+"""`proactor bench async|sync-baseline|learning`: both sides do the same work from the same start, and what is kept."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from proactor_lib.artf.train import Job
+from proactor_lib.bench import asynchronous, learning, sides
+from proactor_lib.errors import BadInput
+
+
+@pytest.fixture
+def unpinned():
+    """Training pins its process: undone for the tests that follow."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    yield
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(threads)
+
+
+def test_trls_side_is_measured_once_and_kept(cli, tmp_path):
+    ask = ("bench", "async", "--sides", "trl", "--shape", "tiny", "--steps", 2, "--out", tmp_path, "--json")
+    measured = json.loads(cli(*ask).stdout)["homeloan"]
+    side = measured["sides"]["trl"]
+    assert measured["steps"] == side["steps"] == 2 and measured["seconds_trl"] > 0
+    assert side["prompts"] == 4 and side["outputs"] == 8 and 8 <= side["output_tokens"] <= 8 * 6
+    kept = (tmp_path / "homeloan" / "trl.json").read_bytes()
+    assert json.loads(cli(*ask).stdout)["homeloan"] == measured  # a second call measures nothing
+    assert (tmp_path / "homeloan" / "trl.json").read_bytes() == kept
+
+    lie = json.loads(kept) | {"same": "other weights"}
+    (tmp_path / "homeloan" / "sync.json").write_text(json.dumps(lie))
+    said = cli(*ask[:3], "trl,sync", *ask[4:])
+    assert said.returncode == 2 and "the sides did not start from the same weights and data" in said.stderr
+
+
+def test_asynchronous_and_synchronous_do_the_same_work(tmp_path, tiny_server, unpinned):
+    start = asynchronous._start(tmp_path / "start", asynchronous.SHAPES["tiny"] | {"max_steps": 2})
+    found = {}
+    for side in ("artf", "sync"):
+        run = asynchronous.open_side(side, start, tmp_path / side)
+        found[side] = sides.run_side(side, run, sides.Spread(run.params), tiny_server)
+        tiny_server.reload(tiny_server.model)
+        assert Job(run).adapter.exists() and not (run.training / "server.log").exists()
+    artf, sync = found["artf"], found["sync"]
+    assert artf["same"] == sync["same"]
+    assert artf["steps"] == sync["steps"] == 2
+    for what in ("groups", "outputs"):
+        assert artf[what] == sync[what] > 0
+    assert artf["groups_skipped"] == sync["groups_skipped"] == 0
+    assert sync["tokens_forwarded"] > 1.5 * artf["tokens_forwarded"]
+    assert artf["seconds"] > artf["train_s"] > 0
+    # Asked again by a synchronous loop, no step is sampled by an older policy than its own.
+    lines = [json.loads(line) for line in (tmp_path / "sync/training/metrics.jsonl").read_text().splitlines()]
+    assert [line["version"] for line in lines] == [0, 1] and lines[0]["elapsed_s"] < lines[1]["elapsed_s"]
+
+
+@pytest.mark.parametrize(
+    "sides_, shape, said", [(("ours",), "tiny", "side 'ours'"), (("trl",), "vast", "shape 'vast'")]
+)
+def test_what_is_not_there_is_named(tmp_path, sides_, shape, said):
+    with pytest.raises(BadInput, match=f"{said}: there is none of that name; accepted: "):
+        asynchronous.benchmark(tmp_path, "homeloan", None, sides_, shape, 1)
+
+
+def test_the_cores_are_split_only_where_both_work_at_once(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert asynchronous._cores("artf") == {"trainer_cores": "0,1", "server_cores": "2,3"}
+    assert asynchronous._cores("sync") == {"trainer_cores": "0,1,2,3", "server_cores": "0,1,2,3"}
+
+
+def test_a_child_that_fails_is_told_with_its_last_words(tmp_path):
+    from proactor_lib.bench import children
+
+    with pytest.raises(BadInput, match="ended with status 1: .*params.json"):
+        children.call("proactor_lib.bench.sides", "sync", str(tmp_path / "none"), "plain", log=tmp_path / "log.txt")
+
+
+def test_learning_is_compared_step_by_step():
+    artf = np.array([[0.2, 0.4], [0.4, np.nan]])
+    sync = np.array([[0.1, 0.5], [0.2, 0.1]])
+    found = learning.compare(artf, sync)
+    assert found["difference"] == pytest.approx((0.1 - 0.1 + 0.2) / 3, abs=1e-4)
+    assert found["largest"] == 0.15 and found["largest_of_10"] == pytest.approx((0.15 - 0.1) / 2, abs=1e-4)
+    assert found["reward_artf"] == [0.3, 0.4] and found["reward_sync"] == [0.15, 0.3]
+    low, high = found["interval"]
+    assert -0.1 <= low < found["difference"] < high <= 0.2
+
+
+def test_spread_keeps_the_order_and_parts_the_equal():
+    import asyncio
+
+    from proactor_lib.agent import Parsed
+    from proactor_lib.params import Params
+    from proactor_lib.rewards import Group
+    from proactor_lib.schema import Catalog, Dialogue, Turn
+
+    dialogue = Dialogue(id="d", domain="x", turns=[Turn(speaker="user", text="hi")])
+    group = Group(dialogue, 1, (), Catalog(domain="x", version="1", actions=()), ("none", "?", "none"),
+                  (Parsed((), False), Parsed((), True), Parsed((), False)))  # fmt: skip
+    values = [s.value for s in asyncio.run(sides.Spread(Params()).score(group))]
+    assert values == pytest.approx([0.99, 0.01 / 3, 0.99 + 0.02 / 3])
+
+
+def test_a_folder_of_a_killed_side_is_begun_anew(tmp_path):
+    start = asynchronous.Run.open(asynchronous.load_params(None, {"max_steps": 1}), tmp_path / "start")
+    for part in ("data", "references"):
+        (start.out / part).mkdir()
+    (tmp_path / "sync" / "training").mkdir(parents=True)
+    (tmp_path / "sync" / "training" / "metrics.jsonl").write_text("half")
+    run = asynchronous.open_side("sync", start, tmp_path / "sync")
+    assert not run.training.exists() and run.params.max_staleness == 0
+    assert run.params.start_from == Path(start.training / "sft")
