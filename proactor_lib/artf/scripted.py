@@ -58,6 +58,8 @@ class State:
     waiting: int = 0
     sessions: Counter = field(default_factory=Counter)  # requests by x-session-id
     models: Counter = field(default_factory=Counter)  # requests by the model that answered
+    versions: Counter = field(default_factory=Counter)  # requests by the weights' version
+    unknown: Counter = field(default_factory=Counter)  # requests for models that it did not hold
     unloaded_in_use: int = 0  # adapters that were unloaded while a request that names them was open
     open_models: Counter = field(default_factory=Counter)
     calls: Counter = field(default_factory=Counter)
@@ -169,6 +171,7 @@ class Scripted:
         state.sessions[request.headers.get("x-session-id", "")] += 1
         model = body["model"]
         if model != self.script.name and model not in state.adapters:
+            state.unknown[model] += 1
             if not self.faults["answer_base"]:
                 return _refused(404, f"The model `{model}` does not exist.")
             model = self.script.name
@@ -177,6 +180,7 @@ class Scripted:
         if self._take("fail"):
             return _refused(500, "failed on purpose")
         state.models[model] += 1
+        state.versions[state.version] += 1
         state.open_models[model] += 1
         try:
             await self._serve(body.get("n", 1))

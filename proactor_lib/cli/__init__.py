@@ -20,7 +20,7 @@ def _about() -> None:
 
 # Each is a module here with `register(app)`.
 ROOMS = (
-    "annotate", "bench", "catalog", "data", "evaluate", "report", "rewards",
+    "annotate", "bench", "catalog", "cluster", "data", "evaluate", "report", "rewards",
     "run", "score", "simulate", "sweep", "train", "watch",
 )  # fmt: skip
 

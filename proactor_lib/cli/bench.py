@@ -119,5 +119,31 @@ def gpu_train(
     show(benchmark(model, row, _names(cases)), as_json)
 
 
+@bench.command()
+def router(
+    servers: Annotated[str, typer.Option(help="vllm (the tiny model) or scripted (they only wait)")] = "vllm",
+    dialogues: Annotated[int, typer.Option(min=2, help="at once")] = 16,
+    turns: Annotated[int, typer.Option(min=1, help="of a dialogue, one after another")] = 6,
+    rounds: Annotated[int, typer.Option(min=1, help="of both ways, in turn")] = 5,
+    as_json: Json = False,
+) -> None:
+    """The same requests to two servers directly and through the router: requests a second, split, affinity."""
+    from proactor_lib.bench.router import benchmark
+
+    show(benchmark(servers, dialogues, turns, rounds), as_json)
+
+
+@bench.command()
+def adaptivity(
+    bursts: Annotated[int, typer.Option(min=1)] = 3,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """The adaptive cluster of 1 to 4 servers against 4 fixed ones on a bursty trace; their service is simulated."""
+    from proactor_lib.bench.adaptivity import benchmark
+
+    show(benchmark(bursts, seed=seed), as_json)
+
+
 def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())

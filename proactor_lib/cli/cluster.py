@@ -1,0 +1,117 @@
+"""`proactor cluster`: servers behind a router that anything may ask which speaks OpenAI's API."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proactor_lib.errors import BadInput
+
+cluster = typer.Typer(no_args_is_help=True, help="vLLM servers behind a router, as many as the load needs.")
+
+Out = Annotated[Path, typer.Option(help="The cluster's folder: cluster.json (what is), cluster.jsonl, logs.")]
+ACCESS = "access.json"  # the process, and the key that requests carry: for its owner only
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands `cluster ...`."""
+    app.add_typer(cluster, name="cluster")
+
+
+@cluster.command()
+def up(
+    out: Out,
+    params: Annotated[Path | None, typer.Option(help="Parameters (YAML): model, servers, max_servers, ...")] = None,
+    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter.")] = [],  # noqa: B006
+    port: Annotated[int, typer.Option(help="The router's port; 0: any free one.")] = 0,
+    key: Annotated[str | None, typer.Option(help="What requests must carry; by default random, '' for none.")] = None,
+) -> None:
+    """Serve the model until Ctrl-C or `proactor cluster down`; prints the address once it serves."""
+    from proactor_lib.cli.run import parse_settings
+    from proactor_lib.params import load_params
+    from proactor_lib.processes import guarded
+
+    given = load_params(params, parse_settings(settings))
+    if _running(out):
+        raise BadInput(
+            f"{out}: a cluster runs there already (process {_running(out)}); `proactor cluster down` ends it"
+        )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    with guarded():
+        _serve(given, out, port, key)
+
+
+def _serve(params, out: Path, port: int, key: str | None) -> None:
+    from proactor_lib import models
+    from proactor_lib.artf.serving import make_cluster
+
+    weights = models.matched_export(models.resolve(params.model), params.quantization)
+    made = make_cluster(params, weights, out, lora=params.policy_sync == "adapter", port=port, key=key)
+    try:
+        with made:
+            _write_access(out, made.key)
+            made.wait_ready(params.start_timeout)
+            typer.echo(f"{made.url}/v1 serves {', '.join(made.serving()[0].models())}; its key is in {out / ACCESS}")
+            while made.failure is None:
+                time.sleep(0.5)
+        typer.echo(f"proactor: {made.failure}", err=True)
+        raise typer.Exit(1)
+    except KeyboardInterrupt:
+        typer.echo("proactor: the cluster is down", err=True)
+    finally:
+        (out / ACCESS).unlink(missing_ok=True)
+
+
+def _write_access(out: Path, key: str) -> None:
+    handle = os.open(out / ACCESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w") as f:
+        json.dump({"pid": os.getpid(), "key": key}, f)
+
+
+@cluster.command()
+def status(out: Out, as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False) -> None:
+    """What runs: the address, and each server's state and load."""
+    state = _state(out) if (pid := _running(out)) else {"url": None, "servers": []}
+    if as_json:
+        typer.echo(json.dumps({"pid": pid, **state}))
+        return
+    typer.echo(f"{state['url']} (process {pid}), {state['target']} wanted" if pid else "no cluster runs there")
+    for server in state["servers"]:
+        typer.echo("{slot:10} {state:10} {url:28} {running:4} running {waiting:4} waiting".format(**server))
+
+
+@cluster.command()
+def down(out: Out, timeout: Annotated[float, typer.Option(help="seconds")] = 60.0) -> None:
+    """End the cluster, and all that it started."""
+    pid = _running(out)
+    if pid is None:
+        typer.echo("no cluster runs there")
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + timeout
+    while _running(out):
+        if time.monotonic() > deadline:
+            raise BadInput(f"{out}: process {pid} is still there after {timeout:.0f} s")
+        time.sleep(0.1)
+
+
+def _running(out: Path) -> int | None:
+    """The process of the cluster of this folder, if it lives."""
+    import psutil
+
+    try:
+        pid = json.loads((out / ACCESS).read_text())["pid"]
+        return pid if "cluster" in psutil.Process(pid).cmdline() else None
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return None
+
+
+def _state(out: Path) -> dict:
+    try:
+        return json.loads((out / "cluster.json").read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{out / 'cluster.json'}: {error}") from None
