@@ -123,6 +123,8 @@ class ServingParams(BaseModel):
     max_servers: Count = 1  # and up to this many while requests queue; if both are 1: one server, no router
     scale_up_after: NonNegative = 5.0  # seconds that a queue lasts before servers are added
     scale_down_after: Positive = 60.0  # seconds that servers are too many before some sleep or end
+    ray_address: str | None = None  # host:port of a Ray cluster on whose nodes the servers go; none: this machine
+    server_cpus: Count = 1  # cores that Ray gives a server there
     server_cores: str | None = None  # e.g. "1": the cores that a server is pinned to; none: not pinned
     trainer_cores: str | None = None  # e.g. "0"
     gpu_memory_utilization: Share = 0.9  # share of a GPU's memory that a server takes

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 
 STATE, EVENTS = "cluster.json", "cluster.jsonl"
 STARTING, SERVING, DRAINING, ASLEEP, LOST = "starting", "serving", "draining", "asleep", "lost"
-MISSES = 3  # looks in a row that a server may leave unanswered
 FAILED_STARTS = 3  # of a slot, one after another: then it is given up
 
 
@@ -59,38 +58,41 @@ class Nothing:
 
 @dataclass
 class Member:
-    """A server on its slot. since: when its state began; misses: looks in a row without an answer; load: at the last"""
+    """A server on its slot. since: when its state began; heard: when it last answered a look; load: what it said."""
 
     slot: Slot
     server: Server
     state: str = STARTING
     since: float = field(default_factory=time.monotonic)
     born: float = field(default_factory=time.monotonic)
-    misses: int = 0
+    heard: float = field(default_factory=time.monotonic)
     load: Load = Load()
 
     def become(self, state: str) -> None:
         """Enter a state now."""
-        self.state, self.since = state, time.monotonic()
+        self.state = state
+        self.since = self.heard = time.monotonic()
 
 
 class Cluster:
     """Use it as a context manager, or `start`, `wait_ready`, `stop`. `url` is the router's; requests carry `key`.
 
     make: a slot and the key -> a server, not yet started; key: None for a random one, "" for none; sync: what has
-    servers hold the policy, once there is one; start_timeout, drain_timeout: seconds.
+    servers hold the policy, once there is one; start_timeout, drain_timeout, hang_timeout: seconds; a busy machine may
+    leave a server without an answer for a while.
     """
 
     def __init__(self, make: Callable[[Slot, str], Server], slots: list[Slot], rule: Rule, folder: Path, *,
                  key: str | None = None, port: int = 0, period: float = 0.5, start_timeout: float = 300.0,
-                 drain_timeout: float = 600.0):  # fmt: skip
+                 drain_timeout: float = 600.0, hang_timeout: float = 60.0):  # fmt: skip
         self.key = secrets.token_hex(16) if key is None else key
         self.rule, self.target = rule, rule.least
         self.sync: Holder = Nothing()
         self.failure: Exception | None = None
         self.members: list[Member] = []
         self._make, self._slots, self._folder = make, slots, folder
-        self._period, self._start_timeout, self._drain_timeout = period, start_timeout, drain_timeout
+        self._period, self._start_timeout = period, start_timeout
+        self._drain_timeout, self._hang_timeout = drain_timeout, hang_timeout
         self._router = Router(log_path=folder / "router.log", port=port or free_port())
         self._trend, self._failed_starts, self._spent = Trend(), Counter(), 0.0
         self._checked_at, self._routes = 0.0, False
@@ -182,8 +184,8 @@ class Cluster:
     def tick(self, now: float) -> None:
         """One look at everything, and what follows from it."""
         self._keep_router()
-        self._look()
-        self._bury()
+        self._look(now)
+        self._bury(now)
         load = Load(*(sum(getattr(m.load, k) for m in self._in(SERVING)) for k in ("waiting", "running")))
         if len(self._in(SERVING)) >= self.rule.least:
             self.target, self._trend = decide(self.rule, self._trend, now, self.target, load)
@@ -213,21 +215,22 @@ class Cluster:
     def _in(self, *states: str) -> list[Member]:
         return [m for m in self.members if m.state in states]
 
-    def _look(self) -> None:
+    def _look(self, now: float) -> None:
         watched = self._in(SERVING, DRAINING)
         for member, load in zip(watched, self._pool.map(_load, watched), strict=True):
-            member.load = load or Load()
-            member.misses = 0 if load else member.misses + 1
+            if load:
+                member.load, member.heard = load, now
 
-    def _bury(self) -> None:
+    def _bury(self, now: float) -> None:
         """Replace what died, hangs or was lost: here it only goes; `_reconcile` fills its slot."""
         for member in list(self.members):
             died = not member.server.alive()
-            if died or member.misses >= MISSES or member.state == LOST:
+            hangs = member.state in (SERVING, DRAINING) and now - member.heard > self._hang_timeout
+            if died or hangs or member.state == LOST:
                 self._leave(member)
                 if member.state == STARTING:
                     self._start_failed(member)
-                reason = "its process ended" if died else "it does not answer" if member.misses else "lost"
+                reason = "its process ended" if died else "it does not answer" if hangs else "lost"
                 self._tell("removed", member, reason=reason)
                 self._end(member)
 
@@ -305,8 +308,8 @@ class Cluster:
         if now - self._checked_at < 4 * self._period:
             return
         self._checked_at = now
-        for member in self._in(SERVING):
-            with suppress(httpx.HTTPError):  # _look counts its silence
+        for member in (m for m in self._in(SERVING) if m.heard == now):
+            with suppress(httpx.HTTPError):  # _look sees to its silence
                 self._heal(member)
 
     def _heal(self, member: Member) -> None:

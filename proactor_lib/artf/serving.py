@@ -1,8 +1,10 @@
-"""A run's servers from its parameters: one vLLM server, or a cluster of them."""
+"""A run's servers from its parameters: one vLLM server, or a cluster of them, here or on a Ray cluster's nodes."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from proactor_lib.artf.cluster import Cluster
+from proactor_lib.artf.remote import away
 from proactor_lib.artf.scaling import Rule
 from proactor_lib.artf.server import Server
 from proactor_lib.artf.slots import Slot, core_slots, gpu_slots
@@ -12,9 +14,9 @@ from proactor_lib.params import Params
 def serve(params: Params, weights: str, folder: Path, lora: bool = False) -> Server | Cluster:
     """One server where the parameters ask for one, else a cluster; started, not yet ready. Logs go to `folder`.
 
-    Both have `url`, `key`, `wait_ready` and `stop`. BadInput if there are fewer GPUs than servers.
+    Both have `url`, `key`, `wait_ready` and `stop`. Inside `joined`. BadInput if there are fewer GPUs than servers.
     """
-    if most(params) > 1:
+    if most(params) > 1 or params.ray_address:
         return make_cluster(params, weights, folder, lora).start()
     return start_server(params, weights, folder / "server.log", lora)
 
@@ -29,7 +31,8 @@ def make_cluster(params: Params, weights: str, folder: Path, lora: bool = False,
     rule = Rule(params.servers, most(params), params.max_num_seqs, params.scale_up_after, params.scale_down_after)
 
     def make(slot: Slot, key: str) -> Server:
-        return make_server(params, weights, folder / f"server-{slot.name}.log", lora, slot, key)
+        server = make_server(params, weights, folder / f"server-{slot.name}.log", lora, slot, key)
+        return away(server, params.server_cpus) if params.ray_address else server
 
     return Cluster(make, slots(params, most(params)), rule, folder, start_timeout=params.start_timeout, **kwargs)
 
@@ -52,17 +55,28 @@ def make_server(params: Params, weights: str, log_path: Path, lora: bool, slot: 
     )
 
 
+def joined(params: Params) -> AbstractContextManager:
+    """While open, this process is part of the Ray cluster that the parameters name, if any. BadInput if it cannot."""
+    if params.ray_address is None:
+        return nullcontext()
+    from proactor_lib.sweep.ray_cluster import cluster
+
+    return cluster(params.ray_address)
+
+
 def most(params: Params) -> int:
     """The most servers that may run."""
     return max(params.servers, params.max_servers)
 
 
 def slots(params: Params, count: int) -> list[Slot]:
-    """Where `count` servers go: on a CPU shares of `server_cores`, else the last GPUs, one each."""
+    """Where `count` servers go: on a CPU shares of `server_cores`, else the last GPUs, one each; or where Ray says."""
     import torch
 
     from proactor_lib.artf.sft import use_cuda
 
+    if params.ray_address:
+        return [Slot(f"ray-{n}", gpu=0 if use_cuda(params) else None) for n in range(count)]
     if use_cuda(params):
         return gpu_slots(count, torch.cuda.device_count())
     return core_slots(count, params.server_cores)

@@ -21,7 +21,7 @@ from proactor_lib.artf.records import Records
 from proactor_lib.artf.rollouts import RolloutWorker
 from proactor_lib.artf.sampler import Sampler
 from proactor_lib.artf.server import Server
-from proactor_lib.artf.serving import serve
+from proactor_lib.artf.serving import joined, serve
 from proactor_lib.artf.tokens import Trunk, trunk
 from proactor_lib.artf.visits import Visit, Visits
 from proactor_lib.errors import BadInput
@@ -100,12 +100,18 @@ def train(run: Run, **kwargs) -> None:
         log.info("%s is there already", job.adapter)
         return
     take_start(job)
-    server = serve(job.params, job.served, job.folder, lora=adapters_served(job.params))
+    warm_start(job)  # before the server starts: the two would fight for the cores
+    with joined(job.params):
+        serve_and_reinforce(job, **kwargs)
+
+
+def serve_and_reinforce(job: Job, **kwargs) -> None:
+    """GRPO, if the parameters ask for any, on servers that end with it."""
+    out, server = job.run.out, serve(job.params, job.served, job.folder, lora=adapters_served(job.params))
     try:
-        warm_start(job)
-        progress.report(run.out, "serve", 0, 1, "waiting for the vLLM server")
+        progress.report(out, "serve", 0, 1, "waiting for the vLLM server")
         server.wait_ready(job.params.start_timeout)
-        progress.report(run.out, "serve", 1, 1)
+        progress.report(out, "serve", 1, 1)
         if job.params.max_steps:
             reinforce(job, server, **kwargs)
         else:
@@ -167,7 +173,8 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
 
     from proactor_lib.artf.trainer import DialogueTrainer, copy_adapter, last_checkpoint, save_adapter
 
-    p, scratch = job.params, scratch_folder(job.folder)
+    p = job.params
+    scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
     checkpoint = last_checkpoint(job.folder)
     first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if first_step >= job.params.max_steps:  # killed between the last checkpoint and the adapter

@@ -47,12 +47,12 @@ def up(
 
 def _serve(params, out: Path, port: int, key: str | None) -> None:
     from proactor_lib import models
-    from proactor_lib.artf.serving import make_cluster
+    from proactor_lib.artf.serving import joined, make_cluster
 
     weights = models.matched_export(models.resolve(params.model), params.quantization)
     made = make_cluster(params, weights, out, lora=params.policy_sync == "adapter", port=port, key=key)
     try:
-        with made:
+        with joined(params), made:
             _write_access(out, made.key)
             made.wait_ready(params.start_timeout)
             typer.echo(f"{made.url}/v1 serves {', '.join(made.serving()[0].models())}; its key is in {out / ACCESS}")
