@@ -1,5 +1,6 @@
 """Every figure takes data and returns a matplotlib Figure in one style; none reads a file."""
 
+from proactor_lib.plots.performance import busy_shares, grouped_bars, split_curves, step_parts
 from proactor_lib.plots.style import COLOURS, NAMES, STYLE, colours, markers
 from proactor_lib.plots.timelines import gallery, timeline, worst
 from proactor_lib.plots.timing import ac_against_timing, breakdown_dots, survival, trade_off, trigger_times
@@ -11,10 +12,14 @@ __all__ = [
     "STYLE",
     "ac_against_timing",
     "breakdown_dots",
+    "busy_shares",
     "colours",
     "gallery",
+    "grouped_bars",
     "markers",
     "reward_curves",
+    "split_curves",
+    "step_parts",
     "survival",
     "timeline",
     "trade_off",

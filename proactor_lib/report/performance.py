@@ -1,0 +1,74 @@
+"""What a run's steps and the benchmarks' files say of speed."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from proactor_lib.errors import BadInput
+
+BENCHES = {
+    "packing": "proactor bench packing --shape paper --json",
+    "async": "proactor bench async --datasets homeloan --json",
+    "router": "proactor bench router --json",
+    "gpu-train": "proactor bench gpu-train --json",
+}
+
+
+def with_rest(steps: pd.DataFrame) -> pd.DataFrame:
+    """Steps with `rest_s`: what a step took besides waiting, training and sync; NaN where its wall time is unknown."""
+    return steps.assign(rest_s=(steps.wall_s - steps.rollout_wait_s - steps.train_s - steps.sync_s).clip(lower=0))
+
+
+def summary(steps: pd.DataFrame) -> pd.Series:
+    """Means over steps, in seconds and tokens; shares are of the steps' wall time where that is known."""
+    wall = steps.wall_s.fillna(steps.rollout_wait_s + steps.train_s + steps.sync_s).sum()
+    return pd.Series({
+        "steps": len(steps),
+        "seconds a step": wall / len(steps),
+        "waiting for rollouts, share": steps.rollout_wait_s.sum() / wall,
+        "training, share": steps.train_s.sum() / wall,
+        "sync, share": steps.sync_s.sum() / wall,
+        "packing, times fewer tokens": steps.tokens_padded.sum() / steps.tokens_packed.sum(),
+        "trained tokens a second": steps.tokens_packed.sum() / steps.train_s.sum(),
+        "sampled tokens a second": steps.output_tokens.sum() / steps.rollout_s.sum(),
+        "groups an hour": 3600 * steps.groups.sum() / wall,
+    })  # fmt: skip
+
+
+def alarms(steps: pd.DataFrame) -> pd.DataFrame:
+    """The steps at which an alarm held: step, alarms (comma separated)."""
+    if "alarms" not in steps:
+        return pd.DataFrame(columns=["step", "alarms"])
+    held = steps[steps.alarms.map(bool)]
+    return held.assign(alarms=held.alarms.map(", ".join))[["step", "alarms"]].reset_index(drop=True)
+
+
+def benches(folder: Path | str) -> dict[str, dict]:
+    """What the files of the benchmarks in a folder hold, by name. BadInput for one that is no JSON object."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            found[path.stem] = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise BadInput(f"{path} is not the JSON object that `proactor bench ... --json` prints") from None
+    return found
+
+
+def missing(found: dict[str, dict], folder: Path | str) -> str:
+    """Which benchmarks have left nothing, and the commands that would; empty when all are there."""
+    lacking = [f"  {command} > {folder}/{name}.json" for name, command in BENCHES.items() if name not in found]
+    return "\n".join(["Not measured yet:", *lacking]) if lacking else ""
+
+
+def seconds(found: dict[str, dict]) -> dict[str, dict[str, float | None]]:
+    """The async benchmark's seconds, by dataset and side."""
+    sides = {"seconds_artf": "ART-F", "seconds_trl": "TRL GRPOTrainer", "seconds_sync": "synchronous loop"}
+    return {d: {label: got.get(key) for key, label in sides.items()} for d, got in found.get("async", {}).items()}
+
+
+def tokens(found: dict[str, dict]) -> dict[str, dict[str, float | None]]:
+    """The packing benchmark's forwarded tokens, by layout."""
+    layouts = {"padded_tokens": "padded", "library_tokens": "TRL's batcher", "packed_tokens": "ours"}
+    got = found.get("packing")
+    return {"packing": {label: got.get(key) for key, label in layouts.items()}} if got else {}
