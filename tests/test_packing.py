@@ -38,11 +38,6 @@ def row_of(some: list[dict]) -> packing.DialogueRow:
     return row
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(packing, "BLOCK_TOKENS", 4)
-
-
 @pytest.fixture(scope="module")
 def model():
     """The tiny model in float32 with an adapter whose two matrices are both random."""
@@ -73,7 +68,7 @@ def loss_and_gradients(model, rows: list[packing.DialogueRow]) -> tuple[float, d
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def test_a_row_holds_each_shared_token_once_and_the_trunk_first(small_blocks):
+def test_a_row_holds_each_shared_token_once_and_the_trunk_first():
     packed = row_of(samples()).pack()
     # A branch starts one token early (its last shared token predicts another one); identical outputs are one.
     assert packed["input_ids"][:12].tolist() == TRUNK
@@ -84,7 +79,7 @@ def test_a_row_holds_each_shared_token_once_and_the_trunk_first(small_blocks):
     assert len(packed["tree_cu_seqlens_q"]) > 3
 
 
-def test_every_token_sees_its_own_path_only(small_blocks):
+def test_every_token_sees_its_own_path_only():
     """The mask of a row, token by token, against the prefixes of the samples that it came from."""
     row = row_of(samples())
     packed = row.pack()
@@ -94,16 +89,15 @@ def test_every_token_sees_its_own_path_only(small_blocks):
         packed["tree_kv_index"], packed["tree_cu_seqlens_q"], packed["tree_cu_seqlens_k"], torch.float32
     )
     for start, stop, trunk, mask in blocks:
-        visible = torch.ones(stop - start, stop - start).tril().bool() if mask is None else mask == 0
-        seen[start:stop, :trunk] = visible[:, :trunk]
-        seen[start:stop, start:stop] = visible[:, trunk:]
+        seen[start:stop, :trunk] = True
+        seen[start:stop, start:stop] = torch.ones(n, n).tril().bool()[:stop, :stop] if mask is None else mask == 0
     paths = {tuple(s["input_ids"][: d + 1].tolist()) for s in samples() for d in range(len(s["input_ids"]))}
     for q in range(n):
         path = tuple(packed["input_ids"][seen[q]].tolist())
         assert path in paths and len(path) == packed["position_ids"][q] + 1
 
 
-def test_packing_changes_no_loss_and_no_gradient(model, small_blocks):
+def test_packing_changes_no_loss_and_no_gradient(model):
     loss, gradients = loss_and_gradients(model, [row_of(samples())])
     alone, expected = loss_and_gradients(model, [row_of([s]) for s in samples()])
     assert loss == pytest.approx(alone, rel=1e-5)
@@ -112,7 +106,7 @@ def test_packing_changes_no_loss_and_no_gradient(model, small_blocks):
         assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm(), name
 
 
-def test_gradients_agree_with_plain_attention(model, small_blocks):
+def test_gradients_agree_with_plain_attention(model):
     """The CPU kernels called directly against torch's own differentiation of the same attention."""
     packed = row_of(samples()).pack()
     blocks = packing._blocks(
@@ -129,7 +123,7 @@ def test_gradients_agree_with_plain_attention(model, small_blocks):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_the_mask_for_gpus_is_the_same_attention(small_blocks):
+def test_the_mask_for_gpus_is_the_same_attention():
     """FlexAttention, run eagerly, against the slices: another statement of who sees whom."""
     packed = row_of(samples()).pack()
     tree = {k: packed[k] for k in ("tree_kv_index", "tree_cu_seqlens_q", "tree_cu_seqlens_k")}

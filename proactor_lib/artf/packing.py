@@ -2,12 +2,12 @@
 
 TRL's `TreeRow` builds the tree. It lays segments out in depth-first order and gathers the keys and values of every
 segment's path; here the *trunk* (the dialogue itself) stands first and everything that branches off it follows, so that
-keys are slices: one causal call for the trunk, then one masked call for each block of branches over
-[trunk up to their turn; the block]. Nothing is gathered: copies of keys and values are made a block at a time, and none
-is longer than the row. On a GPU the same rule is a FlexAttention mask over the whole row.
+keys are slices: one causal call for the trunk; then, for each block of branches off one place, one call over the trunk
+up to there, without a mask, and one among themselves. Nothing is gathered and no key is copied for a block's sake. On a
+GPU the same rule is a FlexAttention mask over the whole row.
 
 Layout of a row of N packed tokens, T of them trunk. Token k is seen by token q when
-`k < trunk_limit[q]`, or both stand in one block and `k <= q < subtree_end[k]`.
+`k < trunk_limit[q]`, or both stand in one block and `k <= q < subtree_end[k]`. A block has one trunk_limit.
 """
 
 from functools import cache, partial
@@ -19,8 +19,6 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from proactor_lib.artf.trl_async import TREE_ATTENTION, TreeRow
-
-BLOCK_TOKENS = 512  # branches are grouped into blocks of at least this many tokens: fewer, larger attention calls
 
 
 class DialogueRow(TreeRow):
@@ -56,9 +54,6 @@ class DialogueRow(TreeRow):
                 nodes = self._preorder(root)
                 order += nodes
                 limit += [seen] * len(nodes)
-            if len(order) - boundaries[-1] >= BLOCK_TOKENS:
-                boundaries.append(len(order))
-        if boundaries[-1] < len(order):
             boundaries.append(len(order))
         return order, limit, boundaries
 
@@ -185,7 +180,7 @@ def _sdpa_attention(query, key, value, blocks, scaling):
     out = []
     for start, stop, seen, mask in blocks:
         k, v = (torch.cat([x[:, :, :seen], x[:, :, start:stop]], dim=2) for x in (key, value))
-        q = query[:, :, start:stop]
+        q, mask = query[:, :, start:stop], None if mask is None else torch.nn.functional.pad(mask, (seen, 0))
         out.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling))
     return torch.cat(out, dim=2)
 
@@ -195,67 +190,94 @@ def _cpu_attention(query, key, value, blocks, scaling):
 
 
 class _TreeAttention(torch.autograd.Function):
-    """`_sdpa_attention` with torch's CPU kernels called directly: gradients of slices are added in place.
+    """`_sdpa_attention` with torch's CPU kernels called directly.
 
-    Autograd's own way makes a zero tensor of the whole row for every slice of every block.
+    A block's two calls are merged by their log-sum-exps; their backward takes the merged ones, which makes each call's
+    gradients its share of the whole. Query heads that share keys stand side by side as queries of one head. Gradients
+    are added in place: autograd's own way makes a zero tensor of the whole row for every slice of every block.
     """
 
     @staticmethod
     def forward(ctx, query, key, value, blocks, scaling):
-        groups = query.shape[1] // key.shape[1]
-        out, lse = torch.empty_like(query), []
-        for start, stop, seen, mask in blocks:
-            k, v = (_seen(x, start, stop, seen, groups) for x in (key, value))
-            out[:, :, start:stop], total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query[:, :, start:stop], k, v, 0.0, mask is None, attn_mask=mask, scale=scaling
-            )
-            lse.append(total)
-        ctx.save_for_backward(query, key, value, out, *lse)
+        groups, out, sums = query.shape[1] // key.shape[1], torch.empty_like(query), []
+        for block in blocks:
+            q, calls = _calls(query, key, value, block, groups)
+            parts = [_FORWARD(q, k, v, 0.0, causal, attn_mask=mask, scale=scaling) for k, v, causal, mask, _ in calls]
+            o, total = parts[0] if len(parts) == 1 else _merge(*parts)
+            out[:, :, block[0] : block[1]] = _unfold(o, block, groups)
+            sums.append(total)
+        ctx.save_for_backward(query, key, value, out, *sums)
         ctx.blocks, ctx.scaling, ctx.groups = blocks, scaling, groups
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        query, key, value, out, *lse = ctx.saved_tensors
+        query, key, value, out, *sums = ctx.saved_tensors
         grads = [torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)]
-        for (start, stop, seen, mask), total in zip(ctx.blocks, lse, strict=True):
-            k, v = (_seen(x, start, stop, seen, ctx.groups) for x in (key, value))
-            q, o, g = (x[:, :, start:stop] for x in (query, out, grad))
-            grads[0][:, :, start:stop], *branch = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                g, q, k, v, o, total, 0.0, mask is None, attn_mask=mask, scale=ctx.scaling
-            )
-            for whole, part in zip(grads[1:], branch, strict=True):
-                part = part.unflatten(1, (-1, ctx.groups)).sum(2)
-                whole[:, :, :seen] += part[:, :, :seen]
-                whole[:, :, start:stop] += part[:, :, seen:]
+        for block, total in zip(ctx.blocks, sums, strict=True):
+            q, calls = _calls(query, key, value, block, ctx.groups)
+            o, g = (_fold(x[:, :, block[0] : block[1]], key.shape[1], block) for x in (out, grad))
+            slopes = 0
+            for k, v, causal, mask, place in calls:
+                slope, *shares = _BACKWARD(g, q, k, v, o, total, 0.0, causal, attn_mask=mask, scale=ctx.scaling)
+                slopes = slope + slopes
+                for whole, share in zip(grads[1:], shares, strict=True):
+                    whole[:, :, place] += share.unflatten(1, (key.shape[1], -1)).sum(2) if causal else share
+            grads[0][:, :, block[0] : block[1]] = _unfold(slopes, block, ctx.groups)
         return *grads, None, None
 
 
-def _seen(x: torch.Tensor, start: int, stop: int, seen: int, groups: int) -> torch.Tensor:
-    """Keys or values that a block sees: [trunk up to `seen`; the block], one copy a query head."""
-    x = torch.cat([x[:, :, :seen], x[:, :, start:stop]], dim=2)
-    return x.repeat_interleave(groups, dim=1) if groups > 1 else x
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def _calls(query, key, value, block: tuple, groups: int) -> tuple[torch.Tensor, list[tuple]]:
+    """A block's queries, and the calls that it takes: (keys, values, causal, mask, where the keys stand in the row)."""
+    start, stop, seen, mask = block
+    q = query[:, :, start:stop]
+    if mask is None:  # the trunk: every query head has its own copy of keys, for causality goes by the query's place
+        k, v = (x[:, :, start:stop].repeat_interleave(groups, dim=1) for x in (key, value))
+        return q, [(k, v, True, None, slice(start, stop))]
+    places = [(slice(0, seen), None)] if seen else []
+    places.append((slice(start, stop), mask.repeat(groups, 1)))
+    return _fold(q, key.shape[1], block), [(key[:, :, p], value[:, :, p], False, m, p) for p, m in places]
+
+
+def _fold(x: torch.Tensor, kv_heads: int, block: tuple) -> torch.Tensor:
+    """(1, H, n, d) -> (1, H_kv, G * n, d): the G query heads of a key head side by side; the trunk's as they are."""
+    return x if block[3] is None else x.unflatten(1, (kv_heads, -1)).flatten(2, 3)
+
+
+def _unfold(x: torch.Tensor, block: tuple, groups: int) -> torch.Tensor:
+    """The inverse of `_fold`."""
+    return x if block[3] is None else x.unflatten(2, (groups, -1)).flatten(1, 2)
+
+
+def _merge(one: tuple, other: tuple) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over two sets of keys, from the output and log-sum-exp over each."""
+    total = torch.logaddexp(one[1], other[1])
+    out = sum(o * (s - total).exp()[..., None] for o, s in (one, other))
+    return out.to(one[0].dtype), total
 
 
 def _blocks(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype: torch.dtype) -> list[tuple]:
-    """(start, stop, trunk tokens seen, mask) of each block; made by a forward's first layer, kept with its tensor."""
+    """(start, stop, trunk tokens seen, mask) of each block; made by a forward's first layer, kept with its tensor.
+
+    mask (n, n): 0 where the block's token q sees its token k, else -inf; None for the trunk, which is causal.
+    """
     if not hasattr(end, "_blocks"):
-        edges = boundaries.tolist()
+        edges, seen = boundaries.tolist(), limit.tolist()
         blocks = [(edges[0], edges[1], 0, None)]
         for start, stop in zip(edges[1:-1], edges[2:], strict=True):
-            blocks.append((start, stop, *_mask(end[start:stop], limit[start:stop], start, dtype)))
+            blocks.append((start, stop, seen[start], _mask(end[start:stop] - start, dtype)))
         end._blocks = blocks
     return end._blocks
 
 
-def _mask(end: torch.Tensor, limit: torch.Tensor, start: int, dtype: torch.dtype) -> tuple[int, torch.Tensor]:
-    """Trunk tokens that any of the block's n tokens sees, and the mask (n, seen + n): 0 where q sees k, else -inf."""
-    seen = int(limit.max())
+def _mask(end: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     n = torch.arange(len(end), device=end.device)
-    trunk = torch.arange(seen, device=end.device)[None, :] < limit[:, None]
-    inside = (n[None, :] <= n[:, None]) & (n[:, None] + start < end[None, :])
-    visible = torch.cat([trunk, inside], dim=1)
-    return seen, torch.zeros(visible.shape, dtype=dtype, device=end.device).masked_fill_(~visible, float("-inf"))
+    visible = (n[None, :] <= n[:, None]) & (n[:, None] < end[None, :])
+    return torch.zeros(visible.shape, dtype=dtype, device=end.device).masked_fill_(~visible, float("-inf"))
 
 
 def register() -> None:
