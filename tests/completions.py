@@ -224,7 +224,7 @@ def _train(out: str, port: int, die: str, fsize: int) -> None:
     if fsize:
         _limit(fsize)
     server = Server(model="", log_path=run.training / "server.log", port=port)
-    reinforce(Job(run), [server], server.url)
+    reinforce(Job(run), server)
 
 
 def metrics(out: Path) -> list[dict]:

@@ -80,7 +80,7 @@ def test_work_slows_down_where_the_two_sides_share_a_machine():
 
 def test_output_lengths_have_the_mean_and_the_spread():
     work = ONE.model_copy(update={"output_tokens": 60, "output_sd": 25, "max_output": 120})
-    drawn = work.lengths(20_000, np.random.default_rng(0))
+    drawn = work.lengths(60, 20_000, np.random.default_rng(0))
     assert drawn.min() >= 1 and drawn.max() <= 120
     assert drawn.mean() == pytest.approx(60, abs=1) and drawn.std() == pytest.approx(25, abs=1)
 
@@ -117,6 +117,7 @@ def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
     assert (times.step_s, times.record_s) == (pytest.approx(0.1), pytest.approx(0.05))
     fixed = times.prefill_s * work.prompt_tokens + times.decode_step_s * 2 * work.max_output  # 16 outputs, 8 slots
     assert fixed == pytest.approx(2.0, rel=0.05) and times.row_s == pytest.approx(0.5, rel=0.01)
+    assert [s.packed_tokens for s in work.seen] == [r["tokens_packed"] for r in records]
     assert (work.dialogues, work.turns, work.k, work.max_output) == (1, 2, 8, 8)
     assert work.output_tokens == pytest.approx(np.mean([r["output_tokens"] for r in records]) / 16)
     assert work.head_tokens < 900 < work.prompt_tokens

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib import agent, progress
-from proactor_lib.artf.service import ServiceTimes, Workload
+from proactor_lib.artf.service import ServiceTimes, Step, Workload
 from proactor_lib.artf.simulate import Plan, simulate
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_json
@@ -29,25 +29,25 @@ class Measured(NamedTuple):
     service: ServiceTimes
 
 
-def measured(out: Path | str, last: int | None = None) -> Measured:
-    """Service times and workload of a training run, from its steps up to `last` (None: all).
+def measured(out: Path | str, first: int = 0, last: int | None = None) -> Measured:
+    """Service times and workload of a training run, from its steps number `first` to `last` - 1, as they are counted
+    from 0 (None: to the end).
 
     Raises BadInput: no such run, or fewer than two steps.
     """
     run = Run(read_json(Path(out) / "params.json", Params), Path(out))
-    p, steps = run.params, run_steps(run)
-    known = steps[steps.step <= (last or math.inf)] if len(steps) else steps
-    if len(known) < 2:
-        raise BadInput(f"{run.training / 'metrics.jsonl'} has {len(known)} steps, at least 2 are needed: train first")
-    plan, workload = Plan(p.servers, 1, p.max_staleness), _workload(run, known)
-    times = fit(known, workload, p.name, p.max_num_seqs)
-    return Measured(steps, plan, workload, calibrated(times, workload, plan, float(known.rollout_s.mean())))
+    p, steps = run.params, run_steps(run).iloc[first:last]
+    if len(steps) < 2:
+        raise BadInput(f"{run.training / 'metrics.jsonl'} has {len(steps)} steps, at least 2 are needed: train first")
+    plan, workload = Plan(p.servers, 1, p.max_staleness), _workload(run, steps)
+    times = fit(steps, workload, p.name, p.max_num_seqs)
+    return Measured(steps, plan, workload, calibrated(times, workload, plan, float(steps.rollout_s.mean())))
 
 
 def calibrated(times: ServiceTimes, workload: Workload, plan: Plan, rollout_s: float) -> ServiceTimes:
     """Servers' times scaled until the plan's simulated rollouts take `rollout_s` seconds a step."""
     for _ in range(ROUNDS):
-        ratio = rollout_s / simulate(times, workload, plan, 20).rollout_s
+        ratio = rollout_s / simulate(times, workload, plan, len(workload.seen)).rollout_s
         scaled = {
             name: getattr(times, name) * ratio for name in ("prefill_s", "decode_step_s", "decode_s", "request_s")
         }
@@ -76,18 +76,19 @@ def fit(steps: pd.DataFrame, workload: Workload, name: str, slots: int = 64) -> 
     (forward without backward), the rest goes to the iterations: as many as an output may have tokens, over again for
     each round of slots [ours]. `calibrated` makes good what that misses.
     """
-    fixed, decode = _line(steps.output_tokens, steps.rollout_s)
-    row, train = _line(steps.tokens_packed, steps.train_s)
+    rounds = np.array([step.rounds for step in workload.seen])
+    fixed, decode = _fit(steps.rollout_s, rounds, steps.output_tokens)
+    row, train = _fit(steps.train_s, np.ones(len(steps)), steps.tokens_packed)
     rows = workload.dialogues * len(workload.rows())
     prompt = workload.dialogues * workload.prompt_tokens
     prefill = min(train / 3, fixed / prompt)
-    rounds = math.ceil(workload.dialogues * workload.turns * workload.k / slots)
+    full = math.ceil(workload.dialogues * workload.turns * workload.k / slots)
     step, record = _outside(steps)
     return ServiceTimes(
         name=name,
         source="measured",
         prefill_s=prefill,
-        decode_step_s=(fixed - prefill * prompt) / (workload.max_output * rounds),
+        decode_step_s=(fixed - prefill * prompt) / (workload.max_output * full),
         decode_s=decode,
         train_s=train,
         row_s=row / rows,
@@ -113,40 +114,40 @@ def _mean(seconds: pd.Series) -> float:
     return max(0.0, float(np.nan_to_num(seconds.mean())))
 
 
-def _line(x: pd.Series, y: pd.Series) -> tuple[float, float]:
-    """Intercept and slope, neither below zero, of the least squares line; it meets the means."""
+def _fit(seconds: pd.Series, *causes: np.ndarray | pd.Series) -> list[float]:
+    """What one of each cause takes: least squares, none below zero, scaled so that the sum is met."""
     from scipy.optimize import nnls
 
-    scale = float(x.mean()) or 1.0
-    (a, b), _ = nnls(np.column_stack([np.ones(len(x)), x / scale]), y.to_numpy(float))
-    short = float(y.mean()) / (a + b) if a + b else 1.0  # at the bound the line may pass beside the means
-    return a * short, b * short / scale
+    table = np.column_stack([np.asarray(c, float) for c in causes])
+    scale = table.mean(axis=0)
+    found = nnls(table / scale, seconds.to_numpy(float))[0] / scale
+    total = float((table @ found).sum())
+    return (found * (seconds.sum() / total if total else 1.0)).tolist()
 
 
 def _workload(run: Run, steps: pd.DataFrame) -> Workload:
-    """The mean step. Where the head ends in a prompt is told by its share of the characters."""
-    p, groups, outputs = run.params, steps.groups.sum(), steps.outputs.sum()
-    visits = groups / (p.turns_per_dialogue or groups / len(steps) / p.dialogues_per_step)
-    turns = round(groups / visits)
-    trained = outputs * (1 - steps.groups_skipped.sum() / groups) or outputs
-    output = float(steps.output_tokens.sum() / outputs)
-    mean_prompt = steps.tokens_padded.sum() / trained - output
+    """The mean step, and all of them. Where the head ends in a prompt is told by its share of the characters."""
+    p = run.params
+    turns = p.turns_per_dialogue or round(float(steps.groups.min()) / p.dialogues_per_step)
+    rounds = (steps.groups / (turns * p.dialogues_per_step)).round().clip(lower=1).astype(int)
+    trained = steps.groups - steps.groups_skipped
+    samples = trained.where(trained > 0, steps.groups) * p.num_generations
+    output = steps.output_tokens / steps.outputs
+    mean_prompt = float((steps.tokens_padded / samples - output).mean())
     share = _head_share(run)
     whole = mean_prompt / (share + (1 - share) / 2)
-    prompt = whole * (share + (1 - share) * turns / (turns + 1))
-    packed = steps.tokens_packed.sum() / visits - prompt
-    cue = Workload.model_fields["cue_tokens"].default
+    mean_output = float(steps.output_tokens.sum() / steps.outputs.sum())
     return Workload(
-        dialogues=round(visits / len(steps)),
+        dialogues=p.dialogues_per_step,
         turns=turns,
         k=p.num_generations,
         head_tokens=whole * share,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        output_sd=output * _variation(run),
+        prompt_tokens=whole * (share + (1 - share) * turns / (turns + 1)),
+        output_tokens=mean_output,
+        output_sd=mean_output * _variation(run),
         max_output=p.max_completion_tokens,
-        distinct=float(np.clip((packed - turns * cue) / (turns * p.num_generations * output), 0, 1)),
         token_budget=p.token_budget,
+        seen=tuple(Step(*each) for each in zip(rounds.tolist(), output, steps.tokens_packed, strict=True)),
     )
 
 

@@ -87,18 +87,19 @@ def compare(of: Cluster, staleness: tuple[int, ...] = (0, 1, 2), steps: int = 8)
 def check(out: Path | str, fitted_on: int = 0) -> Check:
     """Fit service times to a run's first steps (0: half of them), predict how long the others took together.
 
-    BadInput for a run with fewer than four steps in one go.
+    The others' tokens are given, their seconds are not. BadInput for a run with fewer than four steps in one go.
     """
-    steps = measured(out).steps
-    fitted_on = fitted_on or len(steps) // 2
-    known = measured(out, int(steps.step.iloc[fitted_on - 1]))
-    rest = steps.iloc[fitted_on:].wall_s.dropna()
-    if len(rest) < 2:
-        raise BadInput(f"{out} has {len(steps)} steps, at least 4 in one go are needed: train for longer")
-    return Check(len(rest), len(rest) * predict(known, known.plan.staleness), float(rest.sum()))
+    count = len(measured(out).steps)
+    fitted_on = fitted_on or count // 2
+    if count - fitted_on < 2:
+        raise BadInput(f"{out} has {count} steps, at least 4 are needed: train for longer")
+    known, rest = measured(out, 0, fitted_on), measured(out, fitted_on)
+    walls = rest.steps.wall_s.dropna()
+    predicted = len(walls) * predict(known._replace(workload=rest.workload), known.plan.staleness)
+    return Check(len(walls), predicted, float(walls.sum()))
 
 
 def predict(of: Measured, staleness: int, seeds: int = 3) -> float:
     """Seconds a step on the machine and with the servers of a measured run, at another staleness; mean over `seeds`."""
-    plan = replace(of.plan, staleness=staleness)
-    return sum(simulate(of.service, of.workload, plan, 30, seed).step_s for seed in range(seeds)) / seeds
+    plan, steps = replace(of.plan, staleness=staleness), 4 * len(of.workload.seen)
+    return sum(simulate(of.service, of.workload, plan, steps, seed).step_s for seed in range(seeds)) / seeds

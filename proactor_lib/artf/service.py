@@ -36,8 +36,16 @@ class ServiceTimes(Record):
     overlap: Annotated[float, Field(ge=1)] = 1.0  # serving and training, both running, take so many times longer
 
 
+class Step(NamedTuple):
+    """What one measured step consisted of."""
+
+    rounds: int  # of visits, until a group had variance
+    output_tokens: float  # mean of its outputs
+    packed_tokens: float  # forwarded by the trainer
+
+
 class Workload(Record):
-    """What a step consists of. Tokens are means."""
+    """What a step consists of; tokens are means. `seen`: the steps of a run, which simulated ones repeat in order."""
 
     dialogues: Annotated[int, Field(ge=1)]  # a step
     turns: Annotated[int, Field(ge=1)]  # asked of each dialogue
@@ -48,15 +56,21 @@ class Workload(Record):
     output_tokens: Annotated[float, Field(ge=1)]
     output_sd: Annotated[float, Field(ge=0)] = 0.0  # standard deviation of an output's tokens
     max_output: Annotated[int, Field(ge=1)]  # an output's limit
-    distinct: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of output tokens that packing keeps
     token_budget: Annotated[int, Field(ge=1)] = 16384  # packed tokens of a row
+    seen: tuple[Step, ...] = ()
+
+    def step(self, number: int) -> Step:
+        """Step `number` (from 0): one that was seen, else the mean one."""
+        if self.seen:
+            return self.seen[number % len(self.seen)]
+        return Step(1, self.output_tokens, self.dialogues * sum(self.rows()))
 
     def rows(self, packed: bool = True) -> list[float]:
         """Forwarded tokens of the rows of one dialogue: prefix trees within the budget, or padded samples."""
         prompts = np.linspace(self.head_tokens, self.prompt_tokens, self.turns + 1)[1:].tolist()
         if not packed:
             return [p + self.cue_tokens + self.max_length for p in prompts for _ in range(self.k)]
-        branches = self.turns * (self.cue_tokens + self.k * self.output_tokens * self.distinct)
+        branches = self.turns * (self.cue_tokens + self.k * self.output_tokens)
         room = max(self.token_budget - self.prompt_tokens, branches / self.turns)
         count = min(self.turns, math.ceil(branches / room))
         return [prompts[-(-self.turns * (i + 1) // count) - 1] + branches / count for i in range(count)]
@@ -66,13 +80,13 @@ class Workload(Record):
         """Tokens that a padded output is brought to: the longest of K [ours: mean + 1.5 standard deviations]."""
         return min(self.max_output, self.output_tokens + 1.5 * self.output_sd)
 
-    def lengths(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """`count` output lengths from 1 to `max_output`: a Beta distribution with this mean and deviation."""
+    def lengths(self, mean_tokens: float, count: int, rng: np.random.Generator) -> np.ndarray:
+        """`count` output lengths from 1 to `max_output`: a Beta distribution with this mean and relative deviation."""
         span = self.max_output - 1
-        mean = (self.output_tokens - 1) / span if span else 0.0
-        spread = (self.output_sd / span) ** 2 if span else 0.0
+        mean = (mean_tokens - 1) / span if span else 0.0
+        spread = (self.output_sd * mean_tokens / self.output_tokens / span) ** 2 if span else 0.0
         if not 0 < mean < 1 or spread == 0:
-            return np.full(count, round(self.output_tokens))
+            return np.full(count, max(1, round(mean_tokens)))
         weight = max(mean * (1 - mean) / min(spread, 0.95 * mean * (1 - mean)) - 1, 1e-3)
         return 1 + np.rint(span * rng.beta(mean * weight, (1 - mean) * weight, count)).astype(int)
 

@@ -159,7 +159,7 @@ class _World:
         self.env.run(until=self.env.process(self._train()))
         now, plan, waits = self.env.now, self.plan, self.servers.waits
         self.count(0)
-        tokens = self.steps * self.workload.dialogues * sum(self.workload.rows(plan.packed))
+        tokens = sum(sum(self._rows(step)) for step in range(self.steps))
         return Prediction(
             plan, self.steps, seconds=now, step_s=now / self.steps, rollout_s=float(np.mean(self.rollouts)),
             rollout_wait_s=self.waited / self.steps, train_s=self.trained / self.steps,
@@ -194,27 +194,29 @@ class _World:
         ahead: deque[simpy.Process] = deque()
         for step in range(self.steps):
             yield from self._lease(step - self.plan.staleness)
-            ahead.append(self.env.process(self._step()))
+            ahead.append(self.env.process(self._step(step)))
             while ahead and (ahead[0].triggered or len(ahead) > self.plan.staleness):
                 self.batches.put((yield ahead.popleft()))
         while ahead:
             self.batches.put((yield ahead.popleft()))
 
-    def _step(self) -> Iterator[simpy.Event]:
-        began = self.env.now
-        yield self.env.all_of([self.env.process(self._visit()) for _ in range(self.workload.dialogues)])
+    def _step(self, number: int) -> Iterator[simpy.Event]:
+        began, step = self.env.now, self.workload.step(number)
+        for _ in range(step.rounds):
+            visits = [self.env.process(self._visit(step.output_tokens)) for _ in range(self.workload.dialogues)]
+            yield self.env.all_of(visits)
         self.holders -= 1
         self._tell()
         self.rollouts.append(self.env.now - began)
         return self.env.now - began
 
-    def _visit(self) -> Iterator[simpy.Event]:
+    def _visit(self, output_tokens: float) -> Iterator[simpy.Event]:
         """One dialogue: its prompt once, then all its turns at once, on the server with the fewest dialogues."""
         sessions, w = self.servers.sessions, self.workload
         server = int(np.argmin(sessions))
         sessions[server] += 1
         yield self.servers.send(server, w.prompt_tokens, [1])
-        lengths = w.lengths(w.turns * w.k, self.rng).reshape(w.turns, w.k).tolist()
+        lengths = w.lengths(output_tokens, w.turns * w.k, self.rng).reshape(w.turns, w.k).tolist()
         yield self.env.all_of([self.env.process(self._group(server, each)) for each in lengths])
         sessions[server] -= 1
 
@@ -226,12 +228,13 @@ class _World:
 
     def _train(self) -> Iterator[simpy.Event]:
         yield from self._sync()
-        for _ in range(self.steps):
+        for step in range(self.steps):
             began = self.env.now
             yield self.batches.get()
             self.waited += self.env.now - began
             began, self.training = self.env.now, 1
-            for spent in self._rows():
+            for row in self._rows(step)[:: self.plan.trainers]:  # a row a process, the heaviest first
+                spent = self.service.row_s + self.service.train_s * row
                 yield self.env.timeout(spent * self.slower(self.servers.working))
             self.training = 0
             self.trained += self.env.now - began
@@ -239,10 +242,12 @@ class _World:
             yield from self._sync()
             yield self.env.timeout(self.service.record_s)
 
-    def _rows(self) -> list[float]:
-        """Seconds of each micro-batch: a row a process, the heaviest first."""
-        rows = sorted(self.workload.rows(self.plan.packed) * self.workload.dialogues, reverse=True)
-        return [self.service.row_s + self.service.train_s * row for row in rows[:: self.plan.trainers]]
+    def _rows(self, step: int) -> list[float]:
+        """Forwarded tokens of the step's rows, the heaviest first."""
+        w = self.workload
+        rows = sorted(w.rows(self.plan.packed) * w.dialogues, reverse=True)
+        scale = w.step(step).packed_tokens / sum(rows) if w.seen and self.plan.packed else 1.0
+        return [row * scale for row in rows]
 
     def _sync(self) -> Iterator[simpy.Event]:
         began, self.open = self.env.now, not self.service.in_place
