@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -286,6 +287,14 @@ def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_th
     assert set(answer["policies"]) == set(policies) and answer["dialogues"] == 12
     assert json.loads(third.stdout) == answer and total == len(finished)
     assert answer["policies"]["oracle"]["opportunity_timing"][0] > answer["policies"]["random"]["opportunity_timing"][0]
+
+
+def test_a_server_that_does_not_come_up_is_one_sentence(cli, tmp_path):
+    said = cli(*command(tmp_path / "out", "--policy", "base", "--model", "tiny", "--set", "start_timeout=0.1")[3:])
+    assert said.returncode == 1 and "Traceback" not in said.stderr
+    assert re.search(
+        r"^proactor: the vLLM server was not ready after 0 s; log .*evaluation-server.log", said.stderr, re.M
+    )
 
 
 def test_a_policy_can_be_added_and_a_mistake_is_one_sentence(cli, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import BadInput, Broken
 
 HOST = "127.0.0.1"
 
@@ -28,7 +28,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-class ServerDied(RuntimeError):
+class ServerDied(Broken):
     """A server's process ended, or did not become ready in time; the message ends with its last log lines."""
 
 

@@ -1,6 +1,7 @@
 """The command `proactor`: one file a room, each imported only for what it offers.
 
-A user's mistake (BadInput) ends with one sentence on standard error and exit status 2.
+A user's mistake (BadInput) ends with one sentence on standard error and exit status 2, a server of ours that does not
+come up (Broken) with one and status 1.
 """
 
 import importlib
@@ -8,7 +9,7 @@ import sys
 
 import typer
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import BadInput, Broken
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -32,9 +33,9 @@ def main() -> None:
     """Run the command line."""
     try:
         app()
-    except BadInput as error:
+    except (BadInput, Broken) as error:
         print(f"proactor: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, BadInput) else 1)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
             print("proactor: stopped; the same command goes on from here", file=sys.stderr)
