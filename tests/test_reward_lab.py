@@ -303,6 +303,9 @@ def test_the_command(tmp_path):
     shown = CliRunner().invoke(app, [*arguments, "--set", "reward_weights={rac: 1.0}"])
     assert shown.exit_code == 0 and "weighted_metric" not in shown.stderr  # still right: RAC alone holds the order here
     assert CliRunner().invoke(app, ["rewards", "list"]).stdout.count("[paper") == 7
+    assert "Judge proactiveness" in CliRunner().invoke(app, ["rewards", "rubric", "custom_ruler"]).stdout
+    none = CliRunner().invoke(app, ["rewards", "rubric", "rac"])
+    assert isinstance(none.exception, BadInput) and "accepted: general_ruler, custom_ruler" in str(none.exception)
     wrong = CliRunner().invoke(app, ["rewards", "probe", "--set", "reward_wieghts={}"])
     assert isinstance(wrong.exception, BadInput) and "did you mean 'reward_weights'?" in str(wrong.exception)
 

@@ -23,8 +23,9 @@ CACHE = Path("outputs/judge-cache")  # a judge's answers, unless the parameters 
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands `rewards list`, `rewards probe` and `rewards samples`."""
+    """Add the commands `rewards list`, `rewards rubric`, `rewards probe` and `rewards samples`."""
     rewards.command("list")(list_rewards)
+    rewards.command("rubric")(print_rubric)
     rewards.command("probe")(probe_rewards)
     rewards.command("samples")(examine_samples)
     app.add_typer(rewards, name="rewards")
@@ -39,6 +40,18 @@ def list_rewards(as_json: Json = False) -> None:
         _print(about)
     for name, text in about.items() if not as_json else ():
         typer.echo(f"{name:16} {text}")
+
+
+def print_rubric(reward: Annotated[str, typer.Argument(help="general_ruler or custom_ruler")]) -> None:
+    """A judge's instructions, to copy and edit: the parameter `rubric` names the file."""
+    from proactor_lib.errors import BadInput
+    from proactor_lib.rewards import REWARDS
+    from proactor_lib.rewards.ruler import own_rubric
+
+    known = [name for name, r in REWARDS.items() if hasattr(r, "rubric_file")]
+    if reward not in known:
+        raise BadInput(f"{reward!r} has no rubric; accepted: {', '.join(known)}")
+    typer.echo(own_rubric(REWARDS[reward].rubric_file), nl=False)
 
 
 def probe_rewards(

@@ -78,6 +78,11 @@ class Ruler(Reward):
             await judge.close()
 
 
+def own_rubric(rubric_file: str) -> str:
+    """The package's text of that name."""
+    return read_text(files("proactor_lib") / "prompts" / rubric_file)
+
+
 def make_judges(params: Params, rubric_file: str) -> list[Judge]:
     """The judges that the parameters name; BadInput for a rubric file that is not there or a missing API key."""
     if params.judge == "rubric":
@@ -85,7 +90,7 @@ def make_judges(params: Params, rubric_file: str) -> list[Judge]:
     from proactor_lib.endpoint import Endpoint  # slow to import
     from proactor_lib.rewards.endpoint_judge import EndpointJudge
 
-    rubric = read_text(params.rubric or files("proactor_lib") / "prompts" / rubric_file)
+    rubric = read_text(params.rubric) if params.rubric else own_rubric(rubric_file)
     models = [m.strip() for m in params.judge.split(",")]
     urls = [u.strip() for u in params.judge_url.split(",")]
     if len(urls) not in (1, len(models)):
