@@ -79,7 +79,7 @@ def pss_bytes(processes: list[psutil.Process]) -> int:
 class PeakMemory:
     """While open, samples the PSS of a process family in a thread; `gb` is the highest sum so far (1e9 bytes)."""
 
-    def __init__(self, pid: int | None = None, every: float = 1.0):
+    def __init__(self, pid: int | None = None, every: float = 2.0):
         self._pid, self._every, self._closed = pid, every, threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self.gb = 0.0

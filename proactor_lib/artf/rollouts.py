@@ -59,7 +59,7 @@ class StepBatch:
     step: int
     version: int  # the policy that sampled it
     groups: list[ScoredGroup]
-    samples: list[dict]  # of the groups with variance (of all, if none has any), in turn order: TRL's rows take them
+    samples: list[dict]  # of the groups with variance (of one, if none has any), in turn order: TRL's rows take them
     seconds: float  # from admission to the last score
 
 
@@ -212,7 +212,7 @@ class RolloutWorker:
                     break
             else:
                 log.warning("step %d: none of %d groups has any variance; it carries no gradient", step, len(groups))
-            kept = [g for g in groups if g.trainable] or groups
+            kept = [g for g in groups if g.trainable] or groups[:1]
             samples = [s for n, g in enumerate(kept) for s in self._samples(g, n)]
             return StepBatch(step, version, groups, samples, seconds=time.monotonic() - began)
 

@@ -24,7 +24,11 @@ class Visit:
 
 
 class Visits:
-    """Endless: epoch after epoch in a shuffled order, each visit with a fresh sample of the dialogue's turns."""
+    """Endless: epoch after epoch in a shuffled order, each visit with a fresh sample of the dialogue's turns.
+
+    Half of a sample, where there are as many, are turns with an open reference: most turns ask for silence, and a small
+    sample of all would teach little else [ours].
+    """
 
     def __init__(self, dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences], catalog: Catalog,
                  turns_per_dialogue: int, seed: int):  # fmt: skip
@@ -37,7 +41,14 @@ class Visits:
         order = list(range(len(self._dialogues)))
         random.Random(f"{self._seed}/{epoch}").shuffle(order)
         dialogue = self._dialogues[order[place]]
+        references = self._references.get(dialogue.id, ())
         turns = range(1, len(dialogue.turns) + 1)
         if 0 < self._turns_per_dialogue < len(turns):
-            turns = sorted(random.Random(f"{self._seed}/{number}/turns").sample(turns, self._turns_per_dialogue))
-        return Visit(number, dialogue, self._catalog, self._references.get(dialogue.id, ()), tuple(turns))
+            turns = self._sample(turns, references, random.Random(f"{self._seed}/{number}/turns"))
+        return Visit(number, dialogue, self._catalog, references, tuple(turns))
+
+    def _sample(self, turns: range, references: Sequence[ReferenceAction], draw: random.Random) -> list[int]:
+        covered = [t for t in turns if any(r.window.covers(t) for r in references)]
+        chosen = draw.sample(covered, min(len(covered), self._turns_per_dialogue // 2))
+        others = [t for t in turns if t not in chosen]
+        return sorted(chosen + draw.sample(others, self._turns_per_dialogue - len(chosen)))

@@ -1,0 +1,29 @@
+"""Which turns a training step visits."""
+
+from proactor_lib.artf.visits import Visits
+from proactor_lib.schema import Catalog, DialogueReferences
+
+from metric_cases import dialogue, reference
+
+
+def visits(turns_per_dialogue, seed=0):
+    line = DialogueReferences(dialogue_id="d", references=(reference(window=(3, 4, 5)),))
+    return Visits([dialogue()], [line], Catalog(domain="made up", actions=()), turns_per_dialogue, seed)
+
+
+def test_a_visit_follows_from_the_seed_and_its_number():
+    first, again, other = visits(4), visits(4), visits(4, seed=1)
+    assert [first[n].turns for n in range(9)] == [again[n].turns for n in range(9)]
+    assert [first[n].turns for n in range(9)] != [other[n].turns for n in range(9)]
+
+
+def test_half_of_a_sample_has_an_open_reference_where_there_are_as_many():
+    for number in range(20):
+        turns = visits(4)[number].turns
+        assert len(set(turns)) == 4 and list(turns) == sorted(turns)
+        assert len({3, 4, 5} & set(turns)) >= 2
+        assert {3, 4, 5} <= set(visits(8)[number].turns)  # four are asked for, three there are
+
+
+def test_all_turns():
+    assert visits(0)[0].turns == tuple(range(1, 11)) == visits(99)[0].turns
