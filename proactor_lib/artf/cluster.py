@@ -126,7 +126,10 @@ class Cluster:
         """End all servers and the router."""
         self._stopping.set()
         if self._thread.ident:
-            self._thread.join()
+            self._thread.join(15)
+            if self._thread.is_alive():  # it waits for a server that does not answer
+                list(self._pool.map(lambda m: m.server.stop(), list(self.members)))
+                self._thread.join()
         self._pool.shutdown()
 
     def __enter__(self) -> "Cluster":

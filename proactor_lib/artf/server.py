@@ -101,7 +101,7 @@ class Server(Child):
         """What requests to it must carry."""
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
-    def post(self, path: str, json: dict | None = None, params: dict | None = None, timeout: float = 600.0):
+    def post(self, path: str, json: dict | None = None, params: dict | None = None, timeout: float = 120.0):
         """POST to an endpoint of the server itself; httpx.HTTPStatusError for an answer that is not 2xx."""
         response = httpx.post(f"{self.url}{path}", json=json, params=params, headers=self.headers, timeout=timeout)
         response.raise_for_status()

@@ -7,7 +7,7 @@ from proactor_lib.artf.cluster import Cluster
 from proactor_lib.artf.remote import away
 from proactor_lib.artf.scaling import Rule
 from proactor_lib.artf.server import Server
-from proactor_lib.artf.slots import Slot, core_slots, gpu_slots
+from proactor_lib.artf.slots import Slot, core_slots, gpu_slots, on_gpu
 from proactor_lib.params import Params
 
 
@@ -73,10 +73,9 @@ def slots(params: Params, count: int) -> list[Slot]:
     """Where `count` servers go: on a CPU shares of `server_cores`, else the last GPUs, one each; or where Ray says."""
     import torch
 
-    from proactor_lib.artf.sft import use_cuda
-
+    gpu = on_gpu(params.device)
     if params.ray_address:
-        return [Slot(f"ray-{n}", gpu=0 if use_cuda(params) else None) for n in range(count)]
-    if use_cuda(params):
+        return [Slot(f"ray-{n}", gpu=0 if gpu else None) for n in range(count)]
+    if gpu:
         return gpu_slots(count, torch.cuda.device_count())
     return core_slots(count, params.server_cores)

@@ -14,6 +14,13 @@ class Slot:
     gpu: int | None = None
 
 
+def on_gpu(device: str) -> bool:
+    """Whether `device` (a run's parameter: auto, cpu or cuda) means a GPU on this machine."""
+    import torch
+
+    return device == "cuda" or (device == "auto" and torch.cuda.is_available())
+
+
 def core_slots(count: int, cores: str | None) -> list[Slot]:
     """`count` slots on these cores, in equal shares as far as that goes; they share where there are fewer cores.
 

@@ -67,9 +67,13 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
 
 
 def _write_access(out: Path, key: str) -> None:
+    import psutil
+
+    access = {"pid": os.getpid(), "created": psutil.Process().create_time(), "key": key}
+    out.mkdir(parents=True, exist_ok=True)
     handle = os.open(out / ACCESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as f:
-        json.dump({"pid": os.getpid(), "key": key}, f)
+        json.dump(access, f)
 
 
 @cluster.command()
@@ -104,8 +108,8 @@ def _running(out: Path) -> int | None:
     import psutil
 
     try:
-        pid = json.loads((out / ACCESS).read_text())["pid"]
-        return pid if "cluster" in psutil.Process(pid).cmdline() else None
+        access = json.loads((out / ACCESS).read_text())
+        return access["pid"] if psutil.Process(access["pid"]).create_time() == access["created"] else None
     except (OSError, ValueError, KeyError, psutil.Error):
         return None
 

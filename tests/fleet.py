@@ -1,0 +1,43 @@
+"""Clusters of scripted servers behind a real router, and dialogues for them."""
+
+import json
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from proactor_lib.artf.cluster import EVENTS, Cluster
+from proactor_lib.artf.scaling import Rule
+from proactor_lib.artf.scripted import Script
+from proactor_lib.artf.slots import Slot
+from proactor_lib.artf.stand_in import StandIn
+
+
+@contextmanager
+def cluster(folder: Path, least=2, most=2, seqs=64, made=None, sleeps=False, script=None, **kwargs):
+    """A cluster that serves; `made` collects all servers that it ever made."""
+
+    def make(slot: Slot, key: str) -> StandIn:
+        server = StandIn(
+            log_path=folder / f"{slot.name}.log", key=key, sleeps=sleeps, script=script or Script(seqs=seqs)
+        )
+        if made is not None:
+            made.append(server)
+        return server
+
+    rule = Rule(least, most, seqs, up_after=0.2, down_after=0.5)
+    slots = [Slot(f"slot-{n}") for n in range(most)]
+    with Cluster(make, slots, rule, folder, **{"period": 0.1, **kwargs}) as found:
+        yield found.wait_ready(120)
+
+
+def events(folder: Path) -> list[str]:
+    """What happened in the cluster of this folder, in order."""
+    return [json.loads(line)["event"] for line in (folder / EVENTS).read_text().splitlines()]
+
+
+def until(condition, seconds=30.0):
+    """Wait until it holds; AssertionError if it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

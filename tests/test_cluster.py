@@ -1,0 +1,244 @@
+"""The cluster, with each fault of a server caused on purpose: a real router, scripted servers over real HTTP.
+
+The policy's own faults are in test_policy.py, a real vLLM server's in test_cluster_vllm.py.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import psutil
+import pytest
+from proactor_lib.artf.child import ServerDied
+from proactor_lib.artf.cluster import Cluster
+from proactor_lib.artf.guard import KeyEverywhere
+from proactor_lib.artf.router import Router
+from proactor_lib.artf.scaling import Rule
+from proactor_lib.artf.scripted import Script
+from proactor_lib.artf.slots import Slot, core_slots, gpu_slots
+from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.bench.traffic import Talk, drive
+from proactor_lib.errors import BadInput
+
+from fleet import cluster, events, until
+
+
+def talks(count, turns):
+    return [Talk(f"d{n}", 0.0, turns) for n in range(count)]
+
+
+def kill(server):
+    os.kill(server.process.pid, signal.SIGKILL)
+
+
+# a dialogue stays where it is, and dialogues are spread
+
+
+def test_every_dialogue_is_on_one_server_and_the_load_is_split(tmp_path):
+    with cluster(tmp_path) as c:
+        done = drive([c.url], talks(20, 5), key=c.key, routed=True)
+        held = [server.seen()["sessions"] for server in c.serving()]
+    assert done.retries == 0 and len(done.latencies) == 100
+    assert not held[0].keys() & held[1].keys() and len(held[0]) == len(held[1]) == 10
+
+
+# a server that is killed, hangs, or never starts
+
+
+def test_a_killed_server_is_replaced_on_another_port_and_its_dialogues_go_on(tmp_path):
+    with cluster(tmp_path, script=Script(service=0.05)) as c:
+        old = c.serving()[0]
+        threading.Timer(0.4, kill, [old]).start()
+        done = drive([c.url], talks(8, 30), key=c.key, routed=True)
+        until(lambda: len(c.serving()) == 2)
+        assert len(done.latencies) == 240 and old not in c.serving()
+        assert old.port not in {s.port for s in c.serving()}
+        assert sorted(c._router.servers()) == sorted(s.url for s in c.serving())
+    assert events(tmp_path).count("removed") == 1
+
+
+def test_a_server_that_hangs_is_replaced(tmp_path):
+    with cluster(tmp_path, hang_timeout=1.0) as c:
+        old = c.serving()[0]
+        old.misbehave(hang=True)
+        until(lambda: old not in c.serving() and len(c.serving()) == 2)
+        assert not old.alive()
+
+
+def test_a_slot_where_nothing_starts_is_given_up_and_the_cluster_goes_on(tmp_path):
+    def make(slot, key):
+        server = StandIn(log_path=tmp_path / f"{slot.name}.log", key=key)
+        if slot.name == "bad":
+            server._command = lambda: [sys.executable, "-c", "raise SystemExit('Error: no such device')"]
+        return server
+
+    with Cluster(make, [Slot("bad"), Slot("good")], Rule(1, 2, 64), tmp_path, period=0.05) as c:
+        c.wait_ready(60)
+        assert [m.slot.name for m in c.members] == ["good"] and "slot given up" in events(tmp_path)
+    with Cluster(make, [Slot("bad")], Rule(1, 1, 64), tmp_path, period=0.05) as c, pytest.raises(ServerDied) as died:
+        c.wait_ready(60)
+    assert "no such device" in str(died.value)
+
+
+def test_a_killed_router_is_started_anew_at_its_address(tmp_path):
+    with cluster(tmp_path) as c:
+        kill(c._router)
+        done = drive([c.url], talks(2, 2), key=c.key, routed=True, patience=60)
+        assert len(done.latencies) == 4
+        until(lambda: len(c._router.servers()) == 2)
+
+
+# a stuck pause
+
+
+def test_a_pause_that_was_never_ended_is_found_and_ended(tmp_path):
+    with cluster(tmp_path) as c:
+        stuck = c.serving()[0]
+        stuck.misbehave(lose_resume=1)  # the first of the controller's attempts is lost too
+        stuck.post("/pause")
+        done = drive([c.url], talks(4, 2), key=c.key, routed=True)
+        assert len(done.latencies) == 8 and done.retries == 0 and stuck in c.serving()
+    assert "was paused" in events(tmp_path)
+
+
+def test_a_server_that_stays_paused_is_replaced(tmp_path):
+    with cluster(tmp_path) as c:
+        stuck = c.serving()[0]
+        stuck.misbehave(lose_resume=10_000)
+        stuck.post("/pause")
+        until(lambda: stuck not in c.serving() and len(c.serving()) == 2)
+
+
+# with the load
+
+
+def test_servers_come_with_a_queue_and_go_when_it_is_over_and_no_request_is_lost(tmp_path):
+    made = []
+    with cluster(tmp_path, least=1, most=3, seqs=2, made=made, script=Script(service=0.1, seqs=2)) as c:
+        done = drive([c.url], [Talk(f"d{n}", n * 0.05, 4) for n in range(40)], key=c.key, routed=True)
+        assert len(done.latencies) == 160 and done.retries == 0
+        assert len(made) == 3
+        until(lambda: len(c.members) == 1)
+    found = events(tmp_path)
+    assert found.count("drains") == found.count("stopped") == 2
+
+
+def test_a_server_that_can_sleep_does_so_and_is_woken(tmp_path):
+    made = []
+    load = [Talk(f"d{n}", n * 0.05, 4) for n in range(20)]
+    with cluster(tmp_path, least=1, most=2, seqs=2, made=made, sleeps=True, script=Script(service=0.1, seqs=2)) as c:
+        drive([c.url], load, key=c.key, routed=True)
+        until(lambda: [m.state for m in c.members] == ["serving", "asleep"] or c.members[0].state == "asleep")
+        asleep = next(m.server for m in c.members if m.state == "asleep")
+        assert asleep.get("/is_sleeping").json()["is_sleeping"] and asleep.url not in c._router.servers()
+        drive([c.url], load, key=c.key, routed=True)
+        assert len(made) == 2 and {"asleep", "back"} <= set(events(tmp_path))
+
+
+# who may ask
+
+
+def test_without_the_key_nothing_can_be_asked(tmp_path):
+    with cluster(tmp_path, least=1, most=1) as c:
+        (server,) = c.serving()
+        body = {"model": "policy", "prompt": [1], "max_tokens": 1}
+        for url in (f"{c.url}/v1/completions", f"{server.url}/v1/completions", f"{server.url}/collective_rpc"):
+            assert httpx.post(url, json=body).status_code == 401
+        assert httpx.post(f"{c.url}/v1/completions", json=body, headers=server.headers).status_code == 200
+        assert c.key not in json.dumps(c.state()) and len(c.key) == 32
+
+
+@pytest.mark.parametrize(
+    ("path", "given", "passes"),
+    [
+        ("/pause", None, False),
+        ("/pause", b"Bearer no", False),
+        ("/pause", b"Bearer yes", True),
+        ("/v1/models", None, False),
+        ("/health", None, True),
+        ("/metrics", None, True),
+    ],
+)
+def test_the_guard_inside_vllm_covers_every_path_that_does_anything(monkeypatch, path, given, passes):
+    monkeypatch.setenv("VLLM_API_KEY", "yes")
+    reached, sent = [], []
+
+    async def app(scope, receive, send):
+        reached.append(scope["path"])
+
+    async def send(message):
+        sent.append(message.get("status"))
+
+    headers = [(b"authorization", given)] if given else []
+    asyncio.run(KeyEverywhere(app)({"type": "http", "path": path, "headers": headers}, None, send))
+    assert (reached == [path], 401 in sent) == (passes, not passes)
+
+
+# where servers go
+
+
+def test_slots_share_the_cores_or_take_the_last_gpus():
+    assert [s.cores for s in core_slots(2, "0-3,6")] == ["0,1", "2,3,6"]
+    assert [s.cores for s in core_slots(3, "1")] == ["1", "1", "1"]
+    assert [s.cores for s in core_slots(2, None)] == [None, None]
+    assert [s.gpu for s in gpu_slots(3, 4)] == [1, 2, 3]
+    with pytest.raises(BadInput, match="4 servers need a GPU each, and there are 2"):
+        gpu_slots(4, 2)
+    with pytest.raises(BadInput, match="cores 'all' is not a list"):
+        core_slots(2, "all")
+
+
+def test_two_routers_stand_side_by_side(tmp_path):
+    with Router(log_path=tmp_path / "a.log") as a, Router(log_path=tmp_path / "b.log") as b:
+        a.wait_ready(60)
+        b.wait_ready(60)
+        assert a.servers() == b.servers() == []
+
+
+# the command line
+
+UP = """
+import sys
+from proactor_lib.artf import serving
+from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.cli import main
+
+serving.make_server = lambda params, weights, log_path, lora, slot, key: StandIn(log_path=log_path, key=key)
+sys.argv = ["proactor", "cluster", "up", "--set", "model=tiny", "--set", "quantization=none", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("ending", ["down", "kill"])
+def test_up_status_down(tmp_path, cli, ending):
+    command = [sys.executable, "-c", UP, "--set", "servers=2", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = process.stdout.readline()
+    assert said.startswith("http://127.0.0.1:") and "/v1 serves policy" in said, process.stderr.read()
+    shown = json.loads(cli("cluster", "status", "--out", tmp_path, "--json").stdout)
+    assert shown["pid"] == process.pid and [s["state"] for s in shown["servers"]] == ["serving", "serving"]
+    assert "slot" not in said and cli("cluster", "status", "--out", tmp_path).stdout.count("serving") == 2
+    access = tmp_path / "access.json"
+    assert access.stat().st_mode & 0o077 == 0
+    headers = {"Authorization": f"Bearer {json.loads(access.read_text())['key']}"}
+    assert httpx.get(shown["url"] + "/models", headers=headers).json()["data"][0]["id"] == "policy"
+    if ending == "down":
+        again = cli("cluster", "up", "--out", tmp_path)
+        assert again.returncode == 2 and "a cluster runs there already" in again.stderr
+        cli("cluster", "down", "--out", tmp_path)
+    else:
+        process.kill()
+    process.wait(30)
+    until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if _of(p, shown)])
+    assert cli("cluster", "status", "--out", tmp_path).stdout == "no cluster runs there\n"
+
+
+def _of(process, shown) -> bool:
+    ports = [shown["url"].split(":")[2].split("/")[0], *(s["url"].rsplit(":", 1)[1] for s in shown["servers"])]
+    line = process.info["cmdline"] or []
+    return "--port" in line and line[line.index("--port") + 1] in ports
