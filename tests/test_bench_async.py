@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from proactor_lib.artf.train import Job
-from proactor_lib.bench import asynchronous, learning, sides
+from proactor_lib.bench import asynchronous, children, learning, sides
 from proactor_lib.errors import BadInput
 
 
@@ -73,10 +73,8 @@ def test_the_cores_are_split_only_where_both_work_at_once(monkeypatch):
 
 
 def test_a_child_that_fails_is_told_with_its_last_words(tmp_path):
-    from proactor_lib.bench import children
-
-    with pytest.raises(BadInput, match="ended with status 1: .*params.json"):
-        children.call("proactor_lib.bench.sides", "sync", str(tmp_path / "none"), "plain", log=tmp_path / "log.txt")
+    with pytest.raises(BadInput, match="ended with status 2: proactor: shape 'huge': there is none"):
+        children.call("proactor_lib", "bench", "packing", "--shape", "huge", log=tmp_path / "log.txt")
 
 
 def test_learning_is_compared_step_by_step():

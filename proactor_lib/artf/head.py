@@ -20,11 +20,13 @@ class FrozenHead(torch.autograd.Function):
     def forward(ctx, hidden, weight, labels, temperature: float):
         log_probs, entropies, slopes = [], [], []
         for h, y in zip(hidden.split(ROWS), labels.split(ROWS), strict=True):
-            logits = (h @ weight.T).float() / temperature
-            total = logits.logsumexp(dim=-1, keepdim=True)
-            log_probs.append(logits.gather(1, y[:, None])[:, 0] - total[:, 0])
-            probs = torch.exp(logits - total)
-            entropies.append(total[:, 0] - torch.linalg.vecdot(probs, logits))
+            logits = h @ weight.T
+            if temperature != 1.0:
+                logits = logits.float() / temperature
+            every = logits.log_softmax(dim=-1, dtype=torch.float32)
+            log_probs.append(every.gather(1, y[:, None])[:, 0])
+            probs = every.exp()
+            entropies.append(-torch.linalg.vecdot(probs, every))
             slopes.append((weight[y] - probs.to(weight.dtype) @ weight) / temperature)
         ctx.save_for_backward(torch.cat(slopes))
         entropy = torch.cat(entropies)

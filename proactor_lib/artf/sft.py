@@ -43,10 +43,21 @@ def trainable_model(path: str, params: Params):
     model = models.load_base(path, params.quantization, attn_implementation=packing.TREE_ATTENTION)
     head.attach_head(model)
     model = get_peft_model(model, lora_config(params))
+    take_input_as_it_is(model)
     if params.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.to("cuda" if use_cuda(params) else "cpu").train()
+
+
+def take_input_as_it_is(model) -> None:
+    """Have LoRA layers leave their input's type to autocast.
+
+    PEFT looks autocast up for CUDA only: on a CPU it makes each input float32, and autocast makes it bfloat16 again.
+    """
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.cast_input_dtype_enabled = False
 
 
 def use_cuda(params: Params) -> bool:

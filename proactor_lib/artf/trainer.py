@@ -21,6 +21,7 @@ from datasets import Dataset
 from proactor_lib.artf import head, packing
 from proactor_lib.artf.policy import PolicySync
 from proactor_lib.artf.rollouts import RolloutWorker, StepBatch
+from proactor_lib.artf.sft import take_input_as_it_is
 from proactor_lib.artf.trl_async import AsyncGRPOConfig, AsyncGRPOTrainer, DataCollatorForRollout, async_grpo_trainer
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
             **kwargs,
         )
         self.model.set_attn_implementation(self.attention)
+        take_input_as_it_is(self.model)
         if start_from is not None:
             load_adapter(self.model, start_from)
 
