@@ -202,6 +202,7 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
     trainer.remove_callback(PrinterCallback)
     if p.trainer_cores:
         pin(p.trainer_cores)
+        trainer.before_row = lambda: pin(_cores(p, worker.idle))
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         save_adapter(trainer.accelerator.unwrap_model(trainer.model), job.adapter)
@@ -234,6 +235,12 @@ def _lora(params: Params):
     from proactor_lib.artf.sft import lora_config
 
     return lora_config(params)
+
+
+def _cores(params: Params, servers_idle: bool) -> str:
+    """The trainer's cores, and those of servers that have nothing to do until the next version."""
+    lent = params.server_cores if servers_idle and not _on_gpu(params) else None
+    return f"{params.trainer_cores},{lent}" if lent else params.trainer_cores
 
 
 def pin(cores: str) -> None:
