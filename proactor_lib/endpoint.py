@@ -31,6 +31,7 @@ T = TypeVar("T")
 Messages = list[dict[str, str]]
 Kind = Literal["refused", "rejected", "unreachable", "timeout", "rate_limit", "server", "garbled", "invalid"]
 
+ECHO = 500  # characters of an answer cut at the token limit that it is shown again
 LONGEST_WAIT = 120.0  # seconds: a longer Retry-After is cut to this
 
 
@@ -58,6 +59,7 @@ class Failed:
 
     kind: Kind
     reason: str
+    cut: bool = False  # the token limit ended the last answer
 
 
 @dataclass
@@ -164,8 +166,10 @@ class Endpoint:
             except ValueError as error:
                 fault = " ".join(str(error).split())[:500]
             self.counts.invalid += 1
-            talk = [*messages, _message("assistant", answer.text), _message("user", _again(fault, attempt))]
-        return self._failed("invalid", f"no usable answer in {attempts} attempts, the last: {fault}")
+            shown = answer.text[:ECHO] if answer.cut else answer.text  # the next answer needs the room
+            talk = [*messages, _message("assistant", shown), _message("user", _again(fault, attempt))]
+        failed = self._failed("invalid", f"no usable answer in {attempts} attempts, the last: {fault}")
+        return replace(failed, cut=total.cut)
 
     def known(self, messages: Messages, *, repeat: int = 0, **sampling: Any) -> bool:
         """Whether the cache holds the answer to this request of `complete`."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,6 +71,23 @@ def test_the_truth_comes_out_as_the_truth(calls, tmp_path, judged, overlap):
     assert summary.invalid == 0 and summary.calls == sum(-(-len(d.turns) // judged) for d in calls.dialogues)
 
 
+def test_what_does_not_fit_into_an_answer_is_asked_for_in_halves(calls, tmp_path):
+    """No answer about more than 15 turns fits; calls of 30 to 50 turns end with parts of at most 12."""
+    answers, asked = Truthful(calls.dialogues, calls.truth), []
+
+    def short(request, n):
+        turns = re.search(r"opportunities of the turns (\d+) to (\d+)", request["messages"][1]["content"])
+        asked.append(int(turns[2]) - int(turns[1]) + 1 if turns else 99)
+        true = answers(request)
+        return true if asked[-1] <= 15 else Reply(true.text[:-9] + 2000 * " ", finish="length")
+
+    with Misbehaving(short) as server:
+        lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", oracle={"attempts": 2})
+        echoed = [m["content"] for r in server.requests for m in r["messages"] if m["role"] == "assistant"]
+    assert not failed and [facts(line) for line in lines] == [facts(t) for t in calls.truth]
+    assert summary.annotated == 30 and set(asked) >= {99} and max(map(len, echoed)) <= 500
+
+
 def test_the_log_is_not_shown_to_the_model_and_pairs_with_what_it_found(tmp_path):
     logged = datasets.load("homeloan", None, "train", limit=3, seed=5)
     with Misbehaving(Truthful(logged.dialogues, logged.truth)) as server:
@@ -114,7 +132,7 @@ def misbehave(answers):
 def test_every_dialogue_ends_annotated_or_failed_with_its_reason(calls, tmp_path):
     answers = Truthful(calls.dialogues, calls.truth)
     with Misbehaving(misbehave(answers)) as server:
-        lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", concurrency=40, timeout=2.0)
+        lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", concurrency=40, timeout=4, retries=1)
     reasons = {int(f.dialogue_id[-2:]) % 10: f.reason for f in failed}
     assert summary.annotated == len(lines) == 15 and len(failed) == sum(summary.failed.values()) == 15
     assert {line.dialogue_id for line in lines} | {f.dialogue_id for f in failed} == {d.id for d in calls.dialogues}

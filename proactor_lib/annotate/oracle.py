@@ -4,7 +4,8 @@ For every action it lists opportunities, each with its candidate turns, its read
 evidence for each value; the union of the turns is the window [paper], the first ready turn its `ready`. The answer's
 schema leaves no room for a window outside the dialogue, an unknown action or an unknown parameter. A long dialogue is
 judged part by part, each turn once, with turns on both sides as context; what is open at a border is named in the
-next part's prompt, and the answer says what goes on [ours].
+next part's prompt, and the answer says what goes on. Where an answer does not fit into the token limit the parts are
+halved [ours].
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, R
 # fails to compile repeats above 128.
 VALUE = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,100}$'}
 MOST = 8  # opportunities of one action in one answer
+FEWEST = 8  # turns of the smallest part that is asked about where answers do not fit
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,18 @@ class Oracle:
 
     async def annotate(self, dialogue: Dialogue) -> DialogueReferences | Failed:
         """The dialogue's reference windows, or why there are none. Logged actions are not shown to the model."""
+        judged = min(self.judged, len(dialogue.turns))
+        while True:
+            found = await self._annotate(dialogue, judged)
+            if not (isinstance(found, Failed) and found.cut) or judged <= FEWEST:
+                return found
+            judged = max(FEWEST, judged // 2)
+
+    async def _annotate(self, dialogue: Dialogue, judged: int) -> DialogueReferences | Failed:
         actions = self.catalog.subset(dialogue.actions).actions
         done: list[Opportunity] = []
         carried: list[Opportunity] = []
-        for part in parts(len(dialogue.turns), self.judged, self.overlap):
+        for part in parts(len(dialogue.turns), judged, self.overlap):
             found = await self._judge(dialogue, actions, part, carried)
             if isinstance(found, Failed):
                 return found

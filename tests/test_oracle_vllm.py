@@ -1,0 +1,86 @@
+"""The oracle annotator against a real vLLM server with a tiny random model: form is all that one can ask of it."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import httpx
+import jsonschema
+from proactor_lib import datasets
+from proactor_lib.annotate import bulk, oracle
+from proactor_lib.endpoint import Endpoint
+
+SAMPLING = {"temperature": 1.0, "max_tokens": 2000}
+RUN = """
+import sys
+from pathlib import Path
+from proactor_lib import datasets
+from proactor_lib.annotate import bulk
+corpus = datasets.load("homeloan", None, "dev", limit=8, seed=5, log=False)
+oracle = {"sampling": {"temperature": 1.0, "max_tokens": 2000}, "attempts": 2}
+settings = bulk.OracleSettings(sys.argv[1], "policy", cache=Path(sys.argv[3]), concurrency=2, oracle=oracle)
+bulk.annotate_file(corpus.dialogues, corpus.catalog, Path(sys.argv[2]), settings)
+"""
+
+
+def corpus(limit):
+    return datasets.load("homeloan", None, "dev", limit=limit, seed=5, log=False)
+
+
+def test_every_answer_of_a_random_model_is_valid_by_the_schema(tiny_server, tmp_path):
+    """Sampled at temperature 1, so that it says more than empty lists."""
+    calls, texts = corpus(8), []
+
+    async def ask(endpoint, dialogue):
+        actions = calls.catalog.subset(dialogue.actions).actions
+        for part in oracle.parts(len(dialogue.turns), 25, 5):
+            schema = oracle.answer_schema(actions, part, [])
+            answer = await endpoint.complete_json(
+                oracle.messages(dialogue, actions, part, []), schema, lambda value: value, attempts=1, **SAMPLING
+            )
+            jsonschema.validate(answer.value, schema)
+            texts.append(answer.text)
+
+    async def every():
+        async with Endpoint(f"{tiny_server.url}/v1", "policy", timeout=300, concurrency=8) as endpoint:
+            await asyncio.gather(*(ask(endpoint, d) for d in calls.dialogues))
+            return endpoint.counts
+
+    counts = asyncio.run(every())
+    assert counts.calls == len(texts) >= 16 and counts.invalid == 0 and not counts.failures
+    assert any('"value"' in text for text in texts)
+
+
+def metric(server, name):
+    """One of the server's own numbers, such as request_success_total: requests answered since it started."""
+    text = httpx.get(f"{server.url}/metrics").text
+    return sum(float(n) for n in re.findall(rf"^vllm:{name}\{{.*\}} (\S+)$", text, re.MULTILINE))
+
+
+def test_a_killed_run_against_vllm_goes_on_without_repeating_a_call(tiny_server, tmp_path):
+    out, cache, calls = tmp_path / "refs.jsonl", tmp_path / "cache", corpus(8)
+    child = subprocess.Popen([sys.executable, "-c", RUN, f"{tiny_server.url}/v1", out, cache])
+    while len(list(cache.rglob("*.json"))) < 3:
+        assert child.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    kept = len(list(cache.rglob("*.json")))
+    while metric(tiny_server, "num_requests_running") + metric(tiny_server, "num_requests_waiting"):
+        time.sleep(0.1)  # what the killed client had in flight
+    before = metric(tiny_server, "request_success_total")
+    settings = bulk.OracleSettings(
+        f"{tiny_server.url}/v1", "policy", cache=cache, oracle={"sampling": SAMPLING, "attempts": 2}
+    )
+    summary = bulk.annotate_file(calls.dialogues, calls.catalog, out, settings)
+    assert not out.with_suffix(".part").exists() and summary.dialogues == 8
+    assert summary.cached == kept >= 3 and metric(tiny_server, "request_success_total") - before == summary.calls
+    assert set(summary.failed) <= {"invalid"} and summary.retries == 0
+    again = bulk.annotate_file(calls.dialogues, calls.catalog, out, settings)
+    assert again.calls == 0 and again.cached == summary.calls + summary.cached
+    assert json.loads(json.dumps(again.failed)) == summary.failed and again.annotated == summary.annotated
