@@ -95,7 +95,7 @@ class Cluster:
         self._drain_timeout, self._hang_timeout = drain_timeout, hang_timeout
         self._router = Router(log_path=folder / "router.log", port=port or free_port())
         self._trend, self._failed_starts, self._spent = Trend(), Counter(), 0.0
-        self._checked_at, self._routes = 0.0, False
+        self._checked_at, self._routes, self._written = 0.0, False, None
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(max(4, len(slots)), thread_name_prefix="cluster")
         self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
@@ -349,7 +349,9 @@ class Cluster:
             f.write(json.dumps(line) + "\n")
 
     def _write(self) -> None:
-        write_json(self._folder / STATE, self.state())
+        if (state := self.state()) != self._written:
+            write_json(self._folder / STATE, state)
+            self._written = state
 
 
 def _load(member: Member) -> Load | None:

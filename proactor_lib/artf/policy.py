@@ -3,6 +3,7 @@
 A version is served by a server only after that server has confirmed it.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -118,8 +119,9 @@ class AdapterSync(PolicySync):
         """Load what it lacks, look whether it lists all, unload what is out of use."""
         wanted = {self.label(v): path for v, path in self.held.items()}
         listed = server.models()
-        for name in wanted.keys() - set(listed):
-            server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(wanted[name])})
+        for name, path in wanted.items():
+            if name not in listed:
+                server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
         if not self.holds(server):
             raise Stuck(f"server {server.url} does not list {sorted(wanted)} after loading them")
         for name in listed:
@@ -173,12 +175,15 @@ class MergedSync(PolicySync):
 
 
 def merge(weights: dict[str, torch.Tensor], adapter: Path) -> dict[str, torch.Tensor]:
-    """`weights` (bfloat16) with a PEFT LoRA adapter folded in: W + scale * B A, added in float32, rounded once."""
-    from peft import LoraConfig
+    """`weights` (bfloat16) with a PEFT LoRA adapter folded in: W + scale * B A, added in float32, rounded once.
 
-    config = LoraConfig.from_pretrained(str(adapter))
+    ValueError for a kind of LoRA that is more than that.
+    """
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    if more := [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(k)]:
+        raise ValueError(f"{adapter} is an adapter with {more[0]}: it cannot be merged")
     lora, merged = load_file(adapter / "adapter_model.safetensors"), dict(weights)
-    scale = config.lora_alpha / config.r
+    scale = config["lora_alpha"] / config["r"]
     for name, a in lora.items():
         if not name.endswith("lora_A.weight"):
             continue

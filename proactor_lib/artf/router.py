@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from proactor_lib.artf.child import Child, free_port
+from proactor_lib.artf.child import Child, free_port, http
 
 # A connection that fails opens a server's circuit after three times: no request is lost when a server is killed
 # (measured; with the default of ten, two were). Sessions are given back when they end, or forgotten after an hour.
@@ -47,7 +47,7 @@ class Router(Child):
     def ready(self, timeout: float = 5.0) -> bool:
         """Whether it answers; /health would ask for servers."""
         try:
-            return httpx.get(f"{self.url}/list_workers", timeout=timeout).status_code == 200
+            return http().get(f"{self.url}/list_workers", timeout=timeout).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -61,9 +61,9 @@ class Router(Child):
 
     def servers(self) -> list[str]:
         """The servers' addresses."""
-        answer = httpx.get(f"{self.url}/list_workers", timeout=10)
+        answer = http().get(f"{self.url}/list_workers", timeout=10)
         answer.raise_for_status()
         return answer.json()["urls"]
 
     def _post(self, path: str, **params: str) -> None:
-        httpx.post(f"{self.url}{path}", params=params, timeout=30).raise_for_status()
+        http().post(f"{self.url}{path}", params=params, timeout=30).raise_for_status()

@@ -11,9 +11,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
-
-from proactor_lib.artf.child import HOST, Child, ServerDied, free_port
+from proactor_lib.artf.child import HOST, Child, ServerDied, free_port, http
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +101,13 @@ class Server(Child):
 
     def post(self, path: str, json: dict | None = None, params: dict | None = None, timeout: float = 120.0):
         """POST to an endpoint of the server itself; httpx.HTTPStatusError for an answer that is not 2xx."""
-        response = httpx.post(f"{self.url}{path}", json=json, params=params, headers=self.headers, timeout=timeout)
+        response = http().post(f"{self.url}{path}", json=json, params=params, headers=self.headers, timeout=timeout)
         response.raise_for_status()
         return response
 
     def get(self, path: str, timeout: float = 30.0):
         """GET from an endpoint of the server itself; httpx.HTTPStatusError for an answer that is not 2xx."""
-        response = httpx.get(f"{self.url}{path}", headers=self.headers, timeout=timeout)
+        response = http().get(f"{self.url}{path}", headers=self.headers, timeout=timeout)
         response.raise_for_status()
         return response
 

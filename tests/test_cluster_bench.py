@@ -1,0 +1,39 @@
+"""The cluster's two measurements, with scripted servers: what the router costs, and what following the load saves."""
+
+import json
+
+from proactor_lib.bench import adaptivity
+from proactor_lib.bench.traffic import Done, bursts
+
+
+def test_following_the_load_costs_little_throughput_and_saves_server_seconds():
+    found = adaptivity.benchmark(bursts_=2)
+    assert found["throughput_share"] >= 0.9 and found["server_seconds_share"] <= 0.7, found
+    assert found["retries"] == 0  # a server that is drained loses no request
+    # No oscillation: up with each burst, down after it, nothing between.
+    assert found["reversals"] <= 2 * found["bursts"] - 1 and max(found["targets"]) >= 3, found
+
+
+def test_the_router_keeps_dialogues_together_and_splits_the_load(cli):
+    said = cli("bench", "router", "--servers", "scripted", "--rounds", "3", "--json")
+    found = json.loads(said.stdout)
+    assert found["affinity"] == 1.0 and all(0.45 <= share <= 0.55 for share in found["load_share"])
+    assert found["direct_rps"] > 0 and found["routed_share"] > 0  # how much: LOG.md; tests share their cores
+    assert cli("bench", "router", "--servers", "real").returncode == 2
+
+
+def test_a_reversal_is_a_change_of_direction():
+    assert [adaptivity.reversals(c) for c in ([1], [1, 3, 4], [1, 4, 2, 1], [1, 4, 1, 4], [1, 2, 1, 2, 1])] == [
+        0,
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
+def test_a_trace_of_bursts_has_its_rates():
+    talks = bursts(2, rate=400, trickle=40, burst=2, calm=8, turns=4, seed=1)
+    busy = [t for t in talks if t.at % 10 >= 8]
+    assert 300 < len(busy) < 500 and 120 < len(talks) - len(busy) < 200 and talks[-1].at < 20
+    assert Done(2.0, [0.1, 0.3, 0.2, 0.9], 0).rps == 2 and Done(2.0, [0.1, 0.3, 0.2, 0.9], 0).latency(0.5) == 0.3
