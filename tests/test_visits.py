@@ -27,3 +27,9 @@ def test_half_of_a_sample_has_an_open_reference_where_there_are_as_many():
 
 def test_all_turns():
     assert visits(0)[0].turns == tuple(range(1, 11)) == visits(99)[0].turns
+
+
+def test_all_open_turns_and_as_many_silent_ones():
+    for number in range(20):
+        turns = visits(None)[number].turns
+        assert len(set(turns)) == 6 and {3, 4, 5} <= set(turns)

@@ -83,8 +83,8 @@ class Job:
 
         return of
 
-    def visits(self, turns_per_dialogue: int) -> Visits:
-        """The training split's visits, `turns_per_dialogue` turns each (0: all)."""
+    def visits(self, turns_per_dialogue: int | None) -> Visits:
+        """The training split's visits; for `turns_per_dialogue` see there."""
         split = "train"
         return Visits(self.run.dialogues(split), self.run.references(split), self.run.catalog, turns_per_dialogue,
                       self.params.seed)  # fmt: skip
@@ -161,7 +161,7 @@ def warm_start(job: Job) -> None:
         progress.report(job.run.out, "sft", step, total, f"loss {loss:.3f}")
 
     progress.report(job.run.out, "sft", 0, total)
-    fine_tune(job.params, job.base, job.visits(0), job.trunk, job.tokenizer, job.sft_adapter, on_step)
+    fine_tune(job.params, job.base, job.visits(None), job.trunk, job.tokenizer, job.sft_adapter, on_step)
 
 
 def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Reward | None = None) -> None:

@@ -26,12 +26,12 @@ class Visit:
 class Visits:
     """Endless: epoch after epoch in a shuffled order, each visit with a fresh sample of the dialogue's turns.
 
-    Half of a sample, where there are as many, are turns with an open reference: most turns ask for silence, and a small
-    sample of all would teach little else [ours].
+    Most turns ask for silence, and a sample of all would teach little else. So of `turns_per_dialogue` turns half have
+    an open reference, where there are as many; None: all that have one, and as many others; 0: all turns [ours].
     """
 
     def __init__(self, dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences], catalog: Catalog,
-                 turns_per_dialogue: int, seed: int):  # fmt: skip
+                 turns_per_dialogue: int | None, seed: int):  # fmt: skip
         self._dialogues, self._catalog, self._seed = dialogues, catalog, seed
         self._turns_per_dialogue = turns_per_dialogue
         self._references = {r.dialogue_id: r.references for r in references}
@@ -43,12 +43,11 @@ class Visits:
         dialogue = self._dialogues[order[place]]
         references = self._references.get(dialogue.id, ())
         turns = range(1, len(dialogue.turns) + 1)
-        if 0 < self._turns_per_dialogue < len(turns):
-            turns = self._sample(turns, references, random.Random(f"{self._seed}/{number}/turns"))
-        return Visit(number, dialogue, self._catalog, references, tuple(turns))
-
-    def _sample(self, turns: range, references: Sequence[ReferenceAction], draw: random.Random) -> list[int]:
         covered = [t for t in turns if any(r.window.covers(t) for r in references)]
-        chosen = draw.sample(covered, min(len(covered), self._turns_per_dialogue // 2))
-        others = [t for t in turns if t not in chosen]
-        return sorted(chosen + draw.sample(others, self._turns_per_dialogue - len(chosen)))
+        wanted = max(1, 2 * len(covered)) if self._turns_per_dialogue is None else self._turns_per_dialogue
+        if 0 < wanted < len(turns):
+            draw = random.Random(f"{self._seed}/{number}/turns")
+            chosen = draw.sample(covered, min(len(covered), wanted // 2))
+            others = [t for t in turns if t not in chosen]
+            turns = sorted(chosen + draw.sample(others, wanted - len(chosen)))
+        return Visit(number, dialogue, self._catalog, references, tuple(turns))
