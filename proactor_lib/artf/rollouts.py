@@ -83,9 +83,9 @@ class Gate:
 
     @asynccontextmanager
     async def lease(self, at_least: int):
-        """Hold a version >= `at_least` for as long as the block runs; yields it."""
+        """Hold a version >= `at_least` (and 0: before the first there is none) while the block runs; yields it."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._open and self.version >= at_least)
+            await self._changed.wait_for(lambda: self._open and self.version >= max(0, at_least))
             version = self.version
             self.leased[version] += 1
         try:
@@ -129,6 +129,7 @@ class RolloutWorker:
         self._gate = Gate(version=-1)
         self._thread = threading.Thread(target=self._main, name="rollouts", daemon=True)
         self._failure: BaseException | None = None
+        self._running = 0  # steps being made
 
     # what the trainer calls, from its own thread
 
@@ -162,6 +163,11 @@ class RolloutWorker:
         """Raise what ended the worker, if anything did."""
         if self._failure is not None:
             raise RuntimeError(f"rollouts ended: {self._failure}") from self._failure
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being sampled or scored now."""
+        return self._running == 0
 
     def next_step(self) -> StepBatch:
         """The next step's batch; waits for it. RuntimeError if the worker has failed."""
@@ -200,6 +206,13 @@ class RolloutWorker:
 
     async def _step(self, step: int) -> StepBatch:
         """One step's groups. Where all of them lack variance, further visits are made until one has some."""
+        self._running += 1
+        try:
+            return await self._make_step(step)
+        finally:
+            self._running -= 1
+
+    async def _make_step(self, step: int) -> StepBatch:
         began = time.monotonic()
         async with self._gate.lease(at_least=step - self._max_staleness) as version:
             groups: list[ScoredGroup] = []
