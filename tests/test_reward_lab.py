@@ -16,6 +16,7 @@ from proactor_lib.errors import BadInput
 from proactor_lib.files import read_json, write_json, write_jsonl
 from proactor_lib.params import Params, load_params
 from proactor_lib.policies import POLICIES, STATUS_POLICIES
+from proactor_lib.report import sweep
 from proactor_lib.reward_lab import ablation, probe, samples, scoring
 from proactor_lib.rewards import REWARDS, make_reward
 from proactor_lib.run import Run, annotate_run, prepare_data
@@ -286,6 +287,10 @@ def test_one_seed_is_compared_on_its_dialogues(tmp_path):
     assert "Do proactiveness rubrics move timing? Over 6 dialogues: 3 as in the paper." in said
     assert "Do consistency-only rewards grow conservative? Over no seeds: not measured." in said
     assert "smollm2-135m" in ablation.limits(folder) and "stand-in" in ablation.limits(folder)
+    whole = ablation.table(ablation.Store(folder)).assign(**{"held_out.trained.opportunity_timing": 0.5})
+    whole.attrs |= {"parameters": ["reward", "seed"], "metrics": []}
+    shown = sweep._questions(folder, whole)
+    assert [r["verdict"] for r in shown["rows"]].count("as in the paper") == 4 and len(shown["figures"]) == 1
 
 
 def test_no_ablation_yet(tmp_path):

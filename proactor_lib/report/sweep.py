@@ -29,7 +29,7 @@ def build(folder: Path) -> Path:
         figures=_figures(found, metrics), cells=_cells(folder, found), same=_same(sweep),
         differing=found.attrs["parameters"], findings=words.effects(pairs, metrics[0]) if metrics else [],
         meanings=words.meanings(metrics, sweep.get("meanings", {})), origin=_origin(store, sweep),
-        digests=_digests(sweep), spent=_spent(found),
+        digests=_digests(sweep), spent=_spent(found), questions=_questions(folder, found),
     )  # fmt: skip
 
 
@@ -92,6 +92,20 @@ def _figures(table: pd.DataFrame, metrics: list[str]) -> list[Markup]:
                 made = (figures.scatter if many else figures.effects)(table, factor, metric)
                 drawn.append(page.image(made, f"{metric} by {factor}"))
     return drawn
+
+
+def _questions(folder: Path, table: pd.DataFrame) -> dict[str, Any] | None:
+    """What the trainings say to the paper's three questions; None where rewards do not vary or nothing was trained."""
+    if "reward" not in ablation.factors(table) or "held_out.trained.opportunity_timing" not in table:
+        return None
+    from proactor_lib.reward_lab import ablation as lab
+    from proactor_lib.reward_lab.figures import contrasts
+
+    answers = lab.answers_of(folder)
+    measured = answers[answers.verdict != "not measured"]
+    drawn = [page.image(contrasts(rows, over), f"contrasts over {over}") for over, rows in measured.groupby("over")]
+    said = [*lab.conclusions(answers), lab.limits(folder)]
+    return {"said": said, "rows": measured.to_dict("records"), "figures": drawn}
 
 
 def _cells(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
