@@ -173,7 +173,7 @@ class Cluster:
                 try:
                     self.tick(time.monotonic())
                 except httpx.HTTPError as error:  # the router does not answer: the next look sees to it
-                    log.warning("the cluster's controller: %s", error or type(error).__name__)
+                    log.warning("the cluster's controller: %s", str(error) or type(error).__name__)
         except BaseException as error:
             log.exception("the cluster's controller failed")
             self.failure = error
@@ -274,7 +274,7 @@ class Cluster:
         """A drained server sleeps where it can, else it ends."""
         for member in self._in(DRAINING):
             waited = now - member.since
-            if waited < self._period or (member.load != Load() and waited < self._drain_timeout):
+            if waited < 2 * self._period or (member.load != Load() and waited < self._drain_timeout):
                 continue
             if member.server.sleeps:
                 member.server.sleep()

@@ -75,7 +75,7 @@ class Sampler:
                 if time.monotonic() > deadline or _hopeless(error):
                     raise
                 self.counters["retries"] += 1
-                log.warning("request of %s failed (%s); once more", session, error or type(error).__name__)
+                log.warning("request of %s failed (%s); once more", session, str(error) or type(error).__name__)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 5.0)
 

@@ -20,7 +20,7 @@ SERVERS = 4
 FULL = SERVERS * SEQS / SERVICE  # requests a second that four servers can answer
 
 
-def benchmark(bursts_: int = 3, burst: float = 1.5, calm: float = 4.5, load: float = 0.8, seed: int = 0) -> dict:
+def benchmark(bursts_: int = 3, burst: float = 2.0, calm: float = 5.0, load: float = 0.8, seed: int = 0) -> dict:
     """Throughput (requests a second), server-seconds, latency (95th percentile, seconds), and how the number moved.
 
     `load`: a burst's rate as a share of what four servers can answer; between bursts it is a sixteenth of that.

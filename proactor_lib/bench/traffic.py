@@ -39,11 +39,10 @@ class Done:
 def bursts(count: int, rate: float, trickle: float, burst: float, calm: float, turns: int, seed: int = 0) -> list[Talk]:
     """`trickle` requests a second all the time, and `rate` during `count` bursts of `burst` seconds, `calm` seconds
     before each; the last burst ends the trace. Arrivals are Poisson's, whole dialogues of `turns` requests."""
-    rng, found, now = random.Random(seed), [], 0.0
-    while now < count * (calm + burst):
-        found.append(Talk(f"d{len(found)}", now, turns))
-        busy = now % (calm + burst) >= calm
-        now += rng.expovariate((rate if busy else trickle) / turns)
+    rng, found, now, length = random.Random(seed), [], 0.0, calm + burst
+    while (now := now + rng.expovariate(rate / turns)) < count * length:
+        if now % length >= calm or rng.random() < trickle / rate:
+            found.append(Talk(f"d{len(found)}", now, turns))
     return found
 
 
