@@ -218,7 +218,9 @@ def _train(out: str, port: int, die: str, fsize: int) -> None:
     torch.set_num_threads(1)
     run = Run(load_params(Path(out) / "params.json"), Path(out))
     run.training.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=run.training / "train.log", level=logging.INFO, force=True)
+    os.dup2(os.open(run.training / "train.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    logging.basicConfig(level=logging.INFO, force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     if die:
         PLACES[die]()
     if fsize:

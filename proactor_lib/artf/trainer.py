@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
 
 from datasets import Dataset
 from proactor_lib.artf import head, packing
@@ -25,8 +24,6 @@ from proactor_lib.artf.sft import take_input_as_it_is
 from proactor_lib.artf.trl_async import AsyncGRPOConfig, AsyncGRPOTrainer, DataCollatorForRollout, async_grpo_trainer
 
 log = logging.getLogger(__name__)
-
-WRITING = (OSError, RuntimeError, SafetensorError)  # what a full disk is to Python, to torch.save, to safetensors
 
 # TRL's own versions need CUDA, or score every position of a row.
 async_grpo_trainer.register_tree_attention = packing.register
@@ -63,10 +60,11 @@ def _share(batch: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]
 class DialogueTrainer(AsyncGRPOTrainer):
     """AsyncGRPOTrainer over StepBatches. `on_step(batch, metrics)` gets each trained step, on rank 0.
 
-    attention: the name of its rows' attention.
+    attention: the name of its rows' attention; before_row: called before each row's forward.
     """
 
     attention = packing.TREE_ATTENTION
+    before_row: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, *, worker: RolloutWorker | None, sync: PolicySync | None, start_from: Path | None,
                  on_step: Callable[[StepBatch, dict], None], **kwargs):  # fmt: skip
@@ -108,6 +106,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
         rows = inputs["rows"]
         model.train()
         for n, row in enumerate(rows):
+            self.before_row()
             row = self._prepare_inputs(row)
             last = n + 1 == len(rows)
             with nullcontext() if last else self.accelerator.no_sync(model):
@@ -176,7 +175,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
             if self.accelerator.is_main_process and not final.exists():
                 os.replace(Path(self._staging) / name, final)
                 _forget_all_but(2, self.args.output_dir)
-        except WRITING as error:
+        except Exception as error:  # a full disk is an OSError to Python, and to each library its own
             log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
         finally:
             if self.accelerator.is_main_process:

@@ -1,0 +1,204 @@
+"""Rollouts against a server that speaks completions as vLLM does: what is asked, of which version, when; the scores."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from proactor_lib.artf.records import step_line
+from proactor_lib.artf.rollouts import RolloutWorker, advantages
+from proactor_lib.artf.sampler import Sampler
+from proactor_lib.artf.tokens import Trunk
+from proactor_lib.artf.visits import Visits
+from proactor_lib.datasets import load
+from proactor_lib.params import load_params
+from proactor_lib.rewards import Score, make_reward
+
+from completions import Completions, drawn, wait_for
+
+TRAINED = {"tokens_packed": 1, "kl": 0.0, "clip_ratio/region_mean": 0.0, "entropy": 1.0, "rollout_wait_s": 0.0,
+           "train_s": 0.0, "sync_s": 0.0, "elapsed_s": 0.0}  # fmt: skip
+
+
+def trunk(visit):
+    """A token a turn, another for each dialogue: no tokenizer is needed to see what is asked."""
+    number = sum(map(ord, visit.dialogue.id))
+    return Trunk(
+        [number, *range(100, 100 + len(visit.dialogue.turns))], list(range(2, 2 + len(visit.dialogue.turns))), [7]
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load("homeloan", None, "train", 4)
+
+
+@pytest.fixture
+def server():
+    with Completions() as made:
+        made.adapters = {f"v{n}": "" for n in range(10)}
+        yield made
+
+
+@pytest.fixture
+def work(corpus, server):
+    """Starts a worker; all are stopped at the end. `version`: the first that is served."""
+    workers = []
+
+    def start(reward=None, version=0, **settings):
+        settings = {"k": 4, "visits_per_step": 2, "max_steps": 4, "max_staleness": 0} | settings
+        visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+        reward = reward or make_reward(load_params())
+        worker = RolloutWorker(visits, trunk, Sampler(server.url, 8), reward, lambda v: f"v{v}", **settings)
+        worker.update_model_version(version)
+        worker.start()
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.stop()
+
+
+def still(count, seconds=0.3):
+    """What `count()` is once it has stopped growing."""
+    last = -1
+    while last != (last := count()):
+        time.sleep(seconds)
+    return last
+
+
+def test_no_request_carries_a_seed_or_anything_else_that_bends_the_policy(work, server):
+    work().next_step()
+    for body in server.completions:
+        assert set(body) == {
+            "model", "prompt", "n", "max_tokens", "temperature", "top_p", "logprobs", "return_token_ids",
+        }  # fmt: skip
+        assert (body["temperature"], body["top_p"]) == (1.0, 1.0)
+    assert {body["n"] for body in server.completions} == {1, 4}  # the prompt alone, then K outputs a turn
+
+
+def test_all_turns_of_a_visit_are_asked_of_one_version_under_one_session(work, server):
+    """A new version comes while the visits of a step are under way: they go on with the one that they lease."""
+    arrived, go = threading.Event(), threading.Event()
+
+    def on(path, body):
+        if path == "/v1/completions" and body["n"] == 1:
+            arrived.set()
+            go.wait(10)
+
+    server.on = on
+    worker = work(max_staleness=1)
+    assert arrived.wait(10)
+    worker.update_model_version(1)
+    go.set()
+    batches = [worker.next_step() for _ in range(2)]
+    wait_for(lambda: "v1" in {model for _, model in server.sessions})
+    asked = {}
+    for session, model in server.sessions:
+        asked.setdefault(session, set()).add(model)
+    assert all(len(models) == 1 for models in asked.values())
+    for batch in batches:
+        assert {asked[g.visit.session].copy().pop() for g in batch.groups} == {f"v{batch.version}"}
+    assert batches[0].version == 0
+    sessions = {g.visit.session for b in batches for g in b.groups}
+    assert sessions == {f"{g.visit.dialogue.id}-{g.visit.number}" for b in batches for g in b.groups}
+    assert len(sessions) == 4  # two visits a step
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_no_step_is_admitted_whose_policy_would_be_too_old(work, server, staleness):
+    worker = work(max_staleness=staleness, max_steps=6)
+    for version in range(3):
+        worker.update_model_version(version)
+        still(lambda: len(server.completions))
+        begun = {s.rpartition("-")[2] for s, _ in server.sessions}
+        assert len(begun) == 2 * (version + staleness + 1)  # visits: two a step
+    batches = [worker.next_step() for _ in range(3)]
+    assert [b.step for b in batches] == [0, 1, 2]
+    assert all(0 <= b.step - b.version <= staleness for b in batches)
+
+
+def test_a_swap_in_place_waits_for_open_visits_and_lets_none_in_meanwhile(work, server):
+    go = threading.Event()
+    server.on = lambda path, body: go.wait(10) if path == "/v1/completions" else None
+    worker = work(max_staleness=1)
+    still(lambda: len(server.sessions))
+    drained = threading.Thread(target=worker.drain)
+    drained.start()
+    time.sleep(0.3)
+    assert drained.is_alive()
+    go.set()
+    drained.join(10)
+    assert not drained.is_alive()
+    before = still(lambda: len(server.completions))
+    assert worker.idle and {model for _, model in server.sessions} == {"v0"}
+    worker.update_model_version(1)
+    worker.next_step(), worker.next_step()
+    assert still(lambda: len(server.completions)) > before
+
+
+class Judge:
+    """A reward that takes long for one turn, and raises for another."""
+
+    name, counters = "judge", {}
+
+    def __init__(self, slow, failing):
+        self.slow, self.failing, self.answered = slow, failing, []
+
+    async def score(self, group):
+        await asyncio.sleep(1.5 if group.turn in self.slow else 0.05)
+        self.answered.append(group.turn)
+        if group.turn in self.failing:
+            raise ConnectionError("the judge is gone")
+        return [Score(float(n % 2)) for n in range(len(group.texts))]
+
+    async def close(self):
+        pass
+
+
+def test_a_slow_and_a_failing_judge_call_stop_neither_the_others_nor_the_run(work, corpus, caplog):
+    visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+    slow, failing = visits[0].turns[0], visits[1].turns[2]
+    judge = Judge({slow}, {failing})
+    worker = work(judge)
+    batch = worker.next_step()
+    assert len(judge.answered) == 6 and judge.answered[-1] == slow  # nobody waited for it
+    lost = [g for g in batch.groups if g.mean_reward is None]
+    assert [(g.visit.number, g.turn) for g in lost] == [(1, failing)]
+    line = step_line(batch, TRAINED)
+    assert (line["groups"], line["groups_skipped"], line["outputs_unscored"]) == (6, 1, 4)
+    assert line["reward_mean"] == 0.5 and len(line["reward_groups"]) == 5  # what has no score is left out, not 0
+    assert len(batch.samples) == 5 * 4
+    assert f"turn {failing} has no score: reward judge failed" in caplog.text and "the judge is gone" in caplog.text
+    worker.update_model_version(1)
+    assert worker.next_step().step == 1
+
+
+def test_groups_without_variance_are_skipped_and_counted(work, server, caplog):
+    """First some groups vary, then none does: more visits are made, it is said, and the run goes on."""
+    alike = lambda body: ["none"] * body["n"]  # noqa: E731
+    server.texts = lambda body: drawn(body) if body["prompt"][-2] % 2 else alike(body)
+    worker = work()
+    batch = worker.next_step()
+    line = step_line(batch, TRAINED)
+    flat = [g for g in batch.groups if not g.trainable]
+    assert 0 < len(flat) == line["groups_skipped"] < line["groups"]
+    assert all(set(g.advantages) == {0.0} for g in flat)
+    assert len(batch.samples) == 4 * (line["groups"] - line["groups_skipped"])
+    server.texts = alike
+    worker.update_model_version(1)
+    batch = worker.next_step()
+    assert len(batch.groups) == 3 * 6 and len({g.visit.number for g in batch.groups}) == 6
+    assert {s["advantage"] for s in batch.samples} == {0.0}
+    assert "step 1: none of 18 groups has any variance" in caplog.text
+    worker.update_model_version(2)
+    assert worker.next_step().step == 2
+
+
+def test_advantages_by_hand():
+    score = lambda *values: [Score(v) for v in values]  # noqa: E731
+    assert advantages(score(1.0, 0.0, 0.5, 0.5)) == pytest.approx([2**0.5, -(2**0.5), 0.0, 0.0])
+    assert advantages(score(1.0, None, 0.0)) == [1.0, None, -1.0]
+    assert advantages(score(0.3, 0.3)) == [0.0, 0.0] and advantages(score(0.3, None)) == [0.0, None]
+    assert advantages(score(None, None)) == [None, None]
