@@ -58,7 +58,7 @@ def cluster(tmp_path, tiny_server):
     def make(slot: Slot, key: str) -> Server:
         if slot.name == "real":
             return Lent(**{f.name: getattr(tiny_server, f.name) for f in fields(Server)})
-        return StandIn(log_path=tmp_path / "scripted.log", script=Script(service=0.05))
+        return StandIn(log_path=tmp_path / "scripted.log", script=Script(service=0.15))
 
     try:
         with Cluster(make, [Slot("real"), Slot("scripted")], Rule(2, 2, 8), tmp_path, key="", period=0.2) as c:

@@ -25,6 +25,7 @@ from proactor_lib.artf.router import Router
 from proactor_lib.artf.scaling import Rule, Trend, decide
 from proactor_lib.artf.server import Load, Server, Stuck
 from proactor_lib.artf.slots import Slot
+from proactor_lib.errors import BadInput
 from proactor_lib.files import write_json
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ class Cluster:
             while not self._stopping.wait(self._period):
                 try:
                     self.tick(time.monotonic())
-                except httpx.HTTPError as error:  # the router does not answer: the next look sees to it
+                except (httpx.HTTPError, BadInput) as error:  # no answer, a port just taken: the next look sees to it
                     log.warning("the cluster's controller: %s", str(error) or type(error).__name__)
         except BaseException as error:
             log.exception("the cluster's controller failed")
@@ -253,10 +254,7 @@ class Cluster:
         active = self._in(STARTING, SERVING)
         for _ in range(self.target - len(active)):
             if spare := self._in(DRAINING) or self._in(ASLEEP):
-                if spare[0].state == ASLEEP:
-                    spare[0].server.wake()
-                spare[0].become(STARTING)  # it is added again once it holds the policy
-                self._tell("back", spare[0])
+                self._take_back(spare[0])
             elif free := [s for s in self._slots if s not in {m.slot for m in self.members}]:
                 self.members.append(Member(free[0], self._make(free[0], self.key).start()))
                 self._tell("started", self.members[-1])
@@ -269,6 +267,16 @@ class Cluster:
                 self._leave(member)
                 member.become(DRAINING)
             self._tell("drains" if member.state == DRAINING else "not needed", member)
+
+    def _take_back(self, member: Member) -> None:
+        """A server that drains or sleeps is added again once it holds the policy."""
+        try:
+            if member.state == ASLEEP:
+                member.server.wake()
+        except httpx.HTTPError as error:
+            return self.lose(member.server, error)
+        member.become(STARTING)
+        return self._tell("back", member)
 
     def _end_drains(self, now: float) -> None:
         """A drained server sleeps where it can, else it ends."""
