@@ -80,7 +80,8 @@ def test_a_killed_run_against_vllm_goes_on_without_repeating_a_call(tiny_server,
     summary = bulk.annotate_file(calls.dialogues, calls.catalog, out, settings)
     assert not out.with_suffix(".part").exists() and summary.dialogues == 8
     assert summary.cached == kept >= 3 and metric(tiny_server, "request_success_total") - before == summary.calls
-    assert set(summary.failed) <= {"invalid"} and summary.retries == 0
+    # A second question, with the first answer in it, may not fit into this model's context.
+    assert set(summary.failed) <= {"invalid", "rejected"} and summary.retries == 0
     again = bulk.annotate_file(calls.dialogues, calls.catalog, out, settings)
     assert again.calls == 0 and again.cached == summary.calls + summary.cached
     assert json.loads(json.dumps(again.failed)) == summary.failed and again.annotated == summary.annotated
