@@ -53,7 +53,7 @@ def run_side(side: str, run: Run, reward: Reward, server: Server | None = None) 
             train(run, trainer_class=_trainer(side), reward=reward)
         else:
             take_start(Job(run))
-            reinforce(Job(run), [server], server.url, trainer_class=_trainer(side), reward=reward)
+            reinforce(Job(run), server, trainer_class=_trainer(side), reward=reward)
         done = _summary(run)
     return done | {"peak_gb": round(peak_gb(), 2), "same": same_start(Job(run))}
 
@@ -101,10 +101,7 @@ def same_start(job: Job) -> str:
 
 
 def main(side: str, out: str, spread: str) -> dict:
-    """Run one side in its folder, made by `asynchronous.open_side`."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds: the server is stopped
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    """Run one side in its folder, made by `asynchronous.open_side`; `start`: the warm start that all share."""
     run = Run.open(read_json(Path(out) / "params.json", Params), Path(out))
     if side == "start":
         warm_start(Job(run))
@@ -113,4 +110,7 @@ def main(side: str, out: str, spread: str) -> dict:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds: the server is stopped
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     sys.stdout.write(json.dumps(main(*sys.argv[1:])) + "\n")
