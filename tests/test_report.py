@@ -11,7 +11,7 @@ import pytest
 from proactor_lib import report
 from proactor_lib.cli import app
 from proactor_lib.errors import BadInput
-from proactor_lib.files import write_json, write_jsonl
+from proactor_lib.files import read_jsonl, write_json, write_jsonl
 from proactor_lib.params import Params
 from proactor_lib.policies import POLICIES
 from proactor_lib.report import page, timeline, training, words
@@ -222,6 +222,17 @@ def test_the_command(run, tmp_path):
     assert "is neither a run's folder (params.json) nor a sweep's (sweep.json)" in str(result.exception)
 
 
+def test_a_policy_that_says_nothing_is_a_warning(tmp_path):
+    run = make_run(tmp_path / "out")
+    silence = [
+        p.model_copy(update={"actions": ()}) for p in read_jsonl(run.predictions / "random.jsonl", TurnPrediction)
+    ]
+    write_jsonl(run.predictions / "random.jsonl", silence)
+    report.build(run.out)
+    said = " ".join(json.loads(run.summary.read_text())["warnings"])
+    assert "`random` said nothing that could be read at any turn" in said and "`silent`" not in said
+
+
 def verdicts(**found):
     """A comparison of p with base: a verdict a metric."""
     rows = pd.DataFrame({"a": "p", "b": "base", "metric": list(found), "verdict": list(found.values())})
@@ -232,6 +243,7 @@ def test_findings_know_which_end_of_a_metric_is_the_better():
     told = verdicts(ac="higher", ftr="lower", missed="higher", pt="unclear", rar="higher", lead="lower")
     assert words.findings(told) == ["Against base, p is better by AC and FTR; worse by missed."]
     assert words.findings(verdicts(ac="unclear", rar="higher")) == ["The data do not tell p from base."]
+    assert words.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same."]
     assert words.findings(None) == words.findings(SimpleNamespace(comparisons=None)) == []
 
 

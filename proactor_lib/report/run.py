@@ -109,10 +109,18 @@ def _evaluation_warnings(run: Run, scored: HeldOut | None) -> list[str]:
         found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide, and may be too narrow still.")
     if run.params.evaluation_turns:
         found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
+    mute = [f"`{name}`" for name, lines in scored.predictions.items() if _mute(name, lines)]
+    if mute:
+        found.append(f"{words.listed(mute)} said nothing that could be read at any turn: all they score is silence's.")
     for policy in scored.predictions:
         if (share := scored.unreadable(policy)) > 0.05:
             found.append(f"{share:.0%} of the outputs of `{policy}` could not be read in full; the rest is silence.")
     return found
+
+
+def _mute(policy: str, lines: list) -> bool:
+    """Whether the policy, which is not meant to, predicted nothing at all."""
+    return policy != "silent" and not any(line.actions for line in lines)
 
 
 def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict, summary: dict) -> dict:

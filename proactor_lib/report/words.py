@@ -51,6 +51,8 @@ def findings(scored: HeldOut | None) -> list[str]:
 def _finding(a: str, b: str, verdicts: Mapping[str, str]) -> str:
     better = [m for m, v in verdicts.items() if v == ("higher" if BETTER[m] == "↑" else "lower")]
     worse = [m for m, v in verdicts.items() if v in ("higher", "lower") and m not in better]
+    if not set(verdicts.values()) - {"same", "undefined"}:
+        return f"{a} and {b} come out the same."
     said = [f"{word} by {listed(ms)}" for word, ms in (("better", better), ("worse", worse)) if ms]
     return f"Against {b}, {a} is {'; '.join(said)}." if said else f"The data do not tell {a} from {b}."
 
