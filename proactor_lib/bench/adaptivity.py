@@ -15,19 +15,19 @@ from proactor_lib.artf.slots import Slot
 from proactor_lib.artf.stand_in import StandIn
 from proactor_lib.bench.traffic import Done, bursts, drive
 
-SERVICE, SEQS, START = 0.1, 4, 0.3  # seconds a request; requests at once; seconds from ready to run until it serves
+SERVICE, SEQS, START = 0.2, 4, 0.3  # seconds a request; requests at once; seconds from ready to run until it serves
 SERVERS = 4
 FULL = SERVERS * SEQS / SERVICE  # requests a second that four servers can answer
 
 
-def benchmark(bursts_: int = 3, burst: float = 2.0, calm: float = 5.0, load: float = 0.8, seed: int = 0) -> dict:
+def benchmark(bursts_: int = 3, burst: float = 3.0, calm: float = 6.5, load: float = 0.65, seed: int = 0) -> dict:
     """Throughput (requests a second), server-seconds, latency (95th percentile, seconds), and how the number moved.
 
     `load`: a burst's rate as a share of what four servers can answer; between bursts it is a sixteenth of that.
     """
     talks = bursts(bursts_, load * FULL, load * FULL / 16, burst, calm, turns=4, seed=seed)
     fixed, fixed_spent, _ = _run(Rule(SERVERS, SERVERS, SEQS), talks)
-    rule = Rule(1, SERVERS, SEQS, up_after=0.1, down_after=0.6, fill=0.8)
+    rule = Rule(1, SERVERS, SEQS, up_after=0.1, down_after=0.5, fill=0.8)
     adaptive, spent, counts = _run(rule, talks)
     return {
         "requests": len(fixed.latencies),
