@@ -234,7 +234,7 @@ def metrics(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
 
 
-def wait_for(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(holds: Callable[[], bool], seconds: float = 200.0) -> None:
     """Return when it holds; AssertionError when it does not in time."""
     deadline = time.monotonic() + seconds
     while not holds():

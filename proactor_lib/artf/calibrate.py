@@ -131,7 +131,7 @@ def _workload(run: Run, steps: pd.DataFrame) -> Workload:
     turns = p.turns_per_dialogue or round(float(steps.groups.min()) / p.dialogues_per_step)
     rounds = (steps.groups / (turns * p.dialogues_per_step)).round().clip(lower=1).astype(int)
     trained = steps.groups - steps.groups_skipped
-    samples = trained.where(trained > 0, steps.groups) * p.num_generations
+    samples = trained.where(trained > 0, 1) * p.num_generations  # a step without variance trains one group
     output = steps.output_tokens / steps.outputs
     mean_prompt = float((steps.tokens_padded / samples - output).mean())
     share = _head_share(run)

@@ -54,7 +54,7 @@ def busy_shares(table: pd.DataFrame) -> Figure:
     `table`: name, speedup, server_busy, trainer_busy (capacity.compare).
     """
     y = np.arange(len(table))
-    with figure(1, 2, (WIDTH, 0.9 + 0.34 * len(table)), sharey=True, width_ratios=(3, 2)) as (made, (left, right)):
+    with figure(1, 2, (WIDTH, 0.9 + 0.34 * len(table)), width_ratios=(3, 2)) as (made, (left, right)):
         left.barh(y, table.speedup, color=COLOURS[0], height=0.6)
         for at, value in zip(y, table.speedup, strict=True):
             left.annotate(f"{value:.1f}x", (value, at), (3, 0), textcoords="offset points", va="center", fontsize=8)
@@ -62,7 +62,7 @@ def busy_shares(table: pd.DataFrame) -> Figure:
         left.set_yticks(y, table.name)
         right.plot(table.server_busy, y, "o", color=COLOURS[1], label="servers")
         right.plot(table.trainer_busy, y, "s", color=COLOURS[2], label="trainers")
-        right.set(xlabel="busy, share of the time", xlim=(-0.03, 1.03))
+        right.set(xlabel="busy, share of the time", xlim=(-0.03, 1.03), ylim=(len(table) - 0.5, -0.5), yticks=[])
         legend_above(made, right.get_legend_handles_labels()[0])
     return made
 

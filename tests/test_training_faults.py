@@ -1,0 +1,85 @@
+"""Training with all that can go wrong on the trainer's side: it goes on, and its lines and its log say what was."""
+
+import json
+import re
+
+import pytest
+from proactor_lib.artf.alarms import Alarms
+
+from completions import UNIFORM, Completions, drawn, metrics, trainer
+from misbehaving import Misbehaving, Reply
+from test_evaluate import opened
+
+LINE = {"step": 1, "staleness": 0, "kl": 0.002, "groups": 4, "groups_skipped": 1, "outputs": 16, "outputs_unscored": 0}
+
+
+def held(*changes):
+    """The alarms after each of the lines."""
+    alarms = Alarms()
+    return [alarms(LINE | {"step": n} | change) for n, change in enumerate(changes, start=1)]
+
+
+def test_drift_is_the_mean_over_steps_without_stale_samples(caplog):
+    far, stale = {"kl": 0.025}, {"kl": 0.3, "staleness": 1}
+    assert held({}, far, {"kl": 0.004}, far, {}, {}) == [[], [], ["drift"], ["drift"], ["drift"], []]
+    assert caplog.text.count("step 3: drift: KL 0.0103 nats a token over 3 steps without stale samples") == 1
+    assert caplog.text.count("drift:") == 1  # said once, not at each step
+    assert held(stale, stale, stale, stale) == [[]] * 4
+
+
+def test_collapse_and_missing_scores():
+    flat = {"groups_skipped": 4}
+    assert held(flat, flat, flat, {}, flat) == [[], [], ["collapse"], [], []]
+    assert held({"outputs_unscored": 8}, {"outputs_unscored": 9}, {}) == [[], ["unscored"], []]
+
+
+def labels(request):
+    """The labels that the judge was shown, in order."""
+    return list(request["response_format"]["json_schema"]["schema"]["properties"])
+
+
+def marks(names, *, again=()):
+    """An answer with a mark for each name; those of `again` come twice."""
+    parts = [f'"{n}": {{"reason": "so", "score": {0.1 * (i % 9)}}}' for i, n in enumerate([*names, *again])]
+    return "{" + ", ".join(parts) + "}"
+
+
+def test_a_run_with_a_bad_judge_other_weights_and_a_policy_that_collapses(tmp_path):
+    """The judge times out, reorders, repeats and says nothing; the server's log-probabilities are another model's."""
+    kinds = ("late", "reordered", "repeated", "empty")
+    sent = []
+
+    def judge(request, n):
+        kind = kinds[len(sent) % 4]
+        sent.append(kind)
+        names = labels(request)
+        return {
+            "late": Reply(marks(names), delay=1.5),
+            "reordered": Reply(marks(names[::-1])),
+            "repeated": Reply(marks(names, again=names[:1])),
+            "empty": Reply(""),
+        }[kind]
+
+    def texts(body):
+        version = int(re.search(r"-v(\d+)$", body["model"])[1])
+        return drawn(body) if version < 3 else ["none"] * body["n"]
+
+    settings = {"reward": "general_ruler", "judge": "j", "judge_timeout": 0.5, "judge_retries": 0, "max_steps": 6,
+                "save_steps": 6, "sft_steps": 0, "num_generations": 4, "policy_sync": "adapter"}  # fmt: skip
+    with Misbehaving(judge) as endpoint, Completions(texts, log_prob=UNIFORM - 0.3) as server:
+        run = opened(tmp_path, **settings, judge_url=endpoint.url)
+        assert trainer(tmp_path, server.port) == 0
+    lines, log = metrics(tmp_path), (run.training / "train.log").read_text()
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    assert not any("seed" in request for request in [*endpoint.requests, *server.completions])
+    counted = lines[-1]
+    assert counted["judge/judge_failed_timeout"] >= 1 and counted["judge/judge_fault_empty"] >= 1
+    assert counted["judge/judge_fault_repeated_label"] >= 1
+    kept = [json.loads(line) for line in (run.training / "samples.jsonl").read_text().splitlines()]
+    assert len(kept) == sum(line["groups"] for line in lines)
+    rewards = [r for group in kept for r in group["rewards"]]
+    assert rewards.count(None) == sum(line["outputs_unscored"] for line in lines) > 0
+    assert all(len(group["rewards"]) == 4 for group in kept)
+    assert lines[-1]["alarms"] == ["collapse", "drift"] and "collapse" not in lines[3]["alarms"]
+    assert lines[-1]["kl"] == pytest.approx(2.71828**0.3 - 1.3, abs=0.02)
+    assert "drift: KL 0.0" in log and "collapse: none of the" in log
