@@ -47,7 +47,8 @@ class Visits:
         wanted = max(1, 2 * len(covered)) if self._turns_per_dialogue is None else self._turns_per_dialogue
         if 0 < wanted < len(turns):
             draw = random.Random(f"{self._seed}/{number}/turns")
-            chosen = draw.sample(covered, min(len(covered), wanted // 2))
-            others = [t for t in turns if t not in chosen]
-            turns = sorted(chosen + draw.sample(others, wanted - len(chosen)))
+            silent = [t for t in turns if t not in covered]
+            few = max(wanted // 2, wanted - len(silent))
+            chosen = draw.sample(covered, min(len(covered), few))
+            turns = sorted(chosen + draw.sample(silent, wanted - len(chosen)))
         return Visit(number, dialogue, self._catalog, references, tuple(turns))
