@@ -21,6 +21,9 @@ class Records:
         self._metrics, self._samples = run.training / "metrics.jsonl", run.training / "samples.jsonl"
         for path in (self._metrics, self._samples):
             keep_steps(path, first_step)
+        if self._metrics.exists():  # what held before the run died may hold still
+            for line in self._metrics.read_text().splitlines():
+                self._alarms(json.loads(line))
 
     def __call__(self, batch: StepBatch, trained: dict[str, float]) -> None:
         line = step_line(batch, trained) | {f"judge/{k}": v for k, v in self._reward.counters.items()}
