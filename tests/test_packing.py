@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from proactor_lib import models
 from proactor_lib.artf import head, packing
-from proactor_lib.artf.sft import lora_config
 from proactor_lib.artf.trainer import micro_batches
-from proactor_lib.params import Params
+from proactor_lib.bench.packing import tiny_float32
 
 TRUNK = list(range(100, 112))
 OUTPUTS = {3: ([7, 2], [7, 8, 2], [7, 2]), 8: ([9, 2], [5, 6, 2]), 12: ([5, 2], [5, 9, 9, 2])}
@@ -40,21 +38,7 @@ def row_of(some: list[dict]) -> packing.DialogueRow:
 
 @pytest.fixture(scope="module")
 def model():
-    """The tiny model in float32 with an adapter whose two matrices are both random."""
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    packing.register()
-    base = AutoModelForCausalLM.from_pretrained(
-        models.resolve(models.TINY), dtype=torch.float32, attn_implementation=packing.TREE_ATTENTION
-    )
-    head.attach_head(base)
-    torch.manual_seed(1)
-    model = get_peft_model(base, lora_config(Params()))
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    return model
+    return tiny_float32()
 
 
 def loss_and_gradients(model, rows: list[packing.DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:

@@ -49,7 +49,7 @@ def gradient_error(shape: Shape) -> float:
 
     from proactor_lib.bench.layouts import LAYOUTS
 
-    model = _tiny_float32()
+    model = tiny_float32()
     made = samples(shape, vocabulary=model.config.vocab_size)
     for row in LAYOUTS["ours"].rows(made, shape.token_budget):
         _backward(model, row.pack(), 1, autocast=False)
@@ -65,7 +65,8 @@ def gradient_error(shape: Shape) -> float:
     return max(float((packed[n] - alone[n]).norm() / alone[n].norm()) for n in alone)
 
 
-def _tiny_float32():
+def tiny_float32():
+    """The tiny model in float32 with an adapter whose two matrices are both random."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
