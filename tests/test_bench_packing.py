@@ -27,7 +27,7 @@ def test_twenty_times_fewer_tokens_than_padded(shape):
 
 
 def test_every_layout_has_the_same_loss_and_gradients():
-    model = packing._tiny_float32()
+    model = packing.tiny_float32()
     layouts.register()
     made = samples(SMALL, vocabulary=1000)
     found = {}

@@ -115,7 +115,7 @@ def serve_and_reinforce(job: Job, **kwargs) -> None:
         if job.params.max_steps:
             reinforce(job, server, **kwargs)
         else:
-            shutil.copytree(job.sft_adapter, job.adapter)
+            _copy(job.sft_adapter, job.adapter)
     finally:
         server.stop()
 
@@ -144,9 +144,14 @@ def take_start(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     if (losses := given.with_suffix(".jsonl")).exists():
         shutil.copy(losses, job.sft_adapter.with_suffix(".jsonl"))
-    aside = job.sft_adapter.with_name(".sft.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(shutil.copytree(given, aside), job.sft_adapter)
+    _copy(given, job.sft_adapter)
+
+
+def _copy(given: Path, folder: Path) -> None:
+    """An adapter to another folder, whole or absent: its presence says that it is done."""
+    from proactor_lib.artf.trainer import copy_adapter
+
+    copy_adapter(given, folder)
 
 
 def warm_start(job: Job) -> None:
@@ -171,14 +176,14 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
     """
     from transformers import PrinterCallback
 
-    from proactor_lib.artf.trainer import DialogueTrainer, copy_adapter, last_checkpoint, save_adapter
+    from proactor_lib.artf.trainer import DialogueTrainer, last_checkpoint, save_adapter
 
     p = job.params
     scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
     checkpoint = last_checkpoint(job.folder)
     first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if first_step >= job.params.max_steps:  # killed between the last checkpoint and the adapter
-        copy_adapter(checkpoint, job.adapter)
+        _copy(checkpoint, job.adapter)
         return
     if checkpoint:
         log.info("goes on after step %d, from %s", first_step, checkpoint)
