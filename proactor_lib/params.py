@@ -107,6 +107,7 @@ class TrainingParams(BaseModel):
     num_generations: Annotated[int, Field(ge=2)] = 8  # K outputs a turn
     dialogues_per_step: Count = 2
     turns_per_dialogue: Natural = 0  # turns sampled of each dialogue; 0: all
+    open_share: Share = 0.5  # of such a sample: turns with something to do
     max_completion_tokens: Count = 120  # an output's limit
     temperature: Positive = 1.0
     epsilon: Share = 0.2  # PPO clipping

@@ -9,11 +9,12 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 import torch
-from proactor_lib.artf.policy import AdapterSync, MergedSync
+from proactor_lib.artf.policy import AdapterSync, MergedSync, scratch_folder
 from proactor_lib.artf.rollouts import Gate, RolloutWorker
 from proactor_lib.artf.sampler import Sampler, WrongModel
 from proactor_lib.artf.scripted import Script
@@ -180,6 +181,12 @@ def test_merging_adds_the_scaled_product_and_leaves_the_base_alone(tmp_path, ada
         sync.publish(version, adapter)
     assert load_file(tmp_path / "merged" / "model.safetensors")["q.weight"].unique().tolist() == [9.0]
     assert (tmp_path / "merged" / "config.json").exists() and sync.held == {1: adapter}
+
+
+def test_a_runs_next_start_takes_over_the_weights_that_a_killed_one_left(tmp_path, monkeypatch):
+    left = scratch_folder(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert scratch_folder(Path("run")).resolve() == left != scratch_folder(Path("another"))
 
 
 def test_a_lost_resume_is_noticed_and_repeated(tmp_path):

@@ -6,9 +6,9 @@ from proactor_lib.schema import Catalog, DialogueReferences
 from metric_cases import dialogue, reference
 
 
-def visits(turns_per_dialogue, seed=0):
+def visits(turns_per_dialogue, seed=0, **kwargs):
     line = DialogueReferences(dialogue_id="d", references=(reference(window=(3, 4, 5)),))
-    return Visits([dialogue()], [line], Catalog(domain="made up", actions=()), turns_per_dialogue, seed)
+    return Visits([dialogue()], [line], Catalog(domain="made up", actions=()), turns_per_dialogue, seed, **kwargs)
 
 
 def test_a_visit_follows_from_the_seed_and_its_number():
@@ -23,6 +23,13 @@ def test_half_of_a_sample_has_an_open_reference_where_there_are_as_many():
         assert len(set(turns)) == 4 and list(turns) == sorted(turns)
         assert len({3, 4, 5} & set(turns)) == 2
         assert {3, 4, 5} <= set(visits(8)[number].turns)  # four are asked for, three there are
+
+
+def test_the_share_of_open_turns_is_what_was_asked_for():
+    for number in range(20):
+        assert {3, 4, 5} <= set(visits(4, open_share=0.75)[number].turns)
+        assert not {3, 4, 5} & set(visits(4, open_share=0.0)[number].turns)
+        assert len({3, 4, 5} & set(visits(None, open_share=0.75)[number].turns)) == 3
 
 
 def test_all_turns():

@@ -3,6 +3,7 @@
 A version is served by a server only after that server has confirmed it.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -194,8 +195,11 @@ def merge(weights: dict[str, torch.Tensor], adapter: Path) -> dict[str, torch.Te
 
 
 def scratch_folder(run_folder: Path) -> Path:
-    """Where merged weights are handed over: memory (/dev/shm) where there is some, else the run's folder."""
+    """Where merged weights are handed over: memory (/dev/shm) where there is some, else the run's folder.
+
+    A run has one name there, so that its next start takes over, and removes, what a killed one left.
+    """
     shared = Path("/dev/shm")
     if os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 4e9:
-        return shared / f"proactor-{os.getpid()}"
+        return shared / f"proactor-{hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[:16]}"
     return run_folder / "policy"

@@ -87,7 +87,7 @@ class Job:
         """The training split's visits; for `turns_per_dialogue` see there."""
         split = "train"
         return Visits(self.run.dialogues(split), self.run.references(split), self.run.catalog, turns_per_dialogue,
-                      self.params.seed)  # fmt: skip
+                      self.params.seed, self.params.open_share)  # fmt: skip
 
 
 def train(run: Run, **kwargs) -> None:

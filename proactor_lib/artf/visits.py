@@ -26,14 +26,15 @@ class Visit:
 class Visits:
     """Endless: epoch after epoch in a shuffled order, each visit with a fresh sample of the dialogue's turns.
 
-    Most turns ask for silence, and a sample of all would teach little else. So of `turns_per_dialogue` turns half have
-    an open reference, where there are as many; None: all that have one, and as many others; 0: all turns [ours].
+    Most turns ask for silence, and a sample of all would teach little else. So of `turns_per_dialogue` turns a share of
+    `open_share` has an open reference, where there are as many; None: all that have one, and as many others; 0: all
+    turns [ours].
     """
 
     def __init__(self, dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences], catalog: Catalog,
-                 turns_per_dialogue: int | None, seed: int):  # fmt: skip
+                 turns_per_dialogue: int | None, seed: int, open_share: float = 0.5):  # fmt: skip
         self._dialogues, self._catalog, self._seed = dialogues, catalog, seed
-        self._turns_per_dialogue = turns_per_dialogue
+        self._turns_per_dialogue, self._open_share = turns_per_dialogue, open_share
         self._references = {r.dialogue_id: r.references for r in references}
 
     def __getitem__(self, number: int) -> Visit:
@@ -48,7 +49,8 @@ class Visits:
         if 0 < wanted < len(turns):
             draw = random.Random(f"{self._seed}/{number}/turns")
             silent = [t for t in turns if t not in covered]
-            few = max(wanted // 2, wanted - len(silent))
+            share = 0.5 if self._turns_per_dialogue is None else self._open_share
+            few = max(int(wanted * share), wanted - len(silent))
             chosen = draw.sample(covered, min(len(covered), few))
             turns = sorted(chosen + draw.sample(silent, wanted - len(chosen)))
         return Visit(number, dialogue, self._catalog, references, tuple(turns))

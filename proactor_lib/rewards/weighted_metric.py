@@ -1,4 +1,4 @@
-"""Weighted Metric: a fixed weighting of RAC, PT, RAR and negative FTR [paper; ours: how it is mapped into [0, 1]]."""
+"""Weighted Metric: a fixed weighting of RAC, PT, RAR and negative FTR [paper; ours: its mapping to 0..1]."""
 
 from collections.abc import Mapping
 

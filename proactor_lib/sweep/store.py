@@ -1,4 +1,4 @@
-"""A sweep's folder, on a disk that all nodes share or in an object store (any fsspec URL, e.g. s3://bucket/sweep).
+"""A sweep's folder, on a disk that all nodes share or in an object store (any fsspec URL, such as s3://bucket/sweep).
 
 sweep.json | cells/<id>/{cell.json, notebook.ipynb, ...} | table.parquet | table.csv | report.html. `cell.json` is
 written last: a cell without it is not done.
