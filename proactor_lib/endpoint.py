@@ -79,8 +79,8 @@ class Endpoint:
     """A model behind a `url` that ends in /v1. Use it in one event loop, best as `async with`.
 
     `cache`: a folder, or None for no cache. `prices`: per million prompt and output tokens, in any currency. `timeout`:
-    seconds a request; `backoff`: seconds before the first retry, doubling from there. The key comes from the
-    environment variable `key_variable`; a loopback address needs none. Raises BadInput where a key is missing.
+    seconds a request; `backoff`: seconds before the first retry, doubling from there. Without a `key` it comes
+    from the environment variable `key_variable`; a loopback address needs none. Raises BadInput where it is missing.
     """
 
     def __init__(
@@ -94,13 +94,15 @@ class Endpoint:
         backoff: float = 0.5,
         cache: Path | None = None,
         prices: tuple[float, float] = (0.0, 0.0),
+        key: str | None = None,
         key_variable: str = "OPENAI_API_KEY",
     ):
         self.url, self.model, self.cache, self.prices = url, model, cache and Path(cache), prices
         self.timeout, self.retries, self.backoff, self.concurrency = timeout, retries, backoff, concurrency
         self.counts = Counts()
         # Retries are ours: theirs are not counted, and hold no slot of our concurrency.
-        self._client = openai.AsyncOpenAI(base_url=url, api_key=_key(url, key_variable), max_retries=0, timeout=None)
+        key = key or _key(url, key_variable)
+        self._client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=None)
         self._slots = asyncio.Semaphore(concurrency)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 

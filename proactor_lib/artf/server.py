@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from proactor_lib.artf.child import HOST, Child, ServerDied, free_port, http
+from proactor_lib.artf.slots import core_numbers
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Server(Child):
         env |= {"VLLM_HOST_IP": self.host, "KMP_BLOCKTIME": "0"}
         env |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(self.kv_cache_gb)))}
         if self.cores:
-            env |= {"VLLM_CPU_OMP_THREADS_BIND": self.cores, "OMP_NUM_THREADS": str(_count(self.cores))}
+            env |= {"VLLM_CPU_OMP_THREADS_BIND": self.cores, "OMP_NUM_THREADS": str(len(core_numbers(self.cores)))}
         return env
 
     @property
@@ -167,9 +168,3 @@ def parse_load(metrics: str) -> Load:
             if line.startswith((f"vllm:num_requests_{name}{{", f"vllm:num_requests_{name} ")):
                 found[name] += float(line.rsplit(" ", 1)[1])
     return Load(int(found["waiting"]), int(found["running"]))
-
-
-def _count(cores: str) -> int:
-    """How many cores a list such as "0,2-3" names."""
-    spans = [part.split("-") for part in cores.split(",")]
-    return sum(int(span[-1]) - int(span[0]) + 1 for span in spans)

@@ -1,5 +1,6 @@
 """A run's servers from its parameters: one vLLM server, or a cluster of them, here or on a Ray cluster's nodes."""
 
+import secrets
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def serve(params: Params, weights: str, folder: Path, lora: bool = False) -> Ser
 
 
 def start_server(params: Params, weights: str, log_path: Path, lora: bool = False) -> Server:
-    """One vLLM server for the run's model, started and not yet ready."""
-    return make_server(params, weights, log_path, lora, slots(params, 1)[0]).start()
+    """One vLLM server for the run's model, started and not yet ready; its key is a random one."""
+    return make_server(params, weights, log_path, lora, slots(params, 1)[0], secrets.token_hex(16)).start()
 
 
 def make_cluster(params: Params, weights: str, folder: Path, lora: bool = False, **kwargs) -> Cluster:
@@ -37,7 +38,7 @@ def make_cluster(params: Params, weights: str, folder: Path, lora: bool = False,
     return Cluster(make, slots(params, most(params)), rule, folder, start_timeout=params.start_timeout, **kwargs)
 
 
-def make_server(params: Params, weights: str, log_path: Path, lora: bool, slot: Slot, key: str = "") -> Server:
+def make_server(params: Params, weights: str, log_path: Path, lora: bool, slot: Slot, key: str) -> Server:
     """A vLLM server for the run's model on a slot, not yet started."""
     return Server(
         model=weights,

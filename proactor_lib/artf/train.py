@@ -22,6 +22,7 @@ from proactor_lib.artf.rollouts import RolloutWorker
 from proactor_lib.artf.sampler import Sampler
 from proactor_lib.artf.server import Server
 from proactor_lib.artf.serving import joined, serve
+from proactor_lib.artf.slots import core_numbers
 from proactor_lib.artf.tokens import Trunk, trunk
 from proactor_lib.artf.visits import Visit, Visits
 from proactor_lib.errors import BadInput
@@ -252,7 +253,7 @@ def pin(cores: str) -> None:
     """Keep this process, its threads to come and torch's arithmetic on these cores."""
     import torch
 
-    chosen = {c for part in cores.split(",") for c in range(int(part.split("-")[0]), int(part.split("-")[-1]) + 1)}
+    chosen = set(core_numbers(cores))
     os.sched_setaffinity(0, chosen)
     torch.set_num_threads(len(chosen))
 

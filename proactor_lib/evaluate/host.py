@@ -67,7 +67,8 @@ class Host:
     def agent(self, adapter: Path | None) -> Served:
         """The policy of this adapter, as it is asked in training."""
         p = self._job.params
-        sampler = Sampler(self.server.url, p.max_completion_tokens, temperature=0.0, top=confidence.ALTERNATIVES)
+        server, limit = self.server, p.max_completion_tokens
+        sampler = Sampler(server.url, limit, temperature=0.0, key=server.key, top=confidence.ALTERNATIVES)
         longest = p.max_context - p.max_completion_tokens
         return Served(self.serve(adapter), sampler, self._trunk, longest, at_once=max(2, p.max_num_seqs // 8))
 

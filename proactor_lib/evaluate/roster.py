@@ -75,8 +75,9 @@ class Roster:
         if p.policy_url:
             endpoint = Endpoint(p.policy_url, p.policy_model, timeout=TIMEOUT, cache=cache_dir())
         else:
-            base = self._served().serve(None)
-            endpoint = Endpoint(f"{self._served().server.url}/v1", base, timeout=TIMEOUT, concurrency=p.max_num_seqs)
+            base, server = self._served().serve(None), self._served().server
+            url, many = f"{server.url}/v1", p.max_num_seqs
+            endpoint = Endpoint(url, base, timeout=TIMEOUT, concurrency=many, key=server.key)
         return Prompted(name, endpoint, self._max_tokens(name))
 
     def _max_tokens(self, name: str) -> int:
