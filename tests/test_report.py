@@ -249,7 +249,7 @@ def test_findings_know_which_end_of_a_metric_is_the_better():
 
 def test_the_method_is_told_from_the_parameters():
     told = " ".join(words.method(Params(sft_steps=3, turns_per_dialogue=4, reward="custom_ruler"), steps=7))
-    assert "warm start of 3 steps, then 7 steps of turn-level GRPO" in told and "4 turns of each" in told
+    assert "warm start of 3 steps, then 7 steps of turn-level GRPO" in told and "4 turns of each, 50% of them" in told
     assert "rewarded by custom_ruler (judge: rubric)" in told and "at every turn" in told
     assert "GRPO" not in " ".join(words.method(Params(evaluation_turns=8), steps=0))
 

@@ -27,13 +27,14 @@ def method(params: Params, steps: int) -> list[str]:
 
 def _training(p: Params, steps: int) -> list[str]:
     bits = "4-bit (NF4)" if p.quantization == "nf4" else "unquantised"
-    turns = f"{p.turns_per_dialogue} turns" if p.turns_per_dialogue else "all turns"
+    sample = f"{p.turns_per_dialogue} turns of each, {p.open_share:.0%} of them with something to do"
+    turns = sample if p.turns_per_dialogue else "all turns of each"
     warm = f"a supervised warm start of {p.sft_steps} steps, then " if p.sft_steps else ""
     judged = f" (judge: {p.judge})" if "ruler" in p.reward else ""
     return [
         f"Model: {p.model}, {bits}, LoRA of rank {p.lora_rank}.",
-        f"Training: {warm}{steps} steps of turn-level GRPO; a step takes {p.dialogues_per_step} dialogues, {turns} of "
-        f"each, {p.num_generations} outputs a turn, rewarded by {p.reward}{judged}.",
+        f"Training: {warm}{steps} steps of turn-level GRPO; a step takes {p.dialogues_per_step} dialogues, {turns}, "
+        f"{p.num_generations} outputs a turn, rewarded by {p.reward}{judged}.",
     ]
 
 
