@@ -32,15 +32,6 @@ def test_the_share_of_open_turns_is_what_was_asked_for():
         assert len({3, 4, 5} & set(visits(None, open_share=0.75)[number].turns)) == 3
 
 
-def test_open_turns_come_from_as_many_windows_as_there_are():
-    spans = ((1, 1, 2), (3, 4, 9), (10, 10, 10))
-    line = DialogueReferences(dialogue_id="d", references=tuple(reference(window=w) for w in spans))
-    sampled = Visits([dialogue()], [line], Catalog(domain="made up", actions=()), 3, 0, open_share=1.0)
-    for number in range(20):
-        first, second, third = sampled[number].turns
-        assert first in (1, 2) and 3 <= second <= 9 and third == 10
-
-
 def test_all_turns():
     assert visits(0)[0].turns == tuple(range(1, 11)) == visits(99)[0].turns
 

@@ -27,8 +27,8 @@ class Visits:
     """Endless: epoch after epoch in a shuffled order, each visit with a fresh sample of the dialogue's turns.
 
     Most turns ask for silence, and a sample of all would teach little else. So of `turns_per_dialogue` turns a share of
-    `open_share` has an open reference, as far as there are such turns, and these come from all windows as evenly as
-    that goes. None: all turns that have one, and as many others; 0: all turns [ours].
+    `open_share` has an open reference, where there are as many; None: all that have one, and as many others; 0: all
+    turns [ours].
     """
 
     def __init__(self, dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences], catalog: Catalog,
@@ -51,19 +51,6 @@ class Visits:
             silent = [t for t in turns if t not in covered]
             share = 0.5 if self._turns_per_dialogue is None else self._open_share
             few = max(int(wanted * share), wanted - len(silent))
-            windows = [[t for t in covered if r.window.covers(t)] for r in references]
-            chosen = _one_each(windows, min(len(covered), few), draw)
+            chosen = draw.sample(covered, min(len(covered), few))
             turns = sorted(chosen + draw.sample(silent, wanted - len(chosen)))
         return Visit(number, dialogue, self._catalog, references, tuple(turns))
-
-
-def _one_each(windows: list[list[int]], count: int, draw: random.Random) -> list[int]:
-    """`count` of the windows' turns, as evenly from all windows as that goes; no turn twice."""
-    chosen: list[int] = []
-    while len(chosen) < count:
-        draw.shuffle(windows)
-        for window in windows:
-            free = [turn for turn in window if turn not in chosen]
-            if free and len(chosen) < count:
-                chosen.append(draw.choice(free))
-    return chosen
