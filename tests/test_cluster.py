@@ -20,10 +20,12 @@ from proactor_lib.artf.guard import KeyEverywhere
 from proactor_lib.artf.router import Router
 from proactor_lib.artf.scaling import Rule
 from proactor_lib.artf.scripted import Script
+from proactor_lib.artf.serving import start_server
 from proactor_lib.artf.slots import Slot, core_slots, gpu_slots
 from proactor_lib.artf.stand_in import StandIn
 from proactor_lib.bench.traffic import Talk, drive
 from proactor_lib.errors import BadInput
+from proactor_lib.params import Params
 
 from fleet import cluster, events, until
 
@@ -177,6 +179,16 @@ def test_the_guard_inside_vllm_covers_every_path_that_does_anything(monkeypatch,
     headers = [(b"authorization", given)] if given else []
     asyncio.run(KeyEverywhere(app)({"type": "http", "path": path, "headers": headers}, None, send))
     assert (reached == [path], 401 in sent) == (passes, not passes)
+
+
+def test_a_single_server_asks_for_a_random_key_that_no_command_line_shows(tmp_path):
+    server = start_server(Params(model="tiny"), "weights", tmp_path / "server.log")
+    try:
+        process = psutil.Process(server.process.pid)
+        assert process.environ()["VLLM_API_KEY"] == server.key and len(server.key) == 32
+        assert server.key not in " ".join(process.cmdline()) and "guard.KeyEverywhere" in " ".join(process.cmdline())
+    finally:
+        server.stop()
 
 
 # where servers go

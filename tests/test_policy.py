@@ -108,7 +108,8 @@ def test_a_server_that_forgets_its_adapters_gets_them_again(tmp_path, adapter):
         c.sync = sync = AdapterSync(c, max_staleness=0)
         sync.publish(0, adapter)
         c.serving()[0].misbehave(drop_adapters=True)
-        until(lambda: "did not hold the policy" in events(tmp_path) and len(c._router.servers()) == 2)
+        until(lambda: "holds it again" in events(tmp_path))
+        assert "did not hold the policy" in events(tmp_path) and len(c._router.servers()) == 2
         assert all(sync.model_name(0) in s.models() for s in c.serving()) and len(c.serving()) == 2
 
 

@@ -90,8 +90,8 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
     outside = re.sub(r"```.*?```|<!-- map:.*<!-- end of map -->", "", README, flags=re.S)
     inline = re.findall(r"`((?:make|proactor) [^`]*)`", outside)
     blocks = "\n".join(BLOCKS)
-    # For machines with a GPU; tests/test_catalog.py; tests/test_bench_*.py.
-    known = {"make env EXTRA=gpu", "proactor catalog import", "proactor bench"}
+    # For machines with a GPU; tests/test_catalog.py; tests/test_bench_*.py; tests/test_cluster.py.
+    known = {"make env EXTRA=gpu", "proactor catalog import", "proactor bench", "proactor cluster up"}
     for command in inline:
         assert command in known or " ".join(command.split()[:2]) in blocks, command
 

@@ -46,7 +46,7 @@ if mode == 'full': open('/dev/full', 'w').write('x' * 10_000_000)
 if mode == 'unwritable': resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (3000, 3000))"""
 
 
-CELLS = int(os.environ.get("SWEEP_TEST_CELLS", 8))  # of the sweep that is killed
+CELLS = int(os.environ.get("SWEEP_TEST_CELLS", 6))  # of the sweep that is killed
 
 
 @pytest.fixture(scope="module")

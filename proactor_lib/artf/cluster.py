@@ -335,6 +335,7 @@ class Cluster:
             self._leave(member)
             if self._brought(member):
                 self._router.add(member.server.url)
+                self._tell("holds it again", member)
         return None
 
     def _leave(self, member: Member) -> None:
