@@ -18,7 +18,10 @@ _PDEATHSIG, _SUBREAPER = 1, 36  # prctl
 
 
 def follow_parent() -> None:
-    """Ask the kernel to send this process SIGTERM when its parent dies, whatever it dies of."""
+    """Ask the kernel to send this process SIGTERM when its parent dies, whatever it dies of.
+
+    Strictly, when the thread ends that started it: start children from one that lives as long as they should.
+    """
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
 
 

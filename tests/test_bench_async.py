@@ -2,11 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from proactor_lib import processes
 from proactor_lib.artf import train
 from proactor_lib.artf.server import Server
 from proactor_lib.bench import asynchronous, children, learning, sides
@@ -109,6 +114,18 @@ def test_a_trainer_borrows_the_cores_of_idle_servers():
 def test_a_child_that_fails_is_told_with_its_last_words(tmp_path):
     with pytest.raises(BadInput, match="ended with status 2: proactor: shape 'huge': there is none"):
         children.call("proactor_lib", "bench", "packing", "--shape", "huge", log=tmp_path / "log.txt")
+
+
+def test_a_child_ends_with_the_bench_that_was_killed():
+    sleeps = "children.call('timeit', '-n1', '-r1', 'import time; time.sleep(300)')"
+    bench = subprocess.Popen([sys.executable, "-c", f"from proactor_lib.bench import children; {sleeps}"])
+    deadline = time.monotonic() + 60
+    while not (found := processes.family(bench.pid, itself=False)):
+        assert time.monotonic() < deadline and bench.poll() is None
+        time.sleep(0.05)
+    bench.kill()
+    bench.wait()
+    assert psutil.wait_procs(found, timeout=20)[1] == []
 
 
 def test_learning_is_compared_step_by_step():

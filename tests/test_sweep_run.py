@@ -13,8 +13,14 @@ import pandas as pd
 import psutil
 import pytest
 from proactor_lib import processes, report
+from proactor_lib.artf import cluster as artf
+from proactor_lib.artf.remote import away
+from proactor_lib.artf.scaling import Rule
+from proactor_lib.artf.slots import Slot
+from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.bench.traffic import Talk, drive
 from proactor_lib.errors import BadInput
-from proactor_lib.sweep import runner
+from proactor_lib.sweep import ray_cluster, runner
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 from proactor_lib.sweep.live import Lines, View, Widget
@@ -201,6 +207,31 @@ def test_a_cluster_that_is_not_there_is_said(folder, ray_token):
 def planned_folder(folder, **values):
     planned(folder, **values)
     return folder
+
+
+def test_servers_go_to_the_nodes_as_actors_and_a_killed_one_is_replaced(cluster, tmp_path):
+    """ART-F's servers by the same code as on one machine: only their place differs."""
+    with ray_cluster.cluster(cluster.address):
+
+        def make(slot, key):
+            return away(StandIn(log_path=tmp_path / f"{slot.name}.log", key=key))
+
+        slots = [Slot("ray-0"), Slot("ray-1")]
+        with artf.Cluster(make, slots, Rule(2, 2, 64), tmp_path / "cluster", period=0.2) as c:
+            first = c.wait_ready(120).serving()
+            raylets = [n.all_processes["raylet"][0].process.pid for n in (cluster.head_node, cluster.second)]
+            assert sorted(len(_scripted(raylet)) for raylet in raylets) == [1, 1]
+            assert len(drive([c.url], [Talk(f"d{n}", 0.0, 2) for n in range(4)], key=c.key, routed=True).latencies) == 8
+            _scripted(raylets[0])[0].kill()
+            deadline = time.monotonic() + 60
+            while len(c.serving()) < 2 or c.serving() == first:
+                assert time.monotonic() < deadline and c.failure is None
+                time.sleep(0.1)
+        assert [len(_scripted(raylet)) for raylet in raylets] == [0, 0]
+
+
+def _scripted(raylet):
+    return [p for p in processes.family(raylet) if "proactor_lib.artf.scripted" in _cmdline(p)]
 
 
 def test_a_lost_node_costs_only_its_running_cells(folder, cluster):

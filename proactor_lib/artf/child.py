@@ -1,6 +1,5 @@
 """A child process that serves HTTP on loopback: started, waited for, and ended with everything that it started."""
 
-import ctypes
 import functools
 import os
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from proactor_lib.errors import BadInput, Broken
+from proactor_lib.processes import follow_parent
 
 HOST = "127.0.0.1"
 
@@ -29,11 +29,6 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind((HOST, 0))
         return s.getsockname()[1]
-
-
-def _die_with_parent() -> None:
-    """Linux: the child gets SIGTERM when the thread that started it ends, so also when its parent dies."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 class ServerDied(Broken):
@@ -77,7 +72,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=follow_parent,
             )
         return self
 

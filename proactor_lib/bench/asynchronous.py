@@ -23,8 +23,8 @@ _CHILD = "proactor_lib.bench.sides"
 SHAPES = {
     "full": {"max_completion_tokens": 48, "sft_steps": 30, "num_generations": 8, "turns_per_dialogue": 0},
     "medium": {"max_completion_tokens": 48, "sft_steps": 8, "num_generations": 8, "turns_per_dialogue": 5},
-    "turns8": {"max_completion_tokens": 48, "sft_steps": 20, "num_generations": 4, "turns_per_dialogue": 0,
-               "max_turns": 8, "train_dialogues": 60},
+    "turns8": {"max_completion_tokens": 48, "sft_steps": 50, "sft_learning_rate": 2e-3, "learning_rate": 1e-4,
+               "num_generations": 4, "turns_per_dialogue": 0, "max_turns": 8, "train_dialogues": 60},
     "tiny": {"max_completion_tokens": 6, "sft_steps": 1, "num_generations": 2, "turns_per_dialogue": 2,
              "sft_dialogues_per_step": 1, "train_dialogues": 2, "model": models.TINY, "quantization": "none",
              "max_num_seqs": 8, "max_context": 4096},

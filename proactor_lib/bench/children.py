@@ -6,16 +6,23 @@ import sys
 from pathlib import Path
 
 from proactor_lib.errors import BadInput
+from proactor_lib.processes import follow_parent
 
 
 def call(module: str, *arguments: str, log: Path | None = None) -> dict:
     """What `python -m module arguments` prints as its last line of JSON; the rest goes to `log` as it comes.
 
-    BadInput, with its last words, if it fails. It is ended when this call is interrupted.
+    BadInput, with its last words, if it fails. It is ended when this call is interrupted, or its process dies.
     """
     command = [sys.executable, "-m", module, *arguments]
     with open(log or "/dev/null", "w+") as errors:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors if log else subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors if log else subprocess.PIPE,
+            text=True,
+            preexec_fn=follow_parent,
+        )
         try:
             said, complaint = child.communicate()
         finally:

@@ -15,7 +15,7 @@ WINDOW = 10  # steps
 
 
 def benchmark(out: Path, dataset: str, data_dir: Path | None, seeds: int, steps: int, shape: str) -> dict:
-    """`compare` of as many seeds' runs; each seed's are kept in OUT/seed-N, a killed bench goes on from there.
+    """`compare` of as many seeds' runs, seconds and groups that trained; a killed bench goes on from OUT/seed-N.
 
     BadInput as `asynchronous.benchmark`.
     """
@@ -25,7 +25,10 @@ def benchmark(out: Path, dataset: str, data_dir: Path | None, seeds: int, steps:
     ]
     rewards = {side: np.array([run["sides"][side]["reward_mean"] for run in found], dtype=float) for side in SIDES}
     seconds = {f"seconds_{side}": round(sum(run[f"seconds_{side}"] for run in found), 1) for side in SIDES}
-    return {"seeds": seeds, "steps": steps, **compare(rewards["artf"], rewards["sync"]), **seconds}
+    # Groups that trained: were they few, then equal rewards would say nothing.
+    trained = {f"trained_{side}": sum(r["sides"][side]["groups"] - r["sides"][side]["groups_skipped"] for r in found)
+               for side in SIDES}  # fmt: skip
+    return {"seeds": seeds, "steps": steps, **compare(rewards["artf"], rewards["sync"]), **seconds, **trained}
 
 
 def compare(artf: np.ndarray, sync: np.ndarray, resamples: int = 2000) -> dict:
