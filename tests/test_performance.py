@@ -42,20 +42,24 @@ def test_it_takes_a_run_apart_and_shows_benchmarks_that_are_there(tmp_path):
     lines(tmp_path / "run")
     bench = tmp_path / "bench"
     bench.mkdir()
-    (bench / "packing.json").write_text('{"padded_tokens": 340000, "library_tokens": 20000, "packed_tokens": 9100}')
+    packing = {"padded_tokens": 340000, "library_tokens": 20000, "packed_tokens": 9100}
+    (bench / "packing.json").write_text(json.dumps(packing | {"ours_seconds": 50.0, "trl_seconds": 110.0}))
+    (bench / "learning.json").write_text('{"reward_artf": [0.5, 0.6, null], "reward_sync": [0.4, 0.6, 0.5]}')
+    (bench / "adaptivity.json").write_text('{"server_seconds_share": 0.53}')
     (bench / "async.json").write_text(
         '{"homeloan": {"seconds_artf": 60.0, "seconds_trl": 900.0, "seconds_sync": 800.0}}'
     )
     text, pictures = executed(tmp_path / "run", bench)
     assert "6 steps: predicted" in text and "trained tokens a second" in text and "staleness 1" in text
-    assert pictures == 7  # the steps, two clusters' splits, two comparisons, two benchmarks
+    assert pictures == 9  # the steps, two clusters' splits, two comparisons, four of benchmarks
+    assert "server_seconds_share" in text
     assert "Not measured yet:\n  proactor bench router" in text and "bench packing" not in text
 
 
 def test_it_says_what_to_run_first(tmp_path):
     text, pictures = executed(tmp_path / "none", tmp_path / "bench")
     assert "has no training step yet: run notebooks 01 and 03 on it first" in text
-    assert "nothing was measured" in text and text.count("proactor bench") == 4 and pictures == 4
+    assert "nothing was measured" in text and text.count("proactor bench") == 6 and pictures == 4
 
 
 def test_the_summary_by_hand():
@@ -93,4 +97,4 @@ def test_figures_show_what_they_are_given(tmp_path):
     plans = pd.DataFrame({"name": ["a", "b"], "speedup": [1.0, 6.0], "server_busy": [0.1, 0.9], "trainer_busy": 0.5})
     assert [p.get_width() for p in readable(plots.busy_shares(plans)).axes[0].patches] == [1.0, 6.0]
     (ax,) = readable(plots.grouped_bars({"homeloan": {"ART-F": 60.0, "TRL": None, "sync": 900.0}}, "seconds")).axes
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["ART-F", "sync"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["ART-F", "sync"] and ax.get_xlim()[0] == 0

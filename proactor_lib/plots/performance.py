@@ -67,8 +67,11 @@ def busy_shares(table: pd.DataFrame) -> Figure:
     return made
 
 
-def grouped_bars(values: Mapping[str, Mapping[str, float]], label: str, log: bool = True) -> Figure:
-    """A bar a value, a group a key: values[group][bar], each with its number. A value that is None is left out."""
+def grouped_bars(values: Mapping[str, Mapping[str, float]], label: str) -> Figure:
+    """A bar a value, a group a key: values[group][bar], each with its number. A value that is None is left out.
+
+    Lengths begin at 0, so that they say what the numbers say.
+    """
     names = list(dict.fromkeys(name for group in values.values() for name in group))
     paint = colours(names)
     rows = [(g, n, v) for g, group in values.items() for n, v in group.items() if v is not None]
@@ -79,6 +82,6 @@ def grouped_bars(values: Mapping[str, Mapping[str, float]], label: str, log: boo
             ax.annotate(f"{v:,.4g}" if v < 1e4 else f"{v:,.0f}", (v, at), (3, 0), textcoords="offset points",
                         va="center", fontsize=8)  # fmt: skip
         ax.set_yticks(y, [f"{g}: {n}" if len(values) > 1 else n for g, n, _ in rows])
-        ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5), xscale="log" if log else "linear")
+        ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
         ax.margins(x=0.15)
     return made

@@ -8,11 +8,14 @@ import pandas as pd
 from proactor_lib.errors import BadInput
 
 BENCHES = {
-    "packing": "proactor bench packing --shape paper --json",
+    "packing": "proactor bench packing --shape laptop --json",
     "async": "proactor bench async --datasets homeloan --json",
+    "learning": "proactor bench learning --data-dir ../shared/data/sgd --json",
     "router": "proactor bench router --json",
+    "adaptivity": "proactor bench adaptivity --json",
     "gpu-train": "proactor bench gpu-train --json",
 }
+LAYOUTS = {"padded": "padded", "trl": "TRL's batcher", "ours": "ours"}
 
 
 def with_rest(steps: pd.DataFrame) -> pd.DataFrame:
@@ -69,6 +72,22 @@ def seconds(found: dict[str, dict]) -> dict[str, dict[str, float | None]]:
 
 def tokens(found: dict[str, dict]) -> dict[str, dict[str, float | None]]:
     """The packing benchmark's forwarded tokens, by layout."""
-    layouts = {"padded_tokens": "padded", "library_tokens": "TRL's batcher", "packed_tokens": "ours"}
+    keys = {"padded": "padded_tokens", "trl": "library_tokens", "ours": "packed_tokens"}
     got = found.get("packing")
-    return {"packing": {label: got.get(key) for key, label in layouts.items()}} if got else {}
+    return {"packing": {label: got.get(keys[layout]) for layout, label in LAYOUTS.items()}} if got else {}
+
+
+def layout_seconds(found: dict[str, dict]) -> dict[str, dict[str, float | None]]:
+    """The packing benchmark's seconds of a training step, by layout; empty where no layout was timed."""
+    timed = {label: found.get("packing", {}).get(f"{layout}_seconds") for layout, label in LAYOUTS.items()}
+    return {"packing": timed} if any(timed.values()) else {}
+
+
+def learning(found: dict[str, dict]) -> dict[str, pd.DataFrame]:
+    """The learning benchmark's mean reward by step, a frame a side (step, reward_mean); empty where it did not run."""
+    sides = {"reward_artf": "ART-F", "reward_sync": "synchronous loop"}
+    rewards = {label: found["learning"][key] for key, label in sides.items()} if "learning" in found else {}
+    return {
+        label: pd.DataFrame({"step": range(1, len(values) + 1), "reward_mean": values})
+        for label, values in rewards.items()
+    }
