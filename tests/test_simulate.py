@@ -117,6 +117,7 @@ def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
     assert (times.step_s, times.record_s) == (pytest.approx(0.1), pytest.approx(0.05))
     fixed = times.prefill_s * work.prompt_tokens + times.decode_step_s * 2 * work.max_output  # 16 outputs, 8 slots
     assert fixed == pytest.approx(2.0, rel=0.05) and times.row_s == pytest.approx(0.5, rel=0.01)
+    records = records[1:]  # the first is sampled by a cold server
     assert [s.packed_tokens for s in work.seen] == [r["tokens_packed"] for r in records]
     assert (work.dialogues, work.turns, work.k, work.max_output) == (1, 2, 8, 8)
     assert work.output_tokens == pytest.approx(np.mean([r["output_tokens"] for r in records]) / 16)
@@ -130,6 +131,38 @@ def test_what_half_a_run_tells_predicts_the_other_half(tmp_path):
     with pytest.raises(BadInput, match="metrics.jsonl has 0 steps, at least 2 are needed: train first"):
         opened(tmp_path / "new")
         calibrate.measured(tmp_path / "new")
+
+
+def changed(out, change):
+    """What the run tells after `change` was made to each of its records."""
+    path = out / "training" / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r | change(r)) + "\n" for r in records))
+    return calibrate.measured(out)
+
+
+def test_a_cold_start_is_left_out(tmp_path):
+    lines(tmp_path)
+    warm = calibrate.measured(tmp_path).service
+    assert changed(tmp_path, lambda r: {"rollout_s": 30.0} if r["step"] == 1 else {}).service == warm
+    assert abs(capacity.check(tmp_path).error) < 0.05
+    assert len(calibrate.measured(tmp_path, 0, 3).steps) == 3  # too few to leave one out
+
+
+def test_a_sync_that_waits_for_rollouts_is_not_taken_for_a_long_one(tmp_path):
+    lines(tmp_path, staleness=1)
+    waits = changed(tmp_path, lambda r: {"staleness": 1, "sync_s": 0.3 + 2.0 * (r["step"] % 2)})
+    assert waits.service.sync_s == pytest.approx(0.3)
+    alone = changed(tmp_path, lambda r: {"staleness": 0})
+    assert alone.service.sync_s == pytest.approx(1.3)  # nothing to wait for: it is as long as it is
+
+
+def test_short_dialogues_do_not_make_others_look_like_two_rounds(tmp_path):
+    lines(tmp_path)
+    settings = json.loads((tmp_path / "params.json").read_text())
+    write_json(tmp_path / "params.json", settings | {"turns_per_dialogue": 0})
+    found = changed(tmp_path, lambda r: {"groups": {3: 4, 7: 16}.get(r["step"], 8)})
+    assert found.workload.turns == 8 and [s.rounds for s in found.workload.seen].count(2) == 1
 
 
 # clusters

@@ -33,13 +33,18 @@ def measured(out: Path | str, first: int = 0, last: int | None = None) -> Measur
     """Service times and workload of a training run, from its steps number `first` to `last` - 1, as they are counted
     from 0 (None: to the end).
 
-    Raises BadInput: no such run, or fewer than two steps.
+    The steps that are sampled before the first one was trained find a cold server, and are left out where enough others
+    are left [ours]. Raises BadInput: no such run, or fewer than two steps.
     """
     run = Run(read_json(Path(out) / "params.json", Params), Path(out))
-    p, steps = run.params, run_steps(run).iloc[first:last]
+    p, every = run.params, run_steps(run)
+    steps = every.iloc[first:last]
+    cold = max(0, 1 + p.max_staleness - first)
+    steps = steps.iloc[cold:] if len(steps) >= cold + 4 else steps
     if len(steps) < 2:
         raise BadInput(f"{run.training / 'metrics.jsonl'} has {len(steps)} steps, at least 2 are needed: train first")
-    plan, workload = Plan(p.servers, 1, p.max_staleness), _workload(run, steps)
+    turns = p.turns_per_dialogue or max(1, round(float(every.groups.median()) / p.dialogues_per_step))
+    plan, workload = Plan(p.servers, 1, p.max_staleness), _workload(run, steps, turns)
     times = fit(steps, workload, p.name, p.max_num_seqs)
     return Measured(steps, plan, workload, calibrated(times, workload, plan, float(steps.rollout_s.mean())))
 
@@ -94,7 +99,7 @@ def fit(steps: pd.DataFrame, workload: Workload, name: str, slots: int = 64) -> 
         row_s=row / rows,
         step_s=step,
         record_s=record,
-        sync_s=float(steps.sync_s.mean()),
+        sync_s=_sync(steps),
         slots=slots,
     )
 
@@ -108,6 +113,12 @@ def _outside(steps: pd.DataFrame) -> tuple[float, float]:
     outside = _mean(steps.wall_s - steps.rollout_wait_s - apart)
     before = _mean(steps.wall_s - steps.rollout_s - apart) if (steps.staleness == 0).all() else outside
     return min(before, outside), max(0.0, outside - before)
+
+
+def _sync(steps: pd.DataFrame) -> float:
+    """What a sync takes that waits for nobody. Beside rollouts it may wait for them, which the simulator adds itself:
+    then the lower quartile [ours]."""
+    return float(steps.sync_s.mean() if (steps.staleness == 0).all() else steps.sync_s.quantile(0.25))
 
 
 def _mean(seconds: pd.Series) -> float:
@@ -125,10 +136,9 @@ def _fit(seconds: pd.Series, *causes: np.ndarray | pd.Series) -> list[float]:
     return (found * (seconds.sum() / total if total else 1.0)).tolist()
 
 
-def _workload(run: Run, steps: pd.DataFrame) -> Workload:
+def _workload(run: Run, steps: pd.DataFrame, turns: int) -> Workload:
     """The mean step, and all of them. Where the head ends in a prompt is told by its share of the characters."""
     p = run.params
-    turns = p.turns_per_dialogue or round(float(steps.groups.min()) / p.dialogues_per_step)
     rounds = (steps.groups / (turns * p.dialogues_per_step)).round().clip(lower=1).astype(int)
     trained = steps.groups - steps.groups_skipped
     samples = trained.where(trained > 0, 1) * p.num_generations  # a step without variance trains one group

@@ -89,7 +89,7 @@ def check(out: Path | str, fitted_on: int = 0) -> Check:
 
     The others' tokens are given, their seconds are not. BadInput for a run with fewer than four steps in one go.
     """
-    count = len(measured(out).steps)
+    count = int(measured(out).steps.index[-1]) + 1  # all of them, the cold ones too
     fitted_on = fitted_on or count // 2
     if count - fitted_on < 2:
         raise BadInput(f"{out} has {count} steps, at least 4 are needed: train for longer")
