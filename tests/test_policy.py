@@ -248,8 +248,13 @@ def test_the_gate_knows_which_versions_are_held():
 class Killer:
     """Stands for the trainer: takes steps, publishes versions, and kills a server in each of them."""
 
-    def __init__(self, fleet, sync, worker, adapter):
-        self.fleet, self.sync, self.worker, self.adapter, self.kills = fleet, sync, worker, adapter, 0
+    def __init__(self, fleet, made, sync, worker, adapter):
+        self.fleet, self.made, self.sync, self.worker, self.adapter = fleet, made, sync, worker, adapter
+        self.kills = 0
+
+    def whole(self):
+        """Whether every server that was killed has one in its place that serves."""
+        return len(self.made) == 2 + self.kills and len(self.fleet.serving()) == 2
 
     def publish(self, version):
         self.sync.publish(version, self.adapter, self.worker.leased_versions())
@@ -265,8 +270,8 @@ class Killer:
         self.worker.start()
         batches = []
         for step in range(steps):
-            until(lambda: len(self.fleet.serving()) == 2)
-            self.publish(step)
+            until(self.whole)
+            self.publish(step)  # lets a step begin that had to wait for it: there is somebody to kill
             self.kill()
             batches.append(self.worker.next_step())
         return batches
@@ -284,14 +289,14 @@ def test_a_run_survives_ten_kills_with_all_its_groups(tmp_path, adapter):
         worker = RolloutWorker(
             visits, lambda visit: Trunk([3] * turns, list(range(1, turns + 1)), [4]),
             Sampler(c.url, 4, key=c.key, routed=True, patience=60), reward("rac"), sync.model_name,
-            k=4, visits_per_step=2, max_steps=steps, max_staleness=1,
+            k=4, visits_per_step=2, max_steps=steps + 1, max_staleness=1,
         )  # fmt: skip
+        killer = Killer(c, made, sync, worker, adapter)
         try:
-            killer = Killer(c, sync, worker, adapter)
             batches = killer.run(steps)
         finally:
             worker.stop()
-        until(lambda: len(c.serving()) == 2)
+        until(killer.whole)
         alive = [s.seen() for s in c.serving()]
     assert killer.kills == 10 and len(made) == 12 and events(tmp_path).count("removed") == 10
     assert [b.step for b in batches] == list(range(steps)) and all(b.step - b.version <= 1 for b in batches)
