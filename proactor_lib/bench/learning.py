@@ -1,7 +1,8 @@
 """Whether asynchronous training learns what synchronous training learns: mean reward by step, side by side.
 
-Both sides visit the same turns at the same step; their samples differ (a seed in a request kills vLLM's CPU engine), so
-that means over seeds are compared, with an interval.
+Both sides visit the same dialogues in the same order; their samples differ (a seed in a request kills vLLM's CPU
+engine), and a step whose groups all lack variance visits one more, so that means over seeds are compared, with an
+interval.
 """
 
 from pathlib import Path
