@@ -10,6 +10,7 @@ import ipaddress
 import json
 import os
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -29,10 +30,14 @@ from proactor_lib.files import write_json
 
 T = TypeVar("T")
 Messages = list[dict[str, str]]
+Form = Literal["schema", "object", "text"]
 Kind = Literal["refused", "rejected", "unreachable", "timeout", "rate_limit", "server", "garbled", "invalid"]
 
 ECHO = 500  # characters of an answer cut at the token limit that it is shown again
 LONGEST_WAIT = 120.0  # seconds: a longer Retry-After is cut to this
+
+# What a model puts around its JSON where nothing constrains it: its thoughts, a fence.
+_AROUND = re.compile(r"\A\s*(?:<think>.*?</think>\s*)?(?:```(?:json)?\s*)?|\s*(?:```\s*)?\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,9 @@ class Endpoint:
     """A model behind a `url` that ends in /v1. Use it in one event loop, best as `async with`.
 
     `cache`: a folder, or None for no cache. `prices`: per million prompt and output tokens, in any currency. `timeout`:
-    seconds a request; `backoff`: seconds before the first retry, doubling from there. Without a `key` it comes
-    from the environment variable `key_variable`; a loopback address needs none. Raises BadInput where it is missing.
+    seconds a request; `backoff`: seconds before the first retry, doubling from there. `form`: what the endpoint can
+    hold JSON answers to, their schema, only to be an object, or nothing. Without a `key` it comes from the environment
+    variable `key_variable`; a loopback address needs none. Raises BadInput where it is missing.
     """
 
     def __init__(
@@ -94,11 +100,13 @@ class Endpoint:
         backoff: float = 0.5,
         cache: Path | None = None,
         prices: tuple[float, float] = (0.0, 0.0),
+        form: Form = "schema",
         key: str | None = None,
         key_variable: str = "OPENAI_API_KEY",
     ):
         self.url, self.model, self.cache, self.prices = url, model, cache and Path(cache), prices
         self.timeout, self.retries, self.backoff, self.concurrency = timeout, retries, backoff, concurrency
+        self.form = form
         self.counts = Counts()
         # Retries are ours: theirs are not counted, and hold no slot of our concurrency.
         key = key or _key(url, key_variable)
@@ -122,9 +130,9 @@ class Endpoint:
     ) -> Answer[str] | Failed:
         """The model's text for `messages`, from the cache where it was asked before.
 
-        `sampling` goes into the request (temperature, max_tokens, response_format, extra_body, ...); a `seed` is
-        refused (ValueError), for it kills a CPU vLLM engine. Another `repeat` asks the same again. `headers` stay out
-        of the cache's key.
+        `sampling` goes into the request as it is (temperature, max_tokens, response_format, or what only this endpoint
+        knows); a `seed` is refused (ValueError), for it kills a CPU vLLM engine. Another `repeat` asks the same again.
+        `headers` stay out of the cache's key.
         """
         if "seed" in sampling:
             raise ValueError("no request may carry a seed: it kills a CPU vLLM engine")
@@ -155,11 +163,11 @@ class Endpoint:
         `check` raises ValueError for what it does not accept. The model is shown what was wrong and asked again,
         `attempts` times in all; then the last fault is the reason of a Failed of kind `invalid`.
         """
-        form = json_form(schema)
+        form = asked_form(self.form, schema)
         total: Answer[Any] = Answer(None, "", attempts=0, cached=True)
         talk, fault = list(messages), ""
         for attempt in range(1, attempts + 1):
-            answer = await self.complete(talk, response_format=form, **asking)
+            answer = await self.complete(talk, **form, **asking)
             if isinstance(answer, Failed):
                 return answer
             total = _sum(total, answer)
@@ -194,7 +202,9 @@ class Endpoint:
     async def _send(self, request: dict[str, Any], headers: dict[str, str] | None) -> Answer[str]:
         start = time.perf_counter()
         async with asyncio.timeout(self.timeout):
-            reply = await self._client.chat.completions.create(**request, extra_headers=headers)
+            reply = await self._client.chat.completions.create(
+                model=request["model"], messages=request["messages"], extra_body=request, extra_headers=headers
+            )
         text, prompt_tokens, output_tokens, cut = _chat(reply)
         seconds = time.perf_counter() - start
         answer = Answer(text, text, prompt_tokens, output_tokens, latency_s=seconds, cut=cut)
@@ -230,6 +240,12 @@ def cache_key(request: dict[str, Any], repeat: int = 0) -> str:
 def json_form(schema: dict[str, Any]) -> dict[str, Any]:
     """The `response_format` that constrains an answer to `schema`."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+
+
+def asked_form(form: Form, schema: dict[str, Any]) -> dict[str, Any]:
+    """A request's fields that constrain its answer to `schema` as far as the endpoint can."""
+    fields = {"schema": {"response_format": json_form(schema)}, "object": {"response_format": {"type": "json_object"}}}
+    return fields.get(form, {})
 
 
 def price(prompt_tokens: int, output_tokens: int, prices: tuple[float, float]) -> float:
@@ -277,7 +293,7 @@ def _chat(reply: Any) -> tuple[str, int, int, bool]:
 
 def _parse(answer: Answer[str], schema: dict[str, Any]) -> Any:
     try:
-        value = json.loads(answer.text)
+        value = json.loads(_AROUND.sub("", answer.text))
     except ValueError as error:
         cut = "; it was cut off at the token limit" if answer.cut else ""
         raise ValueError(f"the answer is not JSON ({error}){cut}") from None

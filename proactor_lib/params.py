@@ -19,6 +19,8 @@ Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Annotator = Literal["evidence", "oracle"]
+Threshold = Literal["coverage", "param_agreement", "lead", "logged", "iou"]
 Weights = dict[Literal["rac", "pt", "rar", "ftr"], NonNegative]
 
 
@@ -30,6 +32,13 @@ def _registered(name: str) -> str:
     return name
 
 
+def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
+    if "seed" in sampling:
+        raise ValueError("no request may carry a seed: it kills a CPU vLLM engine")
+    return sampling
+
+
+Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a request, as its endpoint knows them
 RewardName = Annotated[str, AfterValidator(_registered)]  # a name in the registry of proactor_lib.rewards
 
 
@@ -51,11 +60,14 @@ class DataParams(BaseModel):
 class AnnotationParams(BaseModel):
     """How windows are found."""
 
-    annotator: Literal["evidence", "oracle"] = "evidence"
+    annotator: Annotator = "evidence"
+    second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same anew
     oracle_model: str | None = None  # the model's name at the endpoint
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
+    oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
+    oracle_form: Literal["schema", "object", "text"] = "schema"  # what the endpoint can hold answers to
     overlay: Path | None = None  # hand corrections that every later stage honours
-    quality_filter: dict[Literal["coverage", "param_agreement", "lead", "logged"], NonNegative] = {}  # what must hold
+    quality_filter: dict[Threshold, NonNegative] = {}  # what must hold (annotate/quality.py, Thresholds)
 
 
 class ModelParams(BaseModel):
@@ -161,8 +173,12 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
     def _possible(self):
         if self.dataset != "homeloan" and self.data_dir is None:
             raise ValueError(f"dataset {self.dataset!r} needs data_dir, the folder that holds it")
-        if self.annotator == "oracle" and not (self.oracle_model and self.oracle_url):
+        if "oracle" in (self.annotator, self.second_annotator) and not (self.oracle_model and self.oracle_url):
             raise ValueError("annotator 'oracle' needs oracle_model and oracle_url")
+        if self.annotator == self.second_annotator == "evidence":
+            raise ValueError("second_annotator: the evidence annotator always says the same; name an oracle for one")
+        if "iou" in self.quality_filter and self.second_annotator is None:
+            raise ValueError("quality_filter: 'iou' needs a second_annotator")
         if self.judge != "rubric" and self.judge_url is None:
             raise ValueError(f"judge {self.judge!r} needs judge_url")
         if (self.policy_url is None) != (self.policy_model is None):

@@ -4,6 +4,7 @@ params.json | data/ | references/ | training/ | predictions/ | metrics/ | summar
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +60,8 @@ class Run:
 
     @property
     def annotations(self) -> Path:
-        """<split>.jsonl (schema.DialogueReferences lines); truth-<split>.jsonl where the corpus knows the truth."""
+        """<split>.jsonl (schema.DialogueReferences lines); second-<split>.jsonl of a second annotator's, and
+        truth-<split>.jsonl where the corpus knows the truth."""
         return self.out / "references"
 
     @property
@@ -108,8 +110,7 @@ class Run:
 
     def failed(self, split: str) -> dict[str, str]:
         """The dialogues whose annotation failed, each with its reason."""
-        path = self.annotations / f"{split}.failed.jsonl"
-        return {f.dialogue_id: f.reason for f in read_jsonl(path, FailedDialogue)} if path.exists() else {}
+        return _failed(self.annotations / f"{split}.jsonl")
 
     def removed(self, split: str) -> dict[tuple[str, str | None], str]:
         """What `quality_filter` took out: (dialogue, reference or None for the whole dialogue) -> the reason."""
@@ -140,6 +141,11 @@ class Run:
         """The split's true references, where the corpus knows them (the simulator); else None."""
         path = self.annotations / f"truth-{split}.jsonl"
         return list(read_jsonl(path, DialogueReferences)) if path.exists() else None
+
+    def second(self, split: str) -> list[DialogueReferences]:
+        """What the split's references are compared with: the second annotator's, else the truth, else nothing."""
+        path = self.annotations / f"second-{split}.jsonl"
+        return list(read_jsonl(path, DialogueReferences)) if path.exists() else self.truth(split) or []
 
     def _made(self, path: Path) -> Path:
         if not path.exists():
@@ -198,16 +204,26 @@ def _union(catalogs: list[Catalog]) -> Catalog:
 def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write references/<split>.jsonl for each split with the run's annotator, then see what the filter takes out.
 
-    What an oracle has annotated stays: it was paid for, and its server may be gone. Delete the file to ask again.
-    Raises BadInput: an evidence annotator without logged actions, an oracle that cannot be reached.
+    A second annotator's go to second-<split>.jsonl. What an oracle has annotated stays: it was paid for, and its server
+    may be gone. Delete the file to ask again. Raises BadInput: an evidence annotator without logged actions, an oracle
+    that cannot be reached.
     """
-    annotate = _by_oracle if run.params.annotator == "oracle" else _by_evidence
     for done, split in enumerate(splits):
-        progress.report(run.out, "annotate", done, len(splits), split)
-        log(f"{split}: {annotate(run, split, run.annotations / f'{split}.jsonl')}")
+        for path, annotator, repeat in _annotations(run, split):
+            progress.report(run.out, "annotate", done, len(splits), path.stem)
+            said = _by_oracle(run, split, path, repeat) if annotator == "oracle" else _by_evidence(run, split, path)
+            log(f"{path.stem}: {said}")
         if run.params.quality_filter:
             log(f"{split}: {_filter(run, split)}")
     progress.report(run.out, "annotate", len(splits), len(splits))
+
+
+def _annotations(run: Run, split: str) -> Iterator[tuple[Path, str, int]]:
+    """The files of references that the split gets, each with its annotator, and which asking of an oracle it is."""
+    first, second = run.params.annotator, run.params.second_annotator
+    yield run.annotations / f"{split}.jsonl", first, 0
+    if second:
+        yield run.annotations / f"second-{split}.jsonl", second, int(first == second)
 
 
 def _by_evidence(run: Run, split: str, path: Path) -> str:
@@ -218,22 +234,29 @@ def _by_evidence(run: Run, split: str, path: Path) -> str:
     return f"{len(dialogues)} dialogues, {tally}"
 
 
-def _by_oracle(run: Run, split: str, path: Path) -> str:
+def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
     from proactor_lib.annotate import bulk
 
     if path.exists():
-        return f"{path} is there" + f", without {len(run.failed(split))} dialogues that failed" * bool(
-            run.failed(split)
-        )
+        failed = len(_failed(path))
+        return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
     dialogues = run.conversations(split)
-    with bulk.shown(len(dialogues), split) as bar:
+    with bulk.shown(len(dialogues), path.stem) as bar:
 
         def tell(summary: bulk.Summary) -> None:
             bar(summary)
             done = SPLITS.index(split) + summary.dialogues / len(dialogues)
-            progress.report(run.out, "annotate", done, len(SPLITS), f"{split}: {summary}")
+            progress.report(run.out, "annotate", done, len(SPLITS), f"{path.stem}: {summary}")
 
-        return str(bulk.annotate_file(dialogues, run.catalog, path, bulk.settings(run.params), tell))
+        return str(bulk.annotate_file(dialogues, run.catalog, path, bulk.settings(run.params, repeat), tell))
+
+
+def _failed(path: Path) -> dict[str, str]:
+    """The dialogues without references in `path`, each with its reason."""
+    from proactor_lib.annotate.bulk import failures_path
+
+    beside = failures_path(path)
+    return {f.dialogue_id: f.reason for f in read_jsonl(beside, FailedDialogue)} if beside.exists() else {}
 
 
 def _filter(run: Run, split: str) -> str:
@@ -243,7 +266,7 @@ def _filter(run: Run, split: str) -> str:
     path = run.annotations / f"{split}.removed.jsonl"
     path.unlink(missing_ok=True)
     thresholds = quality.Thresholds(**run.params.quality_filter)
-    kept, removed = quality.filtered(run.dialogues(split), run.corrected(split), thresholds)
+    kept, removed = quality.filtered(run.dialogues(split), run.corrected(split), thresholds, run.second(split))
     write_jsonl(path, removed)
     dialogues = sum(r.reference_id is None for r in removed)
     return f"the filter took out {dialogues} dialogues and {len(removed) - dialogues} references of others: {path}"

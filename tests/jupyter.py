@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from proactor_lib import processes
 from selenium import webdriver
@@ -54,8 +55,9 @@ def _ready(server, log, token):
     while time.monotonic() < deadline and server.poll() is None:
         if found := re.search(r"http://127\.0\.0\.1:(\d+)/", log.read_text()):
             url = f"http://127.0.0.1:{found[1]}"
-            urllib.request.urlopen(f"{url}/api?token={token}", timeout=30).read()
-            return f"{url}/lab/tree/notebook.ipynb?token={token}"
+            with suppress(urllib.error.URLError):  # it names its address before it listens there
+                urllib.request.urlopen(f"{url}/api?token={token}", timeout=30).read()
+                return f"{url}/lab/tree/notebook.ipynb?token={token}"
         time.sleep(0.2)
     raise AssertionError(log.read_text())
 

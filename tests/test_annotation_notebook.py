@@ -8,8 +8,8 @@ from proactor_lib.annotate.bulk import failures_path
 from proactor_lib.params import load_params
 from proactor_lib.run import Run
 from proactor_lib.schema import Window
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 
 from jupyter import chromium, lab, run_all
 from misbehaving import Misbehaving, Reply
@@ -83,11 +83,12 @@ def test_a_window_is_moved_in_the_browser_and_the_overlay_shows_it(tmp_path):
         first = before.references[0]
         close = handles(browser, "open, close")[1]
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", close)
-        close.send_keys(Keys.ARROW_RIGHT)
+        ActionChains(browser).drag_and_drop_by_offset(close, 60, 0).perform()
         wait.until(lambda b: run.overlay.exists())
         line = json.loads(run.overlay.read_text().splitlines()[-1])
-        moved = first.window.model_dump() | {"close": first.window.close + 1}
+        moved = first.window.model_dump() | {"close": line["window"]["close"]}
         assert (line["dialogue_id"], line["name"], line["window"]) == (before.dialogue_id, first.name, moved)
+        assert moved["close"] > first.window.close + 1  # as far as it was dragged
         wait.until(lambda b: "written to" in b.page_source)
         assert "pa-selected" in browser.page_source
     after = {r.id: r.window for r in run.references("dev")[run.annotated("dev").index(before)].references}

@@ -131,6 +131,25 @@ def test_an_answer_that_stays_unusable_fails_with_the_last_fault(text, says):
     assert len(server.requests) == 3 and endpoint.counts.invalid == 3 and endpoint.counts.failures == {"invalid": 1}
 
 
+@pytest.mark.parametrize(("form", "sent"), [("object", {"type": "json_object"}), ("text", None)])
+@pytest.mark.parametrize(
+    "text", ['{"turn": 2}', '```json\n{"turn": 2}\n```\n', '<think>\n3? {no}\n</think>\n\n```\n{"turn": 2}```']
+)
+def test_an_endpoint_that_knows_no_schemas_is_asked_for_what_it_can(form, sent, text):
+    result, _, server = ask(
+        lambda r, n: Reply(text), lambda e: e.complete_json(ASK, SCHEMA, at_most(5), top_k=1), form=form
+    )
+    assert result.value == 2 and server.requests[0].get("response_format") == sent
+    assert server.requests[0]["top_k"] == 1  # no field of OpenAI's: this endpoint's own
+
+
+def test_what_no_schema_holds_is_checked_all_the_same():
+    result, endpoint, _ = ask(
+        lambda r, n: Reply('```\n{"turns": 2}\n```'), lambda e: e.complete_json(ASK, SCHEMA, at_most(5)), form="text"
+    )
+    assert result.kind == "invalid" and "'turn' is a required property" in result.reason
+
+
 def test_an_answer_cut_at_the_token_limit_says_so():
     result, *_ = ask(lambda r, n: Reply('{"tu', finish="length"), lambda e: e.complete_json(ASK, SCHEMA, at_most(5)))
     assert "cut off at the token limit" in result.reason

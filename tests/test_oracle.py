@@ -199,6 +199,26 @@ def test_a_dry_run_sends_nothing_and_counts_what_a_run_sends(calls, tmp_path):
     assert (after.calls, after.cached, after.price) == (0, plan.calls, 0)
 
 
+def test_a_dry_run_needs_no_key(calls, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    settings = bulk.OracleSettings("https://api.example.org/v1", "m", cache=tmp_path / "cache")
+    assert bulk.plan(calls.dialogues, calls.catalog, settings).calls == 30
+    with pytest.raises(BadInput, match="needs an API key"):
+        bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
+
+
+def test_a_dry_run_sends_nothing_where_the_cache_holds_an_answer_that_is_asked_again(calls, tmp_path):
+    answers = Truthful(calls.dialogues, calls.truth)
+    with Misbehaving(lambda r, n: answers(r) if len(r["messages"]) > 2 else Reply("no")) as server:
+        settings = bulk.OracleSettings(server.url, "m", cache=tmp_path / "cache", oracle={"attempts": 1})
+        bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
+        server.requests.clear()
+        settings.oracle["attempts"] = 2
+        plan = bulk.plan(calls.dialogues, calls.catalog, settings)
+        assert not server.requests and (plan.calls, plan.cached) == (30, 30)
+        assert bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings).calls == 30
+
+
 def test_an_oracle_that_cannot_be_asked_stops_at_once(calls, tmp_path):
     with Misbehaving(lambda r, n: Reply(status=401)) as server, pytest.raises(BadInput, match="401"):
         annotate(server, calls, tmp_path / "refs.jsonl")
@@ -226,6 +246,19 @@ def test_the_command_plans_annotates_and_says_what_became_of_the_dialogues(calls
     assert (summary["annotated"], summary["failed"], summary["calls"]) == (29, {"invalid": 1}, 29 + 3)
     assert summary["cost"] == pytest.approx((summary["prompt_tokens"] + 4 * summary["output_tokens"]) / 1e6)
     assert "29 dialogues annotated" in done.stderr and len(out.read_text().splitlines()) == 29
+
+
+def test_the_command_asks_with_the_fields_and_the_form_that_it_is_given(calls, cli, tmp_path):
+    nothing = json.dumps({action.name: [] for action in calls.catalog.actions})
+    with Misbehaving(lambda r, n: Reply(f"```json\n{nothing}\n```")) as server:
+        command = "annotate --dataset homeloan --seed 5 --no-log --limit 2 --annotator oracle --model m".split()  # noqa: SIM905
+        command += ["--url", server.url, "--cache", tmp_path / "cache", "--out", tmp_path / "refs.jsonl", "--form"]
+        done = cli(*command, "object", "--sampling", "max_completion_tokens=900", "--sampling", "reasoning_effort=low")
+        assert done.returncode == 0 and "2 dialogues annotated" in done.stderr
+        asked = {"max_completion_tokens": 900, "reasoning_effort": "low", "response_format": {"type": "json_object"}}
+        assert all(asked == {k: r[k] for k in r if k not in ("model", "messages")} for r in server.requests)
+        assert "'schema', 'object' or 'text', got 'xml'" in cli(*command, "xml").stderr
+        assert "seed" in cli(*command, "text", "--sampling", "seed=1").stderr and len(server.requests) == 2
 
 
 def part(first, last, turns=10, context=0):

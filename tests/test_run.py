@@ -3,11 +3,16 @@
 import json
 
 import pytest
+from proactor_lib import datasets
+from proactor_lib.annotate import evidence, quality
 from proactor_lib.errors import BadInput
 from proactor_lib.files import write_jsonl
 from proactor_lib.params import load_params
 from proactor_lib.run import SPLITS, Run, annotate_run, prepare_data
 from proactor_lib.schema import DialogueReferences, ReferenceAction, Window
+
+from misbehaving import Misbehaving, Reply
+from truthful import Truthful
 
 
 def test_open_again_with_the_same_parameters(tmp_path):
@@ -72,6 +77,68 @@ def test_no_dialogue_is_in_two_splits(tmp_path):
 def test_too_few_dialogues_for_three_splits(tmp_path):
     with pytest.raises(BadInput, match="split 'train' has no dialogue left over by the other splits"):
         prepared(tmp_path, 3, train_dialogues=3, dev_dialogues=1, test_dialogues=2)
+
+
+def asked_twice(tmp_path, second, **more):
+    """A run of simulated calls whose oracle answers the truth when first asked, and half of it when asked again."""
+    sizes = {f"{s}_dialogues": 3 for s in ("train", "dev", "test")}
+    loaded = [datasets.load("homeloan", None, s, limit=3, max_turns=50) for s in ("train", "dev", "test")]
+    answers = Truthful([d for c in loaded for d in c.dialogues], [t for c in loaded for t in c.truth])
+
+    def answer(request, n):
+        return answers(request) if n == 1 else Reply(json.dumps(half(json.loads(answers(request).text))))
+
+    with Misbehaving(answer) as server:
+        asked = {"annotator": "oracle", "oracle_url": server.url, "oracle_model": "m", "second_annotator": second}
+        run = Run.open(load_params(None, sizes | asked | more), tmp_path / "run")
+        prepare_data(run)
+        annotate_run(run)
+        count = len(server.requests)
+        annotate_run(run)
+        assert len(server.requests) == count  # what was paid for stays
+    return run, count
+
+
+def half(answer):
+    kept = {name for name in list(answer)[::2]}
+    return {name: items if name in kept else [] for name, items in answer.items()}
+
+
+def test_a_second_annotator_is_compared_with_and_stays_out_of_what_follows(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
+    run, count = asked_twice(tmp_path, "evidence")
+    assert count == 9 and run.second("train") != run.truth("train")
+    assert run.second("train") == [evidence.annotate(d, run.catalog) for d in run.dialogues("train")]
+    alpha = quality.agreement(run.dialogues("train"), run.references("train"), run.second("train")).value.iloc[-1]
+    assert 0.5 < alpha < 1  # the evidence annotator is near the truth, not on it
+    assert [x.window for r in run.references("dev") for x in r.references] == [
+        x.window
+        for t in run.truth("dev")
+        for x in sorted(t.references, key=lambda x: tuple(x.window.model_dump().values()))
+    ]
+
+
+def test_an_oracle_is_asked_anew_as_its_own_second_and_filtered_by_that(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
+    run, count = asked_twice(tmp_path, "oracle", quality_filter={"iou": 0.75})
+    assert count == 18 and run.second("test") != run.annotated("test")
+    found = quality.pairs(run.annotated("test"), run.second("test"))
+    assert set(found.iou) == {0.0, 1.0}  # what is left of the second asking is the first's
+    means = found.groupby("dialogue_id").iou.mean()
+    assert {d.id for d in run.dialogues("test")} == set(means.index[means >= 0.75])
+    assert all("second annotator" in reason for reason in run.removed("test").values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"second_annotator": "oracle"}, "needs oracle_model and oracle_url"),
+     ({"second_annotator": "evidence"}, "always says the same"),
+     ({"quality_filter": {"iou": 0.5}}, "'iou' needs a second_annotator"),
+     ({"oracle_sampling": {"seed": 1}}, "no request may carry a seed")],
+)  # fmt: skip
+def test_annotation_parameters_that_cannot_be(settings, says):
+    with pytest.raises(BadInput, match=says):
+        load_params(None, settings)
 
 
 def test_a_filter_keeps_what_it_removes_from_every_later_stage(tmp_path):

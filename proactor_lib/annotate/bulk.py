@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from proactor_lib.annotate.oracle import Oracle
 from proactor_lib.annotate.quality import with_observed
-from proactor_lib.endpoint import Answer, Endpoint, Failed, estimated_tokens, in_a_loop_of_its_own, price
+from proactor_lib.endpoint import Answer, Endpoint, Failed, Form, estimated_tokens, in_a_loop_of_its_own, price
 from proactor_lib.errors import BadInput
 from proactor_lib.files import atomic
 from proactor_lib.params import Params
@@ -36,11 +36,12 @@ class OracleSettings:
     retries: int = 5
     backoff: float = 0.5  # seconds before the first retry
     prices: tuple[float, float] = (0.0, 0.0)
+    form: Form = "schema"  # what the endpoint can hold answers to
     oracle: dict[str, Any] = field(
         default_factory=dict
     )  # fields of Oracle: judged, overlap, attempts, repeat, sampling
 
-    def endpoint(self, kind: type[Endpoint] = Endpoint) -> Endpoint:
+    def endpoint(self, kind: type[Endpoint] = Endpoint, key: str | None = None) -> Endpoint:
         """A client of the model; BadInput where a key is missing."""
         return kind(
             self.url,
@@ -51,6 +52,8 @@ class OracleSettings:
             backoff=self.backoff,
             cache=self.cache,
             prices=self.prices,
+            form=self.form,
+            key=key,
         )
 
 
@@ -61,9 +64,15 @@ def cache_dir() -> Path:
     return models.cache_dir() / "answers"
 
 
-def settings(params: Params) -> OracleSettings:
-    """A run's oracle."""
-    return OracleSettings(url=params.oracle_url, model=params.oracle_model, cache=cache_dir())
+def settings(params: Params, repeat: int = 0) -> OracleSettings:
+    """A run's oracle; another `repeat` asks it all anew."""
+    return OracleSettings(
+        url=params.oracle_url,
+        model=params.oracle_model,
+        cache=cache_dir(),
+        form=params.oracle_form,
+        oracle={"repeat": repeat, "sampling": params.oracle_sampling},
+    )
 
 
 @dataclass
@@ -224,7 +233,7 @@ def plan(dialogues: Iterable[Dialogue], catalog: Catalog, settings: OracleSettin
 
 async def _plan(dialogues, catalog, settings) -> Plan:
     count = 0
-    async with settings.endpoint(_Dry) as endpoint:
+    async with settings.endpoint(_Dry, key="none: nothing is sent") as endpoint:
         oracle = Oracle(endpoint, catalog, **settings.oracle)
         async for _ in in_order(dialogues, oracle.annotate, ahead=4 * settings.concurrency):
             count += 1
@@ -239,17 +248,21 @@ async def _plan(dialogues, catalog, settings) -> Plan:
     )
 
 
+_UNSENT = Failed("unreachable", "a dry run sends nothing")
+
+
 class _Dry(Endpoint):
     """Answers what is not in the cache with nothing found, sends nothing, and counts what it would have sent."""
 
+    async def complete_json(self, messages, schema, check, **asking):
+        found = await super().complete_json(messages, schema, check, **asking)
+        if found != _UNSENT:
+            return found
+        actions, turns = schema["properties"], messages[-1]["content"].count("\n[")
+        self.counts.output_tokens += 10 * (len(actions) + turns)
+        return Answer(check({name: [] for name in actions}), "")
+
     async def _ask(self, request, headers):
-        actions = request["response_format"]["json_schema"]["schema"]["properties"]
         self.counts.calls += 1
         self.counts.prompt_tokens += estimated_tokens(request["messages"])
-        turns = request["messages"][-1]["content"].count("\n[")
-        self.counts.output_tokens += 10 * (len(actions) + turns)
-        text = json.dumps({name: [] for name in actions})
-        return Answer(value=text, text=text)
-
-    def _remember(self, key, answer):
-        pass
+        return _UNSENT

@@ -1,18 +1,20 @@
 """`proactor annotate`: dialogues to reference windows."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proactor_lib.cli.data import AsJson, DataDir, Dataset, Limit, Log, MaxTurns, Seed, Split, bar
+from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import BadInput
 
 if TYPE_CHECKING:
     from proactor_lib.annotate.bulk import OracleSettings
     from proactor_lib.datasets import Corpus
+    from proactor_lib.params import Params
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +36,13 @@ def annotate(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request of the oracle is tried again.")] = 300,
     cache: Annotated[Path | None, typer.Option(help="The oracle's answers; none: one folder for all runs.")] = None,
     price: Annotated[tuple[float, float], typer.Option(help="Per million prompt and output tokens.")] = (0.0, 0.0),
+    sampling: Annotated[
+        list[str],
+        typer.Option(metavar="KEY=VALUE", help="The requests' fields; none: temperature=0.0 max_tokens=4096."),
+    ] = [],  # noqa: B006
+    form: Annotated[
+        str, typer.Option(help="What the endpoint can hold answers to: schema, object or text.")
+    ] = "schema",
     repeat: Annotated[int, typer.Option(min=0, help="Another number asks the oracle anew, to see if it agrees.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
     seed: Seed = 0,
@@ -53,19 +62,26 @@ def annotate(
     else:
         from proactor_lib.annotate import bulk
 
-        settings = bulk.OracleSettings(
-            url,
-            model,
-            cache or bulk.cache_dir(),
+        asked = _asked(model, url, form, parse_settings(sampling, "--sampling"))
+        settings = replace(
+            bulk.settings(asked, repeat),
+            cache=cache or bulk.cache_dir(),
             concurrency=concurrency,
             timeout=timeout,
             prices=price,
-            oracle={"repeat": repeat},
         )
         summary, text = _by_oracle(corpus, out, settings, dry_run)
     if as_json:
         typer.echo(json.dumps(summary))
     typer.echo(text, err=True)
+
+
+def _asked(model: str, url: str, form: str, sampling: dict) -> "Params":
+    """What the oracle is asked with, checked as a run's parameters are."""
+    from proactor_lib.params import validate
+
+    given = {"annotator": "oracle", "oracle_model": model, "oracle_url": url, "oracle_form": form}
+    return validate(given | ({"oracle_sampling": sampling} if sampling else {}), "proactor annotate")
 
 
 def _by_evidence(corpus: "Corpus", out: Path) -> tuple[dict, str]:

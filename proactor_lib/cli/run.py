@@ -19,17 +19,17 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
 
 
-def parse_settings(settings: list[str]) -> dict[str, Any]:
+def parse_settings(settings: list[str], option: str = "--set") -> dict[str, Any]:
     """`key=value` arguments as overrides; a value is read as YAML. BadInput for one without a key or `=`."""
     overrides = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not (key.strip() and equals):
-            raise BadInput(f"--set {setting!r} is not key=value")
+            raise BadInput(f"{option} {setting!r} is not key=value")
         try:
             overrides[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise BadInput(f"--set {key.strip()}: the value {value!r} is not YAML") from None
+            raise BadInput(f"{option} {key.strip()}: the value {value!r} is not YAML") from None
     return overrides
 
 

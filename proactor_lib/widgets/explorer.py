@@ -44,9 +44,9 @@ class Explorer(w.VBox):
 
     @classmethod
     def of(cls, run: Run, split: str = "dev") -> "Explorer":
-        """A run's split; corrections go to `run.overlay`, the truth (where it is known) is the second annotator."""
+        """A run's split; corrections go to `run.overlay`; without a second annotator it is the truth, where known."""
         predictions = {p.stem: list(read_jsonl(p, TurnPrediction)) for p in sorted(run.predictions.glob("*.jsonl"))}
-        return cls(run.dialogues(split), run.annotated(split), run.overlay, predictions, run.truth(split) or ())
+        return cls(run.dialogues(split), run.annotated(split), run.overlay, predictions, run.second(split))
 
     # what there is to see
 
@@ -54,7 +54,7 @@ class Explorer(w.VBox):
         names = sorted({r.name for line in self._annotated.values() for r in line.references})
         self.action = w.Dropdown(options=[ANY_ACTION, *names], description="with")
         self.show = w.Dropdown(options=[EVERY, OUTSIDE, OTHER_PARAMS, DISAGREE, CORRECTED], description="show")
-        self.dialogue = w.Dropdown(description="dialogue", layout=w.Layout(width="30em"))
+        self.dialogue = w.Dropdown(description="dialogue", layout=w.Layout(width="40em"))
         self.policy = w.Dropdown(options=[NO_POLICY, *self._predictions], description="policy")
         self.reference = w.Dropdown(description="window", layout=w.Layout(width="40em"))
         wide = w.Layout(width="40em")
@@ -114,7 +114,8 @@ class Explorer(w.VBox):
         return asked[self.show.value] and self.action.value in (ANY_ACTION, *names)
 
     def _label(self, dialogue_id: str) -> str:
-        facts = [f"{len(self._annotated[dialogue_id].references)} references"]
+        count = len(self._annotated[dialogue_id].references)
+        facts = [f"{count} reference{'s' * (count != 1)}"]
         facts += [f"coverage {self._coverage[dialogue_id]:.2f}"] if dialogue_id in self._coverage else []
         facts += [f"IoU {self._agreement[dialogue_id]:.2f}"] if dialogue_id in self._agreement else []
         return f"{dialogue_id} ({', '.join(facts)})"

@@ -23,6 +23,11 @@ class Lane:
     selected: bool = False
     marks: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def short(self) -> str:
+        """The name without the service before it."""
+        return self.name.rsplit(".", 1)[-1]
+
     def part(self, turn: int) -> str:
         """What the window is at `turn`: "open", "ready", or "" outside."""
         if self.reference is None or not self.reference.window.covers(turn):
