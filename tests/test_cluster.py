@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 from proactor_lib.artf.child import ServerDied
-from proactor_lib.artf.cluster import Cluster
+from proactor_lib.artf.cluster import Cluster, Nothing
 from proactor_lib.artf.guard import KeyEverywhere
 from proactor_lib.artf.router import Router
 from proactor_lib.artf.scaling import Rule
@@ -47,6 +47,27 @@ def test_every_dialogue_is_on_one_server_and_the_load_is_split(tmp_path):
         held = [server.seen()["sessions"] for server in c.serving()]
     assert done.retries == 0 and len(done.latencies) == 100
     assert not held[0].keys() & held[1].keys() and len(held[0]) == len(held[1]) == 10
+
+
+class GivenMeanwhile(Nothing):
+    """Another takes its place in the middle of a look, between taking its lock and giving it back."""
+
+    def __init__(self, cluster):
+        super().__init__()
+        self.cluster, self.then = cluster, Nothing()
+
+    def holds(self, server):
+        self.cluster.sync = self.then
+        return True
+
+
+def test_a_policy_that_is_given_in_the_middle_of_a_look_takes_over_at_the_next(tmp_path):
+    with cluster(tmp_path) as c:
+        c.sync = first = GivenMeanwhile(c)
+        until(lambda: c.sync is first.then)
+        kill(c.serving()[0])
+        until(lambda: "removed" in events(tmp_path) and len(c.serving()) == 2)
+        assert c.failure is None
 
 
 # a server that is killed, hangs, or never starts

@@ -195,14 +195,15 @@ class Cluster:
             self.target, self._trend = decide(self.rule, self._trend, now, self.target, load)
         self._reconcile()
         self._end_drains(now)
-        if self._routes and self.sync.lock.acquire(
+        sync = self.sync  # a run gives its own at any time: this look keeps to one
+        if self._routes and sync.lock.acquire(
             blocking=False
         ):  # else a version is being published: the next look will do
             try:
-                self._admit(now)
-                self._check(now)
+                self._admit(now, sync)
+                self._check(now, sync)
             finally:
-                self.sync.lock.release()
+                sync.lock.release()
         self._write()
 
     def _keep_router(self) -> None:
@@ -291,14 +292,14 @@ class Cluster:
                 self._end(member)
             self._tell("asleep" if member.state == ASLEEP else "stopped", member)
 
-    def _admit(self, now: float) -> None:
+    def _admit(self, now: float, sync: Holder) -> None:
         """Add those that are ready, once they hold and confirm what requests name."""
         for member in self._in(STARTING):
             if not member.server.ready(timeout=2.0):
                 if now - member.since > self._start_timeout:
                     self.lose(member.server, ServerDied(f"not ready after {self._start_timeout:.0f} s"))
                     self._start_failed(member)
-            elif self._brought(member):
+            elif self._brought(member, sync):
                 self._router.add(member.server.url)
                 self._failed_starts[member.slot] = 0
                 member.become(SERVING)
@@ -306,34 +307,34 @@ class Cluster:
             else:
                 self._start_failed(member)
 
-    def _brought(self, member: Member) -> bool:
+    def _brought(self, member: Member, sync: Holder) -> bool:
         try:
-            self.sync.bring(member.server)
+            sync.bring(member.server)
             return True
         except (httpx.HTTPError, Stuck) as error:
             self.lose(member.server, error)
             return False
 
-    def _check(self, now: float) -> None:
+    def _check(self, now: float, sync: Holder) -> None:
         """Every few looks: no server that serves is paused, or without what requests name."""
         if now - self._checked_at < 4 * self._period:
             return
         self._checked_at = now
         for member in (m for m in self._in(SERVING) if m.heard == now):
             with suppress(httpx.HTTPError):  # _look sees to its silence
-                self._heal(member)
+                self._heal(member, sync)
 
-    def _heal(self, member: Member) -> None:
+    def _heal(self, member: Member, sync: Holder) -> None:
         if member.server.paused():
             self._tell("was paused", member)
             try:
                 member.server.resume()
             except Stuck as error:
                 return self.lose(member.server, error)
-        if not self.sync.holds(member.server):
+        if not sync.holds(member.server):
             self._tell("did not hold the policy", member)
             self._leave(member)
-            if self._brought(member):
+            if self._brought(member, sync):
                 self._router.add(member.server.url)
                 self._tell("holds it again", member)
         return None
