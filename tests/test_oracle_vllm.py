@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import httpx
 import jsonschema
@@ -22,14 +23,19 @@ from pathlib import Path
 from proactor_lib import datasets
 from proactor_lib.annotate import bulk
 corpus = datasets.load("homeloan", None, "dev", limit=8, seed=5, log=False)
+few = tuple(action.name for action in corpus.catalog.actions[:5])
+dialogues = [d.model_copy(update={"actions": few}) for d in corpus.dialogues]
 oracle = {"sampling": {"temperature": 1.0, "max_tokens": 2000}, "attempts": 2}
 settings = bulk.OracleSettings(sys.argv[1], "policy", cache=Path(sys.argv[3]), concurrency=2, oracle=oracle)
-bulk.annotate_file(corpus.dialogues, corpus.catalog, Path(sys.argv[2]), settings)
+bulk.annotate_file(dialogues, corpus.catalog, Path(sys.argv[2]), settings)
 """
 
 
 def corpus(limit):
-    return datasets.load("homeloan", None, "dev", limit=limit, seed=5, log=False)
+    """Simulated calls, asked about five of the actions: a random model fills every list that there is room for."""
+    calls = datasets.load("homeloan", None, "dev", limit=limit, seed=5, log=False)
+    few = tuple(action.name for action in calls.catalog.actions[:5])
+    return replace(calls, dialogues=[d.model_copy(update={"actions": few}) for d in calls.dialogues])
 
 
 def test_every_answer_of_a_random_model_is_valid_by_the_schema(tiny_server, tmp_path):
