@@ -36,8 +36,8 @@ Kind = Literal["refused", "rejected", "unreachable", "timeout", "rate_limit", "s
 ECHO = 500  # characters of an answer cut at the token limit that it is shown again
 LONGEST_WAIT = 120.0  # seconds: a longer Retry-After is cut to this
 
-# What a model puts around its JSON where nothing constrains it: its thoughts, a fence.
-_AROUND = re.compile(r"\A\s*(?:<think>.*?</think>\s*)?(?:```(?:json)?\s*)?|\s*(?:```\s*)?\Z", re.DOTALL)
+# What a model puts around its JSON where nothing constrains it.
+_FENCE = re.compile(r"\A\s*```(?:json)?|```\s*\Z")
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,12 @@ def asked_form(form: Form, schema: dict[str, Any]) -> dict[str, Any]:
     return fields.get(form, {})
 
 
+def after_thinking(text: str) -> str | None:
+    """The text behind the last </think>; None where the thinking has no end."""
+    _, end, rest = text.rpartition("</think>")
+    return rest if end or "<think>" not in text else None
+
+
 def price(prompt_tokens: int, output_tokens: int, prices: tuple[float, float]) -> float:
     """The price of that many tokens, `prices` being per million prompt and output tokens."""
     return (prompt_tokens * prices[0] + output_tokens * prices[1]) / 1e6
@@ -293,7 +299,7 @@ def _chat(reply: Any) -> tuple[str, int, int, bool]:
 
 def _parse(answer: Answer[str], schema: dict[str, Any]) -> Any:
     try:
-        value = json.loads(_AROUND.sub("", answer.text))
+        value = json.loads(_FENCE.sub("", after_thinking(answer.text) or ""))
     except ValueError as error:
         cut = "; it was cut off at the token limit" if answer.cut else ""
         raise ValueError(f"the answer is not JSON ({error}){cut}") from None

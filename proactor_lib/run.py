@@ -4,7 +4,6 @@ params.json | data/ | references/ | training/ | predictions/ | metrics/ | summar
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -218,12 +217,16 @@ def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLI
     progress.report(run.out, "annotate", len(splits), len(splits))
 
 
-def _annotations(run: Run, split: str) -> Iterator[tuple[Path, str, int]]:
-    """The files of references that the split gets, each with its annotator, and which asking of an oracle it is."""
+def _annotations(run: Run, split: str) -> list[tuple[Path, str, int]]:
+    """The files of references that the split gets, each with its annotator, and which asking of an oracle it is.
+
+    An oracle comes last: it is paid for, and the evidence annotator refuses a corpus without a log.
+    """
     first, second = run.params.annotator, run.params.second_annotator
-    yield run.annotations / f"{split}.jsonl", first, 0
+    files = [(run.annotations / f"{split}.jsonl", first, 0)]
     if second:
-        yield run.annotations / f"second-{split}.jsonl", second, int(first == second)
+        files.append((run.annotations / f"second-{split}.jsonl", second, int(first == second)))
+    return sorted(files, key=lambda file: file[1] == "oracle")
 
 
 def _by_evidence(run: Run, split: str, path: Path) -> str:

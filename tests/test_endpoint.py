@@ -133,7 +133,13 @@ def test_an_answer_that_stays_unusable_fails_with_the_last_fault(text, says):
 
 @pytest.mark.parametrize(("form", "sent"), [("object", {"type": "json_object"}), ("text", None)])
 @pytest.mark.parametrize(
-    "text", ['{"turn": 2}', '```json\n{"turn": 2}\n```\n', '<think>\n3? {no}\n</think>\n\n```\n{"turn": 2}```']
+    "text",
+    [
+        '{"turn": 2}',
+        'No opening mark.</think>{"turn": 2}',
+        '```json\n{"turn": 2}\n```\n',
+        '<think>\n3? {no}\n</think>\n\n```\n{"turn": 2}```',
+    ],
 )
 def test_an_endpoint_that_knows_no_schemas_is_asked_for_what_it_can(form, sent, text):
     result, _, server = ask(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import jsonschema
@@ -20,14 +21,11 @@ SAMPLING = {"temperature": 1.0, "max_tokens": 2000}
 RUN = """
 import sys
 from pathlib import Path
-from proactor_lib import datasets
 from proactor_lib.annotate import bulk
-corpus = datasets.load("homeloan", None, "dev", limit=8, seed=5, log=False)
-few = tuple(action.name for action in corpus.catalog.actions[:5])
-dialogues = [d.model_copy(update={"actions": few}) for d in corpus.dialogues]
-oracle = {"sampling": {"temperature": 1.0, "max_tokens": 2000}, "attempts": 2}
+from test_oracle_vllm import SAMPLING, corpus
+calls, oracle = corpus(8), {"sampling": SAMPLING, "attempts": 2}
 settings = bulk.OracleSettings(sys.argv[1], "policy", cache=Path(sys.argv[3]), concurrency=2, oracle=oracle)
-bulk.annotate_file(dialogues, corpus.catalog, Path(sys.argv[2]), settings)
+bulk.annotate_file(calls.dialogues, calls.catalog, Path(sys.argv[2]), settings)
 """
 
 
@@ -70,7 +68,8 @@ def metric(server, name):
 
 def test_a_killed_run_against_vllm_goes_on_without_repeating_a_call(tiny_server, tmp_path):
     out, cache, calls = tmp_path / "refs.jsonl", tmp_path / "cache", corpus(8)
-    child = subprocess.Popen([sys.executable, "-c", RUN, f"{tiny_server.url}/v1", out, cache])
+    command = [sys.executable, "-c", RUN, f"{tiny_server.url}/v1", out, cache]
+    child = subprocess.Popen(command, cwd=Path(__file__).parent)
     while len(list(cache.rglob("*.json"))) < 3:
         assert child.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)

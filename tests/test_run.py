@@ -118,6 +118,16 @@ def test_a_second_annotator_is_compared_with_and_stays_out_of_what_follows(tmp_p
     ]
 
 
+def test_nothing_is_paid_for_where_the_second_annotator_refuses_the_corpus(tmp_path):
+    with Misbehaving(lambda r, n: Reply("no")) as server:
+        asked = {"annotator": "oracle", "oracle_url": server.url, "oracle_model": "m", "second_annotator": "evidence"}
+        run = Run.open(load_params(None, {"train_dialogues": 2, "homeloan_log": False} | asked), tmp_path / "run")
+        prepare_data(run, splits=("train",))
+        with pytest.raises(BadInput, match="no log of triggers"):
+            annotate_run(run, splits=("train",))
+        assert not server.requests
+
+
 def test_an_oracle_is_asked_anew_as_its_own_second_and_filtered_by_that(tmp_path, monkeypatch):
     monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
     run, count = asked_twice(tmp_path, "oracle", quality_filter={"iou": 0.75})

@@ -196,9 +196,8 @@ class Cluster:
         self._reconcile()
         self._end_drains(now)
         sync = self.sync  # a run gives its own at any time: this look keeps to one
-        if self._routes and sync.lock.acquire(
-            blocking=False
-        ):  # else a version is being published: the next look will do
+        # While a version is being published its lock is held: the next look will do.
+        if self._routes and sync.lock.acquire(blocking=False):
             try:
                 self._admit(now, sync)
                 self._check(now, sync)

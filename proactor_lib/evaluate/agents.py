@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from proactor_lib import agent, policies
 from proactor_lib.agent import Parsed, parse
-from proactor_lib.endpoint import Answer, Endpoint, Failed
+from proactor_lib.endpoint import Answer, Endpoint, Failed, after_thinking
 from proactor_lib.evaluate import graph
 from proactor_lib.evaluate.confidence import with_confidence
 from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, TurnPrediction
@@ -124,12 +124,6 @@ class Prompted:
 def spoken(answer: Answer[str] | Failed) -> str | None:
     """What was said after the thinking; None where nothing was (cut off, or a request that was rejected)."""
     return None if isinstance(answer, Failed) or answer.cut else after_thinking(answer.text)
-
-
-def after_thinking(text: str) -> str | None:
-    """The text behind the last </think>; None where the thinking has no end."""
-    _, end, rest = text.rpartition("</think>")
-    return rest if end or "<think>" not in text else None
 
 
 def _line(case: Case, turn: int, answer: Answer[str] | Failed, parsed: Parsed) -> TurnPrediction:
