@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib.errors import BadInput
-from proactor_lib.metrics.alignment import Values, alignment, matches
-from proactor_lib.metrics.timing import Matcher, claim, outcome, said, timing_score
+from proactor_lib.metrics.alignment import Values, alignment, matches, prediction_key
+from proactor_lib.metrics.timing import Matcher, claim, outcome, timing_score
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
 
 DialogueTable = pd.DataFrame
@@ -177,7 +177,7 @@ def _score_dialogue(
                 s = alignment(p, r, output.turn, values) if covers or ready else 0.0
                 best = max(best, s) if covers else best
                 if ready and matches(s, theta):
-                    claims.append(claim(output.turn, said(p, values), s, index, r))
+                    claims.append(claim(output.turn, prediction_key(p, values), s, index, r))
             rows.append((output.dialogue_id, output.turn, p.name, ready, best))
         matcher.turn(output.turn, claims)
     return rows, matcher.triggered
