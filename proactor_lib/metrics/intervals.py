@@ -15,6 +15,11 @@ from proactor_lib.metrics.scores import DialogueTable
 
 # metric: (column summed above, column summed below); `gap` is Max AC - AC, `scored` the dialogues with a scored turn
 RATIOS = {
+    "utility": ("utility", "executable"),
+    "execution_precision": ("right", "executed"),
+    "execution_recall": ("right", "executable"),
+    "execution_f1": ("right_twice", "executed_or_executable"),
+    "false_executions": ("wrong", "executable"),
     "ac": ("ac", "scored"),
     "max_ac": ("max_ac", "scored"),
     "difference": ("gap", "ac"),
@@ -26,9 +31,15 @@ RATIOS = {
     "missed": ("missed", "references"),
     "late": ("late", "references"),
     "premature": ("premature", "references"),
+    "missed_needs": ("unmet", "needed"),
+    "false_needs": ("unneeded", "idle"),
+    "argument_accuracy": ("exact", "named"),
 }
-METRICS = tuple(RATIOS)
-LOWER_IS_BETTER = frozenset({"difference", "ftr", "missed", "late", "premature"})
+METRICS = (*RATIOS, "balanced_accuracy")
+LOWER_IS_BETTER = frozenset(
+    {"false_executions", "difference", "ftr", "missed", "late", "premature", "missed_needs", "false_needs"}
+)
+_PLACE = {m: i for i, m in enumerate(METRICS)}
 _COLUMNS = sorted({c for pair in RATIOS.values() for c in pair})
 
 
@@ -42,10 +53,15 @@ def resamples(dialogues: int, count: int, seed: int) -> np.ndarray:
 
 def ratios(table: DialogueTable, weights: np.ndarray) -> np.ndarray:
     """The metrics of `METRICS` for each row of dialogue weights, shape (rows, metrics); NaN where undefined."""
-    full = table.assign(scored=(table.scored_turns > 0).astype(float), gap=table.max_ac - table.ac)
+    full = table.assign(
+        scored=(table.scored_turns > 0).astype(float), gap=table.max_ac - table.ac,
+        right_twice=2 * table.right, executed_or_executable=table.executed + table.executable,
+    )  # fmt: skip
     sums = pd.DataFrame(weights @ full[_COLUMNS].fillna(0.0).to_numpy(float), columns=_COLUMNS)
     above, below = (sums[[pair[i] for pair in RATIOS.values()]].to_numpy() for i in (0, 1))
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    shares = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    balanced = 1 - shares[:, [_PLACE["missed_needs"], _PLACE["false_needs"]]].mean(axis=1, keepdims=True)
+    return np.hstack([shares, balanced])
 
 
 def estimate(table: DialogueTable) -> np.ndarray:
