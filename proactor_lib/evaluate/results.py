@@ -116,7 +116,7 @@ def _made_from(run: Run, said: Predictions) -> dict[str, Any]:
     return {
         "files": [provenance.fingerprint(path) for path in files],
         "policies": list(said),
-        "params": {k: getattr(p, k) for k in ("theta", "bootstrap", "seed", "evaluation_turns")},
+        "params": {k: getattr(p, k) for k in ("theta", "execution_price", "bootstrap", "seed", "evaluation_turns")},
         "code": provenance.code_digest(),
     }
 
@@ -138,20 +138,24 @@ def _score(run: Run, said: Predictions, asked: Turns | None, made_from: dict[str
 
 
 def _scores(run: Run, said: Predictions, asked: Turns | None) -> dict[str, Scores]:
-    dialogues, references = run.dialogues(predictions.TEST), run.references(predictions.TEST)
+    p, dialogues, references = run.params, run.dialogues(predictions.TEST), run.references(predictions.TEST)
     scores = {}
     for done, (name, lines) in enumerate(said.items(), start=1):
-        scores[name] = metrics.score_predictions(dialogues, references, lines, run.params.theta, asked=asked)
+        scores[name] = metrics.score_predictions(
+            dialogues, references, lines, p.theta, asked=asked, price=p.execution_price
+        )
         progress.report(run.out, "score", done, len(said), name)
     return scores
 
 
 def _read(run: Run, said: Predictions, asked: Turns | None) -> EvalResults:
-    names = [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
+    p, names = run.params, [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
     tables = {name: pd.read_parquet(run.metrics / f"{name}.parquet") for name in names}
     scores = {}
     for policy in said:
         own = (tables[f][tables[f].policy == policy].drop(columns="policy").reset_index(drop=True) for f in FRAMES)
-        scores[policy] = Scores(**dict(zip(FRAMES, own, strict=True)), theta=run.params.theta, values="normalised")
+        scores[policy] = Scores(
+            **dict(zip(FRAMES, own, strict=True)), theta=p.theta, values="normalised", price=p.execution_price
+        )
     ranked_against = _kept(run)["ranked_against"]
     return EvalResults(said, asked, scores, tables["table"], tables.get("comparisons"), ranked_against)

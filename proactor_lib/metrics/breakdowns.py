@@ -51,7 +51,7 @@ class Labels(NamedTuple):
 def labels(scores: Scores, by: By) -> Labels:
     """The groups of the rows of `scores`."""
     cells, references = (_labels(f, scores.about, by, turn) for f, turn in _frames(scores))
-    if scores.executions is None or by == "window":
+    if scores.sampled or by == "window":
         return Labels(cells, references, None)
     keys = zip(scores.references.dialogue_id, scores.references.id, strict=True)
     of_reference = dict(zip(keys, references, strict=True))
@@ -90,8 +90,8 @@ def _thirds(turn: np.ndarray, turns: np.ndarray) -> np.ndarray:
 def _group(group: str, labelled: dict, bootstrap: int, seed: int) -> pd.DataFrame:
     tables = {name: _table(group, scores, label) for name, (scores, label) in labelled.items()}
     frames = [
-        with_intervals(METRICS, v, s).assign(method=name, references=int(tables[name].references.sum()))
-        for name, v, s in zip(tables, *bootstrapped(tables, bootstrap, seed), strict=True)
+        with_intervals(METRICS, *of_method).assign(method=name, references=int(tables[name].references.sum()))
+        for name, *of_method in zip(tables, *bootstrapped(tables, bootstrap, seed)[:3], strict=True)
     ]
     return pd.concat(frames).assign(group=group)[_empty().columns]
 

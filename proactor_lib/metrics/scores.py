@@ -4,7 +4,7 @@ Four tables of one agent, each a plain frame that Parquet can hold:
 - cells: one row per (dialogue, turn, action) with a prediction or an open reference; every turn-level metric is a sum
   or a maximum over a turn's cells, since predictions align only with references of their own name;
 - references: one row per reference, with the turn that first triggered it;
-- executions: one row per execution, right or false (metrics.executions); None where turns were sampled;
+- executions: one row per execution, right or false (metrics.executions); none where turns were sampled;
 - dialogues (`DialogueTable`): one row per dialogue, from which every metric is a ratio of two column sums.
 """
 
@@ -37,22 +37,28 @@ class Scores:
     (their maximum), matched (sum over ready matches), named, exact (ready predictions whose action is open, and of
     these the ones with every parameter right), open (references open). `references`: dialogue_id, id, action, open,
     ready, close, observed (turn or NaN), triggered (turn or NaN), timing (score), outcome, lead (turns or NaN).
-    `executions`: dialogue_id, turn, action, reference (its id; None of a false execution), timing (score); None where
+    `executions`: dialogue_id, turn, action, reference (its id; None of a false execution), timing (score); empty where
     turns were sampled. `about`: dialogue_id, domain, turns, asked (turns) of every dialogue, in order of id.
     """
 
     cells: pd.DataFrame
     references: pd.DataFrame
-    executions: pd.DataFrame | None
+    executions: pd.DataFrame
     about: pd.DataFrame
     theta: float
     values: Values
     price: float  # of a false execution, in missed opportunities
 
     @property
+    def sampled(self) -> bool:
+        """Whether the agent was asked at some turns only: then nothing is known of what it would have executed."""
+        return bool((self.about.asked < self.about.turns).any())
+
+    @property
     def dialogues(self) -> DialogueTable:
         """One row per dialogue: what metrics, intervals and comparisons are computed from."""
-        return dialogue_table(self.cells, self.references, self.executions, self.about, self.price)
+        executions = None if self.sampled else self.executions
+        return dialogue_table(self.cells, self.references, executions, self.about, self.price)
 
 
 def evaluate_predictions(
@@ -103,7 +109,7 @@ def score_predictions(
     if asked is not None:
         cells, about = _only(asked, cells), about.assign(asked=[len(asked.get(i, ())) for i in about.dialogue_id])
         references_ = references_[references_.due.notna()]
-    executions = pd.DataFrame(executed, columns=EXECUTION) if asked is None else None
+    executions = pd.DataFrame(executed, columns=EXECUTION).astype({"turn": int, "timing": float})
     return Scores(cells, references_.drop(columns="due"), executions, about, theta, values, price)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from proactor_lib.metrics.intervals import interval, resamples
+from proactor_lib.metrics import statistics
 from proactor_lib.plots.style import (
     ANTICIPATED,
     EXECUTABLE,
@@ -121,9 +121,12 @@ def _waiting(frame: pd.DataFrame, bootstrap: int, seed: int) -> tuple[np.ndarray
     """The share not yet triggered at each point of GRID, with the bounds of its 95% interval."""
     waiting = pd.DataFrame(stage(frame)[:, None] > GRID).assign(count=1.0)
     sums = waiting.groupby(frame.dialogue_id.to_numpy()).sum().to_numpy(float)
-    total = sums.sum(axis=0)
-    drawn = resamples(len(sums), bootstrap, seed) @ sums
-    return total[:-1] / total[-1], *interval(drawn[:, :-1] / drawn[:, -1:])
+
+    def share(weights: np.ndarray) -> np.ndarray:
+        drawn = weights @ sums
+        return np.divide(drawn[:, :-1], drawn[:, -1:], out=np.full_like(drawn[:, :-1], np.nan), where=drawn[:, -1:] > 0)
+
+    return tuple(np.clip(x, 0, 1) for x in statistics.bootstrap(share, len(sums), bootstrap, seed)[:3])
 
 
 def trade_off(curves: Mapping[str, pd.DataFrame], chosen: Mapping[str, float] | None = None) -> Figure:
