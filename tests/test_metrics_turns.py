@@ -3,7 +3,7 @@
 import pytest
 from proactor_lib.metrics import alignment, f1, matches, turn_scores
 
-from metric_cases import candidate, ready, reference
+from support.metric_cases import candidate, ready, reference
 
 
 @pytest.mark.parametrize(
