@@ -95,9 +95,9 @@ def test_predictions_where_nothing_is_open():
     assert (scores.ac, scores.max_ac, scores.pt, scores.rar, scores.ftr) == (0, 0, 0, 0, None)
 
 
-def test_the_same_prediction_twice_counts_twice():
+def test_the_same_prediction_twice_counts_once():
     scores = turn_scores([ready(), ready(), candidate("pay")], [reference()], turn=4)
-    assert scores.ac == scores.pt == pytest.approx(2 / 3) and scores.ready == 2 and scores.faults == 0
+    assert scores.ac == scores.pt == 1 / 2 and scores.ready == 1 and scores.faults == 0
 
 
 def test_an_output_is_a_set():

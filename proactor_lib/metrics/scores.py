@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib.errors import BadInput
-from proactor_lib.metrics.alignment import Values, alignment, matches, prediction_key
+from proactor_lib.metrics.alignment import Values, alignment, as_set, matches, prediction_key
 from proactor_lib.metrics.timing import Matcher, claim, outcome, timing_score
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
 
@@ -170,7 +170,7 @@ def _score_dialogue(
     rows, matcher = [], Matcher()
     for output in sorted(outputs, key=lambda o: o.turn):
         claims = []
-        for p in output.actions:
+        for p in as_set(output.actions, values):
             best, ready = 0.0, p.status == "ready"
             for index, r in named.get(p.name, ()):
                 covers = r.window.covers(output.turn)
