@@ -9,15 +9,13 @@ from collections.abc import Iterable, Sequence
 from proactor_lib.metrics import as_set, is_due, pair, prediction_key
 from proactor_lib.schema import PredictedAction, ReferenceAction
 
-HEDGE = PredictedAction(name="", status="candidate")  # aligns with nothing
-
 
 def counted(
     actions: Iterable[PredictedAction], references: Sequence[ReferenceAction], turn: int, theta: float
 ) -> list[PredictedAction]:
-    """The output as a set, in which a candidate whose name is also `ready` becomes a `HEDGE`.
+    """The output as a set, in which a candidate whose name is also `ready` aligns with nothing: its name is changed.
 
-    Unless it pairs with one of the open `references` that no `ready` prediction has taken: then it stays.
+    Unless it pairs with one of the open `references` that no `ready` prediction has taken: then it stays as it is.
     """
     said = as_set(actions)
     ready = [a for a in said if a.status == "ready"]
@@ -28,7 +26,7 @@ def counted(
     free = _unserved(ready, references, turn, theta)
     right = {id(hedges[i]) for i, _, _ in pair(hedges, free, turn, theta)}
     wrong = {id(a) for a in hedges} - right
-    return [HEDGE if id(a) in wrong else a for a in said]
+    return [a.model_copy(update={"name": f"{a.name} (hedged)"}) if id(a) in wrong else a for a in said]
 
 
 def _unserved(
@@ -49,7 +47,8 @@ def served(actions: Sequence[PredictedAction], references: Sequence[ReferenceAct
 
     References of the same name and values count once: an output, a set, can name them only once.
     """
-    due = distinct(r for r in references if is_due(r, turn))
+    due = [r for r in references if is_due(r, turn)]
+    due = distinct(due) if len(due) > 1 else due
     return len(pair(actions, due, turn, theta)) / len(due) if due else 1.0
 
 
