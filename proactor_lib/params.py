@@ -67,6 +67,7 @@ class ModelParams(BaseModel):
     lora_dropout: Share = 0.0  # [paper]
     max_context: Count = 9216  # tokens, prompt and output [paper]
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    trainer_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: float32 only on a CPU without bfloat16
 
 
 class TrainingParams(BaseModel):
