@@ -15,6 +15,7 @@ import pandas as pd
 from proactor_lib import metrics, progress, provenance
 from proactor_lib.evaluate import predictions
 from proactor_lib.files import write_json, write_table
+from proactor_lib.metrics import utility
 from proactor_lib.metrics.scores import Scores
 from proactor_lib.run import Run
 from proactor_lib.schema import TurnPrediction
@@ -52,6 +53,11 @@ class EvalResults:
             figures = [None if pd.isna(x) else float(x) for x in (r.value, r.low, r.high)]
             found.setdefault(r.method, {})[r.metric] = figures
         return found
+
+    def primary(self) -> dict[str, Any]:
+        """The primary endpoint, as `metrics.utility.primary`."""
+        one = next(iter(self.scores.values()))
+        return utility.primary(self.table, self.comparisons, one.price, one.sampled)
 
     def outputs(self) -> pd.DataFrame:
         """A row per policy: outputs, unreadable, silent (counts), prompt_tokens, output_tokens (means), latency_s

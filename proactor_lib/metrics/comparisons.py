@@ -40,9 +40,9 @@ def compare(
     p = statistics.p_value(e.value, e.samples, count)
     equal = np.array([[rows[x].equals(rows[y])] for x, y in pairs])
     same = equal | ((e.value == 0) & (np.nan_to_num(e.samples) == 0).all(axis=0))
-    found = pd.DataFrame(
-        [(x, y, m) for x, y in pairs for m in METRICS], columns=["a", "b", "metric"]
-    ).assign(difference=e.value.ravel(), low=e.low.ravel(), high=e.high.ravel(), p=p.ravel(), same=same.ravel())  # fmt: skip
+    found = pd.DataFrame([(x, y, m) for x, y in pairs for m in METRICS], columns=["a", "b", "metric"])
+    columns = {"difference": e.value, "low": e.low, "high": e.high, "p": p, "same": same}
+    found = found.assign(**{name: column.ravel() for name, column in columns.items()})
     return _judged(found[found.metric.isin(list(metrics))].reset_index(drop=True))
 
 

@@ -15,7 +15,10 @@ from proactor_lib.report import figures, glossary, page, timeline, training, wor
 from proactor_lib.run import Run
 
 ENDS = ("", "_low", "_high")
-SHARES = ["ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing", "missed", "late", "premature"]
+SHARES = [
+    "utility", "execution_precision", "execution_recall", "ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing",
+    "missed", "late", "premature",
+]  # fmt: skip
 
 
 def build(folder: Path) -> Path:
@@ -58,6 +61,7 @@ def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record:
         "mismatch": training.mismatch(steps),
         "peak_memory_gb": record["peak_memory_gb"],
         "stage_seconds": record["stage_seconds"],
+        "primary": scored.primary() if scored else None,
         "held_out": scored.as_json() if scored else {},
         "ranked_against": scored.ranked_against if scored else [],
         "dialogues": scored.dialogues if scored else 0,
