@@ -138,7 +138,7 @@ def test_the_primary_endpoint_says_why_it_is_null():
     assert found["policies"] == {"silent": [0, 0, 0], "right": [1, 1, 1]} and found["against"] == {"silent": [1, 1, 1]}
     assert (found["metric"], found["price"], found["reason"]) == ("utility", 0.25, None)
     lines = [needs(reference())]
-    sampled = evaluate_predictions([dialogue()], lines, says({4: ready()}), asked={"d": [4]})
+    sampled = evaluate_predictions([dialogue()], lines, says({4: ready()}), evaluated_turns={"d": [4]})
     found = primary(table({"m": sampled}, 20), None, 0.25, sampled=True)
     assert found["policies"] == {"m": [None] * 3} and "at some turns only" in found["reason"]
 
@@ -182,5 +182,5 @@ def test_the_oracles_timing_is_1_at_any_number_of_turns(corpus, count):
     dialogues, lines, _ = corpus
     asked = {d.id: spread(len(d.turns), count) for d in dialogues}
     said = [p for p in predicted(corpus, "oracle") if p.turn in asked[p.dialogue_id]]
-    scores = score_predictions(dialogues, lines, said, asked=asked)
+    scores = score_predictions(dialogues, lines, said, evaluated_turns=asked)
     assert len(scores.references) > 10 and scores.references.timing.mean() == pytest.approx(1, abs=5e-4)

@@ -1,10 +1,10 @@
 """Readiness thresholds and metric variants, by hand."""
 
 import pytest
-from proactor_lib.errors import BadInput
+from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
-from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.metrics.thresholds import agreement, fired_from, persistence, sweep, trade_off, tune, tuned
 from proactor_lib.metrics.utility import utility_at
 from proactor_lib.metrics.variants import agreement as variant_agreement
@@ -74,8 +74,8 @@ def test_a_dear_false_execution_silences_and_a_free_one_does_not(inputs):
 
 
 def test_sampled_turns_give_no_threshold(inputs):
-    with pytest.raises(BadInput, match="asked at some turns only"):
-        tune(sweep(inputs, [0, 1], asked={"d": [1, 3]}), price=0.25)
+    with pytest.raises(UserError, match="asked at some turns only"):
+        tune(sweep(inputs, [0, 1], evaluated_turns={"d": [1, 3]}), price=0.25)
 
 
 def test_variants_show_what_a_finding_hangs_on():

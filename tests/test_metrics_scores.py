@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proactor_lib.agent import reference_output
-from proactor_lib.errors import BadInput
+from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import METRICS, evaluate_predictions, score_predictions, turn_scores
 from proactor_lib.metrics.intervals import estimate
-from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.schema import TurnPrediction
 
 from support.metric_cases import candidate, dialogue, needs, ready, reference, says
@@ -189,9 +189,9 @@ def test_an_output_is_a_set():
 class TestSampledTurns:
     """Two needs: `book` 2, 4, 6 and `pay` 9, 9, 9; asked at turns 1, 3 and 5."""
 
-    def found(self, outputs, asked=(1, 3, 5)):
+    def found(self, outputs, evaluated_turns=(1, 3, 5)):
         references = [needs(reference(), reference("pay", (9, 9, 9)))]
-        return metrics(references, says(outputs), asked={"d": asked})
+        return metrics(references, says(outputs), evaluated_turns={"d": asked})
 
     def test_only_the_turns_asked_are_scored(self):
         assert self.found({3: candidate()})["ac"] == 1 / 2  # turns 3 and 5
@@ -202,11 +202,11 @@ class TestSampledTurns:
         assert self.found({5: ready()})["opportunity_timing"] == 1
         assert self.found({3: ready()})["opportunity_timing"] == 1
         assert self.found({1: ready()})["premature"] == 1
-        assert self.found({3: ready()}, asked=[3])["opportunity_timing"] is None
+        assert self.found({3: ready()}, evaluated_turns=[3])["opportunity_timing"] is None
 
     def test_after_the_first_such_turn_the_score_falls(self):
         """r' = 5: at turn 6 (6 + 1 - 6) / (6 + 1 - 5)."""
-        assert self.found({6: ready()}, asked=[1, 5, 6])["opportunity_timing"] == 1 / 2
+        assert self.found({6: ready()}, evaluated_turns=[1, 5, 6])["opportunity_timing"] == 1 / 2
 
     def test_nothing_is_known_of_executions(self):
         found = self.found({3: ready()})
@@ -214,7 +214,7 @@ class TestSampledTurns:
         assert {found[m] for m in names} == {None}
 
     def test_all_turns_asked_are_no_sample(self):
-        assert self.found({3: ready()}, asked=range(1, 11))["utility"] == 1 / 2
+        assert self.found({3: ready()}, evaluated_turns=range(1, 11))["utility"] == 1 / 2
 
 
 @pytest.mark.parametrize(
@@ -230,12 +230,12 @@ class TestSampledTurns:
     ],
 )
 def test_what_does_not_fit_is_refused(references, predictions, message):
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(UserError, match=message):
         evaluate_predictions([dialogue()], references, predictions)
 
 
 def test_a_dialogue_twice_is_refused():
-    with pytest.raises(BadInput, match="dialogue 'd' is there twice"):
+    with pytest.raises(UserError, match="dialogue 'd' is there twice"):
         evaluate_predictions([dialogue(), dialogue()], [], [])
 
 

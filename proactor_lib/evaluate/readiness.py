@@ -30,14 +30,14 @@ class Tuning(NamedTuple):
 def tune_run(run: Run, policy: str, prices: Sequence[float] | None = None) -> Tuning:
     """Tune the policy's threshold for U on what it said on dev, at each price (PRICES and the run's unless given).
 
-    BadInput if it was not asked there (`evaluate_run`'s `dev`), or not at all turns.
+    UserError if it was not asked there (`evaluate_run`'s `dev`), or not at all turns.
     Confidence is the policy's own where it gives one, else persistence over the turns asked. Thresholds are quantiles
     of the confidences on dev, with 0 and 1.
     """
     p, (dev, asked_dev), (test, asked_test) = run.params, _sure(run, policy, DEV), _sure(run, policy, TEST)
     thresholds = _quantiles(dev.predictions)
     at_dev, at_test = sweep(dev, thresholds, p.theta, asked_dev), sweep(test, thresholds, p.theta, asked_test)
-    untuned = evaluate_predictions(*test, p.theta, asked=asked_test)
+    untuned = evaluate_predictions(*test, p.theta, evaluated_turns=asked_test)
     prices = sorted({*PRICES, p.execution_price}) if prices is None else prices
     found = tuned(at_dev, at_test, untuned, prices, p.bootstrap, p.seed)
     return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, p.execution_price), found)
@@ -45,10 +45,10 @@ def tune_run(run: Run, policy: str, prices: Sequence[float] | None = None) -> Tu
 
 def _sure(run: Run, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
     """What is scored, its predictions with confidences, and the turns that were asked."""
-    said, asked = predictions.read(run, policy, split), EvalSplit(run, split).asked
+    said, evaluated_turns = predictions.read(run, policy, split), EvalSplit(run, split).evaluated_turns
     if not any(a.confidence is not None for line in said for a in line.actions):
-        said = persistence(said, asked=asked)
-    return Inputs(run.dialogues(split), run.references(split), said), asked
+        said = persistence(said, evaluated_turns=evaluated_turns)
+    return Inputs(run.dialogues(split), run.references(split), said), evaluated_turns
 
 
 def _quantiles(said: Sequence[TurnPrediction]) -> list[float]:

@@ -29,7 +29,7 @@ WINDOWS = ("1", "2-3", "4-7", "8+")  # turns
 def breakdown(methods: Mapping[str, Scores], by: By, bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
     """One row per (group, method, metric) with value, low, high and `references`, the group's number of them.
 
-    Groups are those of any method, in order of name, third or length. Raises BadInput as `table` does.
+    Groups are those of any method, in order of name, third or length. Raises UserError as `table` does.
     """
     labelled = {name: (scores, labels(scores, by)) for name, scores in methods.items()}
     found = set().union(*(set(label.cells) | set(label.references) for _, label in labelled.values())) - {""}
@@ -100,7 +100,7 @@ def _table(group: str, scores: Scores, label: Labels) -> DialogueTable:
     """The dialogue table of one method's rows in a group."""
     executions = None if label.executions is None else scores.executions[label.executions == group]
     cells, references = scores.cells[label.cells == group], scores.references[label.references == group]
-    return dialogue_table(cells, references, executions, scores.about.assign(asked=0), scores.price)
+    return dialogue_table(cells, references, executions, scores.about.assign(evaluated_turns=0), scores.price)
 
 
 def _empty() -> pd.DataFrame:

@@ -24,7 +24,7 @@ def compare(
     this table, but for the primary endpoint, whose verdict is its interval's and whose p_holm is NaN. Verdict: `same`
     (nothing tells the two apart: difference 0 on the dialogues and on every resample, as for a method and itself),
     `higher` or `lower` (p_holm < 0.05; of the primary endpoint: the interval excludes 0), `unclear`, or `undefined`
-    (the metric is, for one of the two). Raises BadInput if methods were scored on different dialogues.
+    (the metric is, for one of the two). Raises UserError if methods were scored on different dialogues.
     """
     rows = dict(zip(tables, same_dialogues(tables), strict=True))
     place = {name: i for i, name in enumerate(rows)}

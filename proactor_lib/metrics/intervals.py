@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import statistics
 from proactor_lib.metrics.scores import DialogueTable
 from proactor_lib.metrics.statistics import Estimates
@@ -70,7 +70,7 @@ def estimate(table: DialogueTable) -> np.ndarray:
 def bootstrapped(tables: Mapping[str, DialogueTable], bootstrap: int, seed: int) -> Estimates:
     """The metrics with intervals, shape (methods, metrics). All methods see the same resamples.
 
-    Raises BadInput if they were not scored on the same dialogues.
+    Raises UserError if they were not scored on the same dialogues.
     """
     aligned = same_dialogues(tables)
     return statistics.bootstrap(lambda weights: stacked(aligned, weights), len(aligned[0]), bootstrap, seed)
@@ -82,13 +82,13 @@ def stacked(aligned: list[DialogueTable], weights: np.ndarray) -> np.ndarray:
 
 
 def same_dialogues(tables: Mapping[str, DialogueTable]) -> list[DialogueTable]:
-    """The tables, rows in order of dialogue id; BadInput if the methods were not scored on the same dialogues."""
+    """The tables, rows in order of dialogue id; UserError if the methods were not scored on the same dialogues."""
     aligned = [t.sort_values("dialogue_id", ignore_index=True) for t in tables.values()]
     if not aligned or aligned[0].empty:
-        raise BadInput("there are no dialogues to score; accepted: at least one method and one dialogue")
+        raise UserError("there are no dialogues to score; accepted: at least one method and one dialogue")
     for name, t in zip(tables, aligned, strict=True):
         if odd := set(t.dialogue_id) ^ set(aligned[0].dialogue_id):
-            raise BadInput(f"{name!r} and {next(iter(tables))!r} were not scored on the same dialogues: {min(odd)!r}")
+            raise UserError(f"{name!r} and {next(iter(tables))!r} were not scored on the same dialogues: {min(odd)!r}")
     return aligned
 
 

@@ -45,7 +45,7 @@ def table(tables: Mapping[str, DialogueTable], bootstrap: int = 2000, seed: int 
     """The metrics of several methods on the same dialogues: one row per (method, metric) with value, low, high.
 
     The metrics are those of `METRICS`, then `pri`; `frame.attrs["ranked_against"]` lists the methods that PRI compares:
-    print it wherever PRI stands. NaN where undefined. Raises BadInput if methods were scored on different dialogues.
+    print it wherever PRI stands. NaN where undefined. Raises UserError if methods were scored on different dialogues.
     """
     aligned = same_dialogues(tables)
     e = statistics.bootstrap(lambda weights: _ranked(stacked(aligned, weights)), len(aligned[0]), bootstrap, seed)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.metrics.alignment import Values, alignment, as_set, matches, prediction_key
 from proactor_lib.metrics.executions import PRICE, Executor
 from proactor_lib.metrics.timing import Matcher, claim, outcome, timing_score
@@ -52,7 +52,7 @@ class Scores:
     @property
     def sampled(self) -> bool:
         """Whether the agent was asked at some turns only: then nothing is known of what it would have executed."""
-        return bool((self.about.asked < self.about.turns).any())
+        return bool((self.about.evaluated_turns < self.about.turns).any())
 
     @property
     def dialogues(self) -> DialogueTable:
@@ -67,11 +67,11 @@ def evaluate_predictions(
     predictions: Iterable[TurnPrediction],
     theta: float = 0.75,
     values: Values = "normalised",
-    asked: Mapping[str, Collection[int]] | None = None,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
     price: float = PRICE,
 ) -> DialogueTable:
     """One agent's per-dialogue table; see `dialogue_table` for its columns, `score_predictions` for what it raises."""
-    return score_predictions(dialogues, references, predictions, theta, values, asked, price).dialogues
+    return score_predictions(dialogues, references, predictions, theta, values, evaluated_turns, price).dialogues
 
 
 def score_predictions(
@@ -80,54 +80,61 @@ def score_predictions(
     predictions: Iterable[TurnPrediction],
     theta: float = 0.75,
     values: Values = "normalised",
-    asked: Mapping[str, Collection[int]] | None = None,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
     price: float = PRICE,
 ) -> Scores:
     """Score one agent. A turn or a dialogue without a prediction is silence; one without references needs nothing.
 
-    `asked`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then only those
+    `evaluated_turns`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then only those
     turns are scored, there are no executions, and a reference counts only if [ready, close] holds an asked turn; its
     timing score is 1 up to the first of these [ours]. `price`: of a false execution, in missed opportunities.
-    Raises BadInput for what `Checked` refuses: unknown dialogues, turns beyond the end, anything given twice.
+    Raises UserError for what `Checked` refuses: unknown dialogues, turns beyond the end, anything given twice.
     """
     checked = Checked(dialogues)
-    needs = {r.dialogue_id: r.references for r in map(checked.reference, references)}
+    references_of = {r.dialogue_id: r.references for r in map(checked.reference, references)}
     outputs = defaultdict(list)
     for prediction in map(checked.prediction, predictions):
         outputs[prediction.dialogue_id].append(prediction)
-    asked = _sampled(asked, checked.lengths)
+    evaluated_turns = _sampled(evaluated_turns, checked.lengths)
     predicted, triggered, executed = [], [], []
     for dialogue_id in sorted(checked.lengths):
-        known, lines = needs.get(dialogue_id, ()), sorted(outputs[dialogue_id], key=lambda o: o.turn)
+        known, lines = references_of.get(dialogue_id, ()), sorted(outputs[dialogue_id], key=lambda o: o.turn)
         rows, first = _score_dialogue(known, lines, theta, values)
         predicted += rows
-        triggered += [_reference_row(dialogue_id, r, first.get(i), asked) for i, r in enumerate(known)]
-        executed += _execution_rows(dialogue_id, known, lines, theta, values) if asked is None else []
+        triggered += [_reference_row(dialogue_id, r, first.get(i), evaluated_turns) for i, r in enumerate(known)]
+        executed += _execution_rows(dialogue_id, known, lines, theta, values) if evaluated_turns is None else []
     references_ = _reference_frame(triggered)
     cells = _cells(_prediction_frame(predicted, theta), references_)
     about = checked.about()
-    if asked is not None:
-        cells, about = _only(asked, cells), about.assign(asked=[len(asked.get(i, ())) for i in about.dialogue_id])
+    if evaluated_turns is not None:
+        cells, about = (
+            _only(evaluated_turns, cells),
+            about.assign(evaluated_turns=[len(evaluated_turns.get(i, ())) for i in about.dialogue_id]),
+        )
         references_ = references_[references_.due.notna()]
     executions = pd.DataFrame(executed, columns=EXECUTION).astype({"turn": int, "timing": float})
     return Scores(cells, references_.drop(columns="due"), executions, about, theta, values, price)
 
 
-def _sampled(asked: Mapping[str, Collection[int]] | None, lengths: Mapping[str, int]) -> dict[str, set[int]] | None:
+def _sampled(
+    evaluated_turns: Mapping[str, Collection[int]] | None, lengths: Mapping[str, int]
+) -> dict[str, set[int]] | None:
     """The turns asked; None where that is all turns of all dialogues."""
-    if asked is None or all(set(asked.get(i, ())) >= set(range(1, n + 1)) for i, n in lengths.items()):
+    if evaluated_turns is None or all(
+        set(evaluated_turns.get(i, ())) >= set(range(1, n + 1)) for i, n in lengths.items()
+    ):
         return None
-    return {i: set(turns) for i, turns in asked.items()}
+    return {i: set(turns) for i, turns in evaluated_turns.items()}
 
 
-def _only(asked: Mapping[str, set[int]], cells: pd.DataFrame) -> pd.DataFrame:
+def _only(evaluated_turns: Mapping[str, set[int]], cells: pd.DataFrame) -> pd.DataFrame:
     """The cells of the turns asked."""
-    kept = [turn in asked.get(i, ()) for i, turn in zip(cells.dialogue_id, cells.turn, strict=True)]
+    kept = [turn in evaluated_turns.get(i, ()) for i, turn in zip(cells.dialogue_id, cells.turn, strict=True)]
     return cells[np.array(kept, bool)]
 
 
 class Checked:
-    """Dialogues by id, and records that fit them: each method returns its record or raises BadInput, saying why not."""
+    """Dialogues by id, and records that fit them: each method returns its record or raises UserError, saying why not."""
 
     def __init__(self, dialogues: Iterable[Dialogue]):
         self.lengths: dict[str, int] = {}
@@ -139,7 +146,7 @@ class Checked:
     def dialogue(self, dialogue: Dialogue) -> Dialogue:
         """A dialogue whose id is new."""
         if dialogue.id in self.lengths:
-            raise BadInput(f"dialogue {dialogue.id!r} is there twice; ids must be unique")
+            raise UserError(f"dialogue {dialogue.id!r} is there twice; ids must be unique")
         self.lengths[dialogue.id] = len(dialogue.turns)
         self._domains[dialogue.id] = dialogue.domain
         return dialogue
@@ -151,7 +158,7 @@ class Checked:
         for r in line.references:
             self._inside(line.dialogue_id, r.window.close, f"the window of reference {r.id!r} closes")
             if r.id in ids:
-                raise BadInput(
+                raise UserError(
                     f"dialogue {line.dialogue_id!r} has two references with the id {r.id!r}; ids must be unique"
                 )
             ids.add(r.id)
@@ -168,21 +175,21 @@ class Checked:
         ids = sorted(self.lengths)
         return pd.DataFrame(
             {"dialogue_id": ids, "domain": [self._domains[i] for i in ids], "turns": [self.lengths[i] for i in ids]}
-        ).assign(asked=lambda about: about.turns)
+        ).assign(evaluated_turns=lambda about: about.turns)
 
     def _known(self, dialogue_id: str, key: tuple, what: str) -> None:
         if dialogue_id not in self.lengths:
-            raise BadInput(
+            raise UserError(
                 f"unknown dialogue {dialogue_id!r}; accepted: the ids of the {len(self.lengths)} dialogues given"
             )
         if (dialogue_id, *key) in self._seen:
-            raise BadInput(f"dialogue {dialogue_id!r} has {what} twice; accepted: once")
+            raise UserError(f"dialogue {dialogue_id!r} has {what} twice; accepted: once")
         self._seen.add((dialogue_id, *key))
 
     def _inside(self, dialogue_id: str, turn: int, what: str) -> None:
         if turn > self.lengths[dialogue_id]:
             end = self.lengths[dialogue_id]
-            raise BadInput(
+            raise UserError(
                 f"dialogue {dialogue_id!r}: {what} at turn {turn}; accepted: 1 to {end}, the dialogue's turns"
             )
 
@@ -226,11 +233,11 @@ def _execution_rows(
 
 
 def _reference_row(
-    dialogue_id: str, r: ReferenceAction, triggered: int | None, asked: Mapping[str, set[int]] | None
+    dialogue_id: str, r: ReferenceAction, triggered: int | None, evaluated_turns: Mapping[str, set[int]] | None
 ) -> tuple:
     """`due`, the last value: the turn up to which a trigger scores 1; None where the reference does not count."""
     w = r.window
-    turns = {w.ready} if asked is None else asked.get(dialogue_id, set())
+    turns = {w.ready} if evaluated_turns is None else evaluated_turns.get(dialogue_id, set())
     due = min((t for t in turns if w.ready <= t <= w.close), default=None)
     return dialogue_id, r.id, r.name, w.open, w.ready, w.close, r.observed_turn, triggered, due
 
@@ -310,7 +317,7 @@ def dialogue_table(
     table = about.set_index("dialogue_id").join([means, counts, fates, done])
     table = table.fillna(dict.fromkeys([*counts.columns, *fates.columns, *done.columns], 0)).reset_index()
     return table.assign(
-        idle=(table.asked - table.needed).clip(lower=0),
+        idle=(table.evaluated_turns - table.needed).clip(lower=0),
         executed=table.right + table.wrong,
         executable=0 if executions is None else table.references,
         utility=table.earned - price * table.wrong,

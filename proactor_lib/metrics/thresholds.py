@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import statistics
 from proactor_lib.metrics.alignment import prediction_key
 from proactor_lib.metrics.inputs import Inputs
@@ -27,14 +27,16 @@ from proactor_lib.schema import PredictedAction, TurnPrediction
 
 
 def persistence(
-    predictions: Iterable[TurnPrediction], horizon: int = 5, asked: Mapping[str, Collection[int]] | None = None
+    predictions: Iterable[TurnPrediction],
+    horizon: int = 5,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
 ) -> list[TurnPrediction]:
     """The predictions, each action with a confidence in [0, 1]: turns in a row that said it ready / `horizon`.
 
     An action is known by its name, since its parameters grow. A candidate has 0. A turn left out breaks the row, unless
-    it was not `asked` about.
+    it was not `evaluated_turns` about.
     """
-    before_of = {(d, t): s for d, turns in (asked or {}).items() for s, t in pairwise(sorted(turns))}
+    before_of = {(d, t): s for d, turns in (evaluated_turns or {}).items() for s, t in pairwise(sorted(turns))}
     ready: dict[tuple[str, int], dict[str, int]] = {}
     found = []
     for p in sorted(predictions, key=lambda p: (p.dialogue_id, p.turn)):
@@ -82,12 +84,14 @@ def sweep(
     inputs: Inputs,
     thresholds: Iterable[float],
     theta: float = 0.75,
-    asked: Mapping[str, Collection[int]] | None = None,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
 ) -> dict[float, DialogueTable]:
-    """The dialogue table at each threshold; the predictions must carry confidences. `asked`: see `scores`."""
+    """The dialogue table at each threshold; the predictions must carry confidences. `evaluated_turns`: see `scores`."""
     dialogues, references, predictions = inputs
     return {
-        t: evaluate_predictions(dialogues, references, fired_from(predictions, t), theta, asked=asked)
+        t: evaluate_predictions(
+            dialogues, references, fired_from(predictions, t), theta, evaluated_turns=evaluated_turns
+        )
         for t in sorted(set(thresholds))
     }
 
@@ -102,11 +106,11 @@ def trade_off(tables: dict[float, DialogueTable], bootstrap: int = 2000, seed: i
 def tune(tables: dict[float, DialogueTable], price: float) -> float:
     """The threshold with the greatest utility at `price`; of several, the highest (the most reluctant).
 
-    Raises BadInput where utility is undefined: turns were sampled, or nothing was needed.
+    Raises UserError where utility is undefined: turns were sampled, or nothing was needed.
     """
     utilities = {threshold: float(utility_at(t, [price])[0, 0]) for threshold, t in tables.items()}
     if np.isnan(list(utilities.values())).any():
-        raise BadInput(
+        raise UserError(
             f"a readiness threshold is tuned for utility, which is undefined here: no reference, or {SAMPLED}"
         )
     return max(utilities, key=lambda threshold: (round(utilities[threshold], 12), threshold))
@@ -124,7 +128,7 @@ def tuned(
 
     `dev`, `test`: from `sweep`. `untuned`: the agent's own statuses on test. Columns: price, threshold, utility,
     untuned (utility), gain (utility - untuned, paired) with low and high, false_executions and opportunity_timing on
-    test. Raises BadInput as `tune`.
+    test. Raises UserError as `tune`.
     """
     rows = []
     for price in prices:

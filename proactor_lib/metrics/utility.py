@@ -28,7 +28,7 @@ def utility_at(table: DialogueTable, prices: Sequence[float], weights: np.ndarra
 def curve(
     tables: Mapping[str, DialogueTable], prices: Sequence[float] = PRICES, bootstrap: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """One row per (method, price): utility, low, high. Raises BadInput if methods were scored on other dialogues."""
+    """One row per (method, price): utility, low, high. Raises UserError if methods were scored on other dialogues."""
     rows = []
     for name, table in zip(tables, same_dialogues(tables), strict=True):
         found = statistics.bootstrap(lambda w, t=table: utility_at(t, prices, w), len(table), bootstrap, seed)
