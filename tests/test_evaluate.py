@@ -17,7 +17,7 @@ from proactor_lib.artf.tokens import trunk
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import BadInput
 from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, readiness
-from proactor_lib.evaluate.agents import Case, Prompted, Served
+from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.kept import Kept
 from proactor_lib.evaluate.run import Held, predict, spread
 from proactor_lib.files import read_jsonl
@@ -101,7 +101,7 @@ def test_thinking_is_not_acting():
 def follow(name, answer, tmp_path, turns=(1, 2, 3), kept=None):
     """What a prompted policy says of a dialogue, by turn, and the requests that it sent."""
     run = opened(tmp_path / "run")
-    case = Case(run.dialogues("test")[0], (), run.catalog, turns)
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, turns)
     kept = kept or Kept(tmp_path / "predictions", name, {})
 
     async def ask(url):
@@ -167,8 +167,8 @@ def test_a_graph_is_carried_from_turn_to_turn_and_over_a_kill(tmp_path):
 
 def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_not_at_all(tiny_server, tmp_path):
     run, tokenizer = opened(tmp_path / "run"), load_tokenizer(resolve(TINY))
-    case = Case(run.dialogues("test")[0], (), run.catalog, (3, 10, 17))
-    prompts = trunk(tokenizer, case.dialogue, run.catalog)
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, (3, 10, 17))
+    prompts = trunk(tokenizer, case)
 
     def asked(folder, longest=4000):
         kept = Kept(tmp_path / folder, "base", {})

@@ -13,6 +13,7 @@ from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.metrics.thresholds import persistence, sweep, trade_off
 from proactor_lib.plots.style import FAULT
 from proactor_lib.plots.timing import stage
+from proactor_lib.schema import Catalog, cases
 
 from metric_cases import candidate, dialogue, needs, ready, reference, says
 
@@ -91,13 +92,13 @@ def test_gallery_shows_the_worst_dialogues(world, scores):
     found = plots.worst(scores[name].dialogues, 3)
     means = scores[name].references.groupby("dialogue_id").timing.mean().sort_values()
     np.testing.assert_allclose(found.mean_timing, means[:3])
-    by_id = {d.id: (d, line.references) for d, line in zip(dialogues, references, strict=True)}
-    cases = [
-        (*by_id[i], [p for p in methods[name] if p.dialogue_id == i], f"{i}: timing {t:.2f}")
+    by_id = {c.dialogue.id: c for c in cases(dialogues, references, Catalog(domain="x", actions=()))}
+    shown = [
+        (by_id[i], [p for p in methods[name] if p.dialogue_id == i], f"{i}: timing {t:.2f}")
         for i, t in zip(found.dialogue_id, found.mean_timing, strict=True)
     ]
-    figure = readable(plots.gallery(cases))
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [c[3] for c in cases]
+    figure = readable(plots.gallery(shown))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [caption for _, _, caption in shown]
 
 
 def test_worst_leaves_dialogues_without_references_out():

@@ -22,7 +22,7 @@ from proactor_lib.artf.server import Stuck
 from proactor_lib.artf.stand_in import StandIn
 from proactor_lib.artf.tokens import Trunk
 from proactor_lib.artf.visits import Visits
-from proactor_lib.schema import DialogueReferences
+from proactor_lib.schema import Case
 from safetensors.torch import load_file, save_file
 
 from fleet import cluster, events, until
@@ -279,9 +279,8 @@ class Killer:
 
 def test_a_run_survives_ten_kills_with_all_its_groups(tmp_path, adapter):
     steps, turns = 10, len(DIALOGUE.turns)
-    dialogues = [DIALOGUE.model_copy(update={"id": f"d{n}"}) for n in range(3)]
-    references = [DialogueReferences(dialogue_id=d.id, references=(BOOK,)) for d in dialogues]
-    visits = Visits(dialogues, references, CATALOG, 0, seed=0)
+    cases = [Case(DIALOGUE.model_copy(update={"id": f"d{n}"}), (BOOK,), CATALOG) for n in range(3)]
+    visits = Visits(cases, 0, seed=0)
     script = Script(service=0.2, seqs=16, texts=(RIGHT, SILENCE))
     made = []
     with cluster(tmp_path, seqs=16, made=made, script=script) as c:

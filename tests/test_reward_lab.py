@@ -20,6 +20,7 @@ from proactor_lib.report import sweep
 from proactor_lib.reward_lab import ablation, probe, samples, scoring
 from proactor_lib.rewards import REWARDS, make_reward
 from proactor_lib.run import Run, annotate_run, prepare_data
+from proactor_lib.schema import Case, cases
 from typer.testing import CliRunner
 
 from misbehaving import Misbehaving
@@ -29,7 +30,7 @@ from test_ruler import good, said
 
 SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_reward_ablation.ipynb"
-CASES = [(DIALOGUE, (BOOK,))]
+CASES = [Case(DIALOGUE, (BOOK,), CATALOG)]
 KNOWN = {"city": "Oslo"}
 FULL = {"city": "Oslo", "day": "friday"}
 
@@ -60,7 +61,7 @@ def test_what_the_fixed_policies_say():
 
 
 def test_the_probe_by_hand():
-    table = probe.table(CASES, CATALOG, load_params(None, {"bootstrap": 50}))
+    table = probe.table(CASES, load_params(None, {"bootstrap": 50}))
     wide = probe.means(table)
     late = [1, 0, 1, 5 / 6, 1, 1, 0, 1]  # turn 4: one of two known parameters; turn 7: outside
     assert wide.loc["rac", "oracle_late"] == pytest.approx(sum(late) / 8)
@@ -82,33 +83,32 @@ def test_the_probe_by_hand():
 
 
 def test_margins_are_paired():
-    cases = [(DIALOGUE.model_copy(update={"id": f"d{i}"}), (BOOK,) * (i % 2)) for i in range(4)]
-    margins = probe.margins(cases, CATALOG, load_params(None, {"reward": "rac"}))
+    cases = [Case(DIALOGUE.model_copy(update={"id": f"d{i}"}), (BOOK,) * (i % 2), CATALOG) for i in range(4)]
+    margins = probe.margins(cases, load_params(None, {"reward": "rac"}))
     assert margins["triggering"] == {"value": 0, "low": 0, "high": 0}  # rac does not see a trigger
     assert margins["punctual"]["value"] == pytest.approx(
         (8 - 5 - 5 / 6) / 8
     )  # dialogues without references are left out
     with pytest.raises(BadInput, match="none of the 1 dialogues has a reference"):
-        probe.margins(cases[:1], CATALOG, load_params())
+        probe.margins(cases[:1], load_params())
 
 
 def test_references_whose_ready_is_close_stand_apart():
     tight = BOOK.model_copy(update={"id": "tight", "window": BOOK.window.model_copy(update={"close": 4})})
-    table = probe.table(
-        [(DIALOGUE, (BOOK,)), (DIALOGUE.model_copy(update={"id": "e"}), (tight,))], CATALOG, load_params()
-    )
+    other = Case(DIALOGUE.model_copy(update={"id": "e"}), (tight,), CATALOG)
+    table = probe.table([*CASES, other], load_params())
     assert probe.means(table, "ready_at_close").loc["opportunity_timing", "oracle_late"] == 0
     assert probe.means(table, "ready_before_close").loc["opportunity_timing", "oracle_late"] == pytest.approx(2 / 3)
     assert probe.means(table, "all").loc["opportunity_timing", "oracle_late"] == pytest.approx(1 / 3)
-    only = probe.table(CASES, CATALOG, load_params())
+    only = probe.table(CASES, load_params())
     assert "ready_at_close" not in set(only.part)
 
 
 @pytest.mark.parametrize("dataset, split, limit", [("homeloan", "train", 25), ("sgd", "train", 40), ("sgd", "dev", 40)])
 def test_the_order_is_right_for_every_reward_that_claims_to_reward_timing(dataset, split, limit):
     corpus = datasets.load(dataset, SGD if dataset == "sgd" else None, split, limit)
-    cases = scoring.cases(corpus.dialogues, [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues])
-    table = probe.table(cases, corpus.catalog, load_params(None, {"bootstrap": 100}))
+    lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
+    table = probe.table(cases(corpus.dialogues, lines, corpus.catalog), load_params(None, {"bootstrap": 100}))
     checks = [probe.order(table, part) for part in probe.PARTS] + [probe.order(table, stage=s) for s in probe.STAGES]
     for order in checks:
         assert order[order.timed].right.all(), order
@@ -215,7 +215,7 @@ def test_samples_of_a_training(tmp_path):
         7,
         10,
     ]
-    assert groups[0].texts == ("none", "ready: x") and groups[0].references
+    assert groups[0].texts == ("none", "ready: x") and groups[0].case.references
     parts = samples.components(run)
     assert parts.step.tolist() == list(range(1, 11)) and parts.rac.tolist() == [1] * 10
     found = CliRunner().invoke(app, ["rewards", "samples", "--run", str(tmp_path), "--limit", "4", "--json"])
@@ -351,7 +351,7 @@ def test_the_notebooks_example_of_a_new_reward_is_true(tmp_path, monkeypatch):
     params = load_params(None, {"reward": "triggered"})
     (found,) = scores(make_reward(params), group(RIGHT, WAITING, SILENCE))
     assert [s.value for s in found] == [1, 0, 0]
-    assert "triggered" in set(probe.table(CASES, CATALOG, params).reward)
+    assert "triggered" in set(probe.table(CASES, params).reward)
 
 
 def test_notebook_outputs_are_stripped():

@@ -13,6 +13,7 @@ from proactor_lib.artf.visits import Visits
 from proactor_lib.datasets import load
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score, make_reward
+from proactor_lib.schema import cases
 
 from completions import Completions, drawn, wait_for
 
@@ -47,7 +48,7 @@ def work(corpus, server):
 
     def start(reward=None, version=0, **settings):
         settings = {"k": 4, "visits_per_step": 2, "max_steps": 4, "max_staleness": 0} | settings
-        visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+        visits = Visits(cases(corpus.dialogues, corpus.truth, corpus.catalog), 3, seed=0)
         reward = reward or make_reward(load_params())
         worker = RolloutWorker(visits, trunk, Sampler(server.url, 8), reward, lambda v: f"v{v}", **settings)
         worker.update_model_version(version)
@@ -158,7 +159,7 @@ class Judge:
 
 
 def test_a_slow_and_a_failing_judge_call_stop_neither_the_others_nor_the_run(work, corpus, caplog):
-    visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+    visits = Visits(cases(corpus.dialogues, corpus.truth, corpus.catalog), 3, seed=0)
     slow, failing = visits[0].turns[0], visits[1].turns[2]
     judge = Judge({slow}, {failing})
     worker = work(judge)

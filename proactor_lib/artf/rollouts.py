@@ -239,8 +239,8 @@ class RolloutWorker:
     async def _group(self, visit: Visit, turn: int, trunk: Trunk, model: str, step: int) -> ScoredGroup:
         outputs = await self._sampler.sample(model, trunk.prompt(turn), self._k, visit.session)
         parsed = [Parsed((), unreadable=True) if o.truncated else parse(o.text) for o in outputs]
-        group = Group(visit.dialogue, turn, visit.references, visit.catalog, tuple(o.text for o in outputs),
-                      tuple(parsed), progress=step / max(1, self._max_steps - 1))  # fmt: skip
+        group = Group(visit, turn, tuple(o.text for o in outputs), tuple(parsed),
+                      progress=step / max(1, self._max_steps - 1))  # fmt: skip
         scores = await scored(self.reward, group)
         return ScoredGroup(visit, turn, outputs, parsed, scores, advantages(scores))
 
@@ -259,7 +259,9 @@ async def scored(reward: Reward, group: Group) -> list[Score]:
     try:
         return await reward.score(group)
     except Exception:
-        log.exception("group %s, turn %d has no score: reward %s failed", group.dialogue.id, group.turn, reward.name)
+        log.exception(
+            "group %s, turn %d has no score: reward %s failed", group.case.dialogue.id, group.turn, reward.name
+        )
         return [Score(None)] * len(group.outputs)
 
 

@@ -9,7 +9,7 @@ from proactor_lib import progress, provenance
 from proactor_lib.annotate.bulk import in_order
 from proactor_lib.endpoint import in_a_loop_of_its_own
 from proactor_lib.errors import BadInput
-from proactor_lib.evaluate.agents import Agent, Case, Unanswered
+from proactor_lib.evaluate.agents import Agent, EvalCase, Unanswered
 from proactor_lib.evaluate.kept import Kept
 from proactor_lib.evaluate.roster import Roster
 from proactor_lib.evaluate.tables import write_tables
@@ -53,13 +53,12 @@ class Held:
         return self.run.predictions if self.split == TEST else self.run.predictions / self.split
 
     @cached_property
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[EvalCase]:
         """The dialogues with the turns that are asked."""
-        needs = {line.dialogue_id: line.references for line in self.run.references(self.split)}
         count = self.run.params.evaluation_turns
         return [
-            Case(d, needs.get(d.id, ()), self.run.catalog, spread(len(d.turns), count))
-            for d in self.run.dialogues(self.split)
+            EvalCase(c.dialogue, c.references, c.catalog, spread(len(c.dialogue.turns), count))
+            for c in self.run.split(self.split)
         ]
 
     @property
@@ -109,14 +108,14 @@ def evaluate_policy(held: Held, roster: Roster, name: str) -> None:
     kept.finish()
 
 
-async def predict(agent: Agent, cases: Sequence[Case], kept: Kept, tell: Callable[[], None]) -> None:
+async def predict(agent: Agent, cases: Sequence[EvalCase], kept: Kept, tell: Callable[[], None]) -> None:
     """Have the agent follow the cases, `agent.at_once` at a time; each prediction is kept at once."""
 
     def say(line) -> None:
         kept.add(line)
         tell()
 
-    async def follow(case: Case) -> None:
+    async def follow(case: EvalCase) -> None:
         await agent.follow(case, kept.of(case.dialogue.id), say)
 
     tell()

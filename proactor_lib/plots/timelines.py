@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from proactor_lib.metrics.alignment import alignment, matches
 from proactor_lib.plots.style import ANTICIPATED, EXECUTABLE, FAULT, WIDTH, figure, legend_above
-from proactor_lib.schema import Dialogue, PredictedAction, ReferenceAction, TurnPrediction
+from proactor_lib.schema import Case, Dialogue, PredictedAction, ReferenceAction, TurnPrediction
 
 OTHER = "other actions"
 Lanes = dict[str, int]
@@ -37,17 +37,17 @@ def timeline(
 
 
 def gallery(
-    cases: Sequence[tuple[Dialogue, Sequence[ReferenceAction], Sequence[TurnPrediction], str]],
+    cases: Sequence[tuple[Case, Sequence[TurnPrediction], str]],
     theta: float = 0.75,
     lanes: int = 10,
 ) -> Figure:
-    """Timelines of several dialogues below one another, each under its caption; `worst` chooses them."""
-    named = [_lanes(references, predictions, lanes) for _, references, predictions, _ in cases]
+    """Timelines of several cases below one another, each with its predictions and caption; `worst` chooses them."""
+    named = [_lanes(case.references, predictions, lanes) for case, predictions, _ in cases]
     heights = [len(n) + 2.6 for n in named]
     size = (WIDTH, 0.6 + 0.21 * sum(heights))
     with figure(len(cases), 1, size, squeeze=False, height_ratios=heights) as (made, axes):
-        for ax, (dialogue, references, predictions, caption), n in zip(axes[:, 0], cases, named, strict=True):
-            draw(ax, dialogue, references, predictions, theta, n)
+        for ax, (case, predictions, caption), n in zip(axes[:, 0], cases, named, strict=True):
+            draw(ax, case.dialogue, case.references, predictions, theta, n)
             ax.set_title(caption)
         axes[-1, 0].set_xlabel("turn")
         legend_above(made, legend(), 4)

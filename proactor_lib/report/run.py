@@ -213,11 +213,10 @@ def _timeline(run: Run, scored: HeldOut | None) -> timeline.Timeline | None:
     if scored is None or (focus := scored.scores[held_out.focus(scored.scores)]).references.empty:
         return None
     chosen = timeline.median_dialogue(focus.references)
-    dialogue = next(d for d in run.dialogues("test") if d.id == chosen)
-    references = next(r.references for r in run.references("test") if r.dialogue_id == chosen)
+    case = next(c for c in run.split("test") if c.dialogue.id == chosen)
     return timeline.draw(
-        dialogue,
-        references,
+        case.dialogue,
+        case.references,
         {name: _triggers(s.references, chosen) for name, s in scored.scores.items()},
         {name: [p for p in lines if p.dialogue_id == chosen] for name, lines in scored.predictions.items()},
         run.params.theta,
