@@ -17,6 +17,8 @@ from proactor_lib.schema import Catalog, cases
 
 from metric_cases import candidate, dialogue, needs, ready, reference, says
 
+NOTHING = Catalog(domain="x", actions=())
+
 
 @pytest.fixture(scope="module")
 def world():
@@ -92,13 +94,25 @@ def test_gallery_shows_the_worst_dialogues(world, scores):
     found = plots.worst(scores[name].dialogues, 3)
     means = scores[name].references.groupby("dialogue_id").timing.mean().sort_values()
     np.testing.assert_allclose(found.mean_timing, means[:3])
-    by_id = {c.dialogue.id: c for c in cases(dialogues, references, Catalog(domain="x", actions=()))}
+    by_id = {c.dialogue.id: c for c in cases(dialogues, references, NOTHING)}
     shown = [
         (by_id[i], [p for p in methods[name] if p.dialogue_id == i], f"{i}: timing {t:.2f}")
         for i, t in zip(found.dialogue_id, found.mean_timing, strict=True)
     ]
     figure = readable(plots.gallery(shown))
     assert [ax.get_title(loc="left") for ax in figure.axes] == [caption for _, _, caption in shown]
+
+
+def test_the_worst_dialogues_are_drawn_by_the_theta_that_scored_them():
+    """One of two parameters is right: alignment 1/2 + 1/4, a trigger by theta 0.75 and at fault by 0.9."""
+    needed, said = [needs(reference(day="friday", hour="9"))], says({4: ready(day="friday", hour="8")})
+    for theta, mark in ((0.7, "o"), (0.9, "x")):
+        scored = score_predictions([dialogue()], needed, said, theta)
+        (ax,) = plots.worst_dialogues(cases([dialogue()], needed, NOTHING), said, scored).axes
+        assert (4, 0) in points(ax, mark)
+        assert ax.get_title(loc="left").startswith("d: timing ")
+    nobody = score_predictions([dialogue()], [], said)
+    assert plots.worst_dialogues(cases([dialogue()], [], NOTHING), said, nobody) is None
 
 
 def test_worst_leaves_dialogues_without_references_out():

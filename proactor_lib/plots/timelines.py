@@ -1,6 +1,7 @@
 """A dialogue as a timeline: turns across, a lane an action, windows as bars, what an agent said as marks [ours]."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from proactor_lib.metrics.alignment import alignment, matches
+from proactor_lib.metrics.scores import Scores
 from proactor_lib.plots.style import ANTICIPATED, EXECUTABLE, FAULT, WIDTH, figure, legend_above
 from proactor_lib.schema import Case, Dialogue, PredictedAction, ReferenceAction, TurnPrediction
 
@@ -52,6 +54,26 @@ def gallery(
         axes[-1, 0].set_xlabel("turn")
         legend_above(made, legend(), 4)
     return made
+
+
+def worst_dialogues(
+    cases: Iterable[Case],
+    predictions: Iterable[TurnPrediction],
+    scores: Scores,
+    count: int = 3,
+) -> Figure | None:
+    """The `gallery` of an agent's `worst` dialogues by its `scores`, and by their theta; None without references."""
+    by_id = {c.dialogue.id: c for c in cases}
+    said = defaultdict(list)
+    for p in predictions:
+        said[p.dialogue_id].append(p)
+    shown = [
+        (by_id[i], said[i], f"{i}: timing {timing:.2f}, AC {ac:.2f}")
+        for i, timing, ac in worst(scores.dialogues, count)[["dialogue_id", "mean_timing", "ac"]].itertuples(
+            index=False
+        )
+    ]
+    return gallery(shown, scores.theta) if shown else None
 
 
 def worst(table: pd.DataFrame, count: int = 4) -> pd.DataFrame:
