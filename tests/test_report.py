@@ -32,9 +32,8 @@ def make_run(folder, **settings) -> Run:
     )
     prepare_data(run)
     annotate_run(run)
-    references = {r.dialogue_id: r.references for r in run.references("test")}
     for name in run.params.policies:
-        lines = [p for d in run.dialogues("test") for p in POLICIES[name](d, references[d.id], run.catalog, 0)]
+        lines = [p for c in run.split("test") for p in POLICIES[name](c, 0)]
         write_jsonl(run.predictions / f"{name}.jsonl", lines)
     write_jsonl(run.training / "metrics.jsonl", map(step, range(1, STEPS + 1)))
     return run
@@ -87,6 +86,15 @@ def test_the_gain_is_the_difference_of_fifths_with_welchs_interval():
     assert found["gain"] == pytest.approx(0.5)
     half = stats.t.ppf(0.975, 4) * np.sqrt(0.01 / 3 + 0.01 / 3)  # equal variances 0.01: 4 degrees of freedom
     assert (found["gain_low"], found["gain_high"]) == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_a_gain_is_told_under_one_set_of_weights():
+    """A policy that never changes gains nothing, though its reward moves with the schedule."""
+    steps = pd.DataFrame({"step": range(1, 11), "reward_mean": np.linspace(0.4, 0.55, 10), "reward_steady": 0.5})
+    assert training.reward_gain(training.gain_rewards(steps))["gain"] == 0
+    fixed = steps.assign(reward_steady=None)  # a reward that does not move
+    assert training.gain_rewards(fixed).tolist() == steps.reward_mean.tolist()
+    assert training.gain_rewards(pd.DataFrame()).tolist() == []
 
 
 def test_the_gain_of_few_steps_is_undefined_and_of_a_constant_reward_0():

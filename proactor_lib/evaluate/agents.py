@@ -57,7 +57,7 @@ class Fixed:
 
     async def follow(self, case: EvalCase, known: Known, say: Say) -> None:
         """As Agent; nothing is asked."""
-        for line in self._policy(case.dialogue, case.references, case.catalog, self._seed):
+        for line in self._policy(case, self._seed):
             if line.turn in case.turns and line.turn not in known:
                 say(line)
 

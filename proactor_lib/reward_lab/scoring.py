@@ -29,10 +29,7 @@ Predictions = dict[str, list[TurnPrediction]]  # by policy; the same turns of th
 
 def predict(cases: Sequence[Case], policies: Mapping[str, Policy], seed: int = 0) -> Predictions:
     """What each policy says at every turn of every case."""
-    return {
-        name: [p for c in cases for p in policy(c.dialogue, c.references, c.catalog, seed)]
-        for name, policy in policies.items()
-    }
+    return {name: [p for c in cases for p in policy(c, seed)] for name, policy in policies.items()}
 
 
 def policy_groups(cases: Sequence[Case], predictions: Predictions) -> list[Group]:
