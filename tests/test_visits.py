@@ -1,6 +1,6 @@
 """Which turns a training step visits."""
 
-from proactor_lib.artf.visits import Visits
+from proactor_lib.artf.training.episodes import DialogueSampler
 from proactor_lib.schema import Case, Catalog
 
 from support.metric_cases import dialogue, reference
@@ -8,7 +8,7 @@ from support.metric_cases import dialogue, reference
 
 def visits(turns_per_dialogue, seed=0, **kwargs):
     case = Case(dialogue(), (reference(window=(3, 4, 5)),), Catalog(domain="made up", actions=()))
-    return Visits([case], turns_per_dialogue, seed, **kwargs)
+    return DialogueSampler([case], turns_per_dialogue, seed, **kwargs)
 
 
 def test_a_visit_follows_from_the_seed_and_its_number():
