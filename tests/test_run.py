@@ -17,6 +17,7 @@ from proactor_lib.schema import DialogueReferences, ReferenceAction, Window
 from proactor_lib.widgets import Explorer, Watch
 
 from support.fake_endpoint import FakeEndpoint, Reply
+from support.runs import opened
 from support.truthful_oracle import Truthful
 
 
