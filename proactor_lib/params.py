@@ -8,11 +8,11 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem, read_text
+from proactor_lib.files import first_problem
+from proactor_lib.yaml_text import read_yaml
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -38,6 +38,7 @@ def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
     return sampling
 
 
+LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the home folder
 Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a request, as its endpoint knows them
 RewardName = Annotated[str, AfterValidator(_registered)]  # a name in the registry of proactor_lib.rewards
 
@@ -46,7 +47,7 @@ class DataParams(BaseModel):
     """Which conversations."""
 
     dataset: Literal["homeloan", "sgd", "abcd", "jsonl"] = "homeloan"
-    data_dir: Path | None = None  # a corpus's folder; none for the simulator
+    data_dir: LocalPath | None = None  # a corpus's folder; none for the simulator
     train_split: str = "train"
     dev_split: str = "dev"
     test_split: str = "test"
@@ -66,7 +67,7 @@ class AnnotationParams(BaseModel):
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
     oracle_form: Literal["schema", "object", "text"] = "schema"  # what the endpoint can hold answers to
-    overlay: Path | None = None  # hand corrections that every later stage honours
+    overlay: LocalPath | None = None  # hand corrections that every later stage honours
     quality_filter: dict[Threshold, NonNegative] = {}  # what must hold (annotate/quality.py, Thresholds)
 
 
@@ -96,14 +97,14 @@ class RewardParams(BaseModel):
     ruler_weights: dict[Literal["timing", "alignment", "restraint", "completeness"], NonNegative] = {
         "timing": 0.4, "alignment": 0.3, "restraint": 0.2, "completeness": 0.1,
     }  # fmt: skip
-    rubric: Path | None = None  # a rubric file of the user's own; none: the package's
+    rubric: LocalPath | None = None  # a rubric file of the user's own; none: the package's
     judge: str = "rubric"  # `rubric` (programmatic stand-in), or the model names at judge_url, comma separated
     judge_url: str | None = None  # OpenAI-compatible, ending in /v1; one for all judges, or one each, comma separated
     judge_concurrency: Count = 16  # calls in flight
     judge_timeout: Positive = 60.0  # seconds a call
     judge_retries: Natural = 2  # times a call is sent again after an error of transport
     judge_temperature: NonNegative | None = 0.0  # none: the endpoint's own
-    judge_cache: Path | None = None  # a folder that keeps answers, so that a resumed run repeats no paid call
+    judge_cache: LocalPath | None = None  # a folder that keeps answers, so that a resumed run repeats no paid call
     judge_prices: tuple[NonNegative, NonNegative] = (0.0, 0.0)  # per million prompt and output tokens
 
 
@@ -113,7 +114,7 @@ class TrainingParams(BaseModel):
     sft_steps: Natural = 0  # optimiser steps on the references before GRPO; 0: none
     sft_learning_rate: Positive = 2e-4
     sft_dialogues_per_step: Count = 2
-    start_from: Path | None = None  # an adapter's folder, such as another run's training/sft, in place of SFT
+    start_from: LocalPath | None = None  # an adapter's folder, such as another run's training/sft, in place of SFT
     max_steps: Natural = 100  # GRPO optimiser steps; 0: none
     learning_rate: Positive = 1e-5
     num_generations: Annotated[int, Field(ge=2)] = 8  # K outputs a turn
@@ -151,7 +152,7 @@ class EvaluationParams(BaseModel):
     """Who is compared, and how."""
 
     policies: tuple[str, ...] = ("base", "sft", "trained")  # or a fixed, a prompted one, or a key of `adapters`
-    adapters: dict[str, Path] = {}  # further policies: a name and its adapter's folder
+    adapters: dict[str, LocalPath] = {}  # further policies: a name and its adapter's folder
     policy_url: str | None = None  # prompted policies' endpoint, ending in /v1; none: the base model, served here
     policy_model: str | None = None  # the model's name there
     reasoning_tokens: Count = 512  # an output's limit where a policy thinks first
@@ -186,16 +187,22 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
         return self
 
 
-def read_layers(path: Path) -> dict[str, Any]:
-    """The file's values over those of the files that it extends, unvalidated. BadInput if a file is not YAML."""
-    try:
-        values = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's values over those of the files that it extends, unvalidated. `above`: the files that extend it.
+
+    BadInput if a file is not YAML, or extends anything but one other file.
+    """
+    path = Path(path).expanduser()
+    above = (*above, path.resolve())
+    if above[-1] in above[:-1]:
+        raise BadInput(f"{path} extends itself: {' extends '.join(p.name for p in above)}")
+    values = read_yaml(path) or {}
     if not isinstance(values, dict):
         raise BadInput(f"{path} must hold `name: value` lines, got a {type(values).__name__}")
     below = values.pop("extends", None)
-    return {**(read_layers(Path(path).parent / below) if below else {}), **values}
+    if not isinstance(below, str | None):
+        raise BadInput(f"{path}: extends: {below!r} is not the path of one file")
+    return {**(read_layers(path.parent / Path(below).expanduser(), above) if below else {}), **values}
 
 
 def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
@@ -203,6 +210,11 @@ def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None
 
     Raises BadInput, naming the file, the key, the value and what is accepted.
     """
+    if not isinstance(overrides, dict | None):
+        raise BadInput(
+            f"the overrides must be `name: value` pairs, got the {type(overrides).__name__} {overrides!r}; "
+            "papermill's -p hands over text, -y takes YAML: -y 'overrides: {name: value}'"
+        )
     values = {**(read_layers(Path(path)) if path else {}), **(overrides or {})}
     return validate(values, str(path or "the overrides"))
 

@@ -40,7 +40,12 @@ class Run:
     @classmethod
     def open(cls, params: Params, out: Path | str) -> "Run":
         """The run in folder `out`, new or begun. BadInput if the folder was made with other parameters."""
-        run = cls(params, Path(out))
+        if not isinstance(out, str | Path):
+            raise BadInput(
+                f"out must be the name of a folder, got the {type(out).__name__} {out!r}; papermill's -p makes numbers "
+                f"of what looks like one, -y takes YAML: -y 'out: \"{out}\"'"
+            )
+        run = cls(params, Path(out).expanduser())
         if run.params_file.exists():
             _refuse_other(params, read_json(run.params_file, Params), run.out)
         else:

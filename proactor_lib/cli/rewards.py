@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proactor_lib.cli.run import parse_settings
+from proactor_lib.cli.tables import console
 from proactor_lib.params import Params, load_params
 
 if TYPE_CHECKING:
@@ -123,7 +124,6 @@ def _print(value: dict) -> None:
 
 
 def _show(table: "pd.DataFrame", title: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=title)
@@ -131,4 +131,4 @@ def _show(table: "pd.DataFrame", title: str) -> None:
         shown.add_column(str(column), justify="right" if column else "left")
     for name, row in table.iterrows():
         shown.add_row(str(name), *("–" if x != x else f"{x:.3f}" for x in row))
-    Console().print(shown)
+    console().print(shown)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
-import yaml
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem, read_text
+from proactor_lib.files import first_problem
+from proactor_lib.yaml_text import read_yaml
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Point = dict[str, Any]  # parameter -> value
@@ -131,10 +131,7 @@ class Sweep(Part):
 def read_sweep(path: Path) -> Sweep:
     """The file as a Sweep, its paths resolved. BadInput names the file, the key, the value and what is accepted."""
     try:
-        values = yaml.safe_load(read_text(path))
-        sweep = Sweep.model_validate(values)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        sweep = Sweep.model_validate(read_yaml(path))
     except ValidationError as error:
         raise BadInput(f"{path}: {first_problem(error)}; accepted keys: {', '.join(Sweep.model_fields)}") from None
     here = Path(path).resolve().parent
