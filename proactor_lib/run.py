@@ -151,6 +151,14 @@ class Run:
         path = self.annotations / f"second-{split}.jsonl"
         return list(read_jsonl(path, DialogueReferences)) if path.exists() else self.truth(split) or []
 
+    def sources(self, split: str) -> list[Path]:
+        """The files that `dialogues` and `references` are made from; some need not be there."""
+        from proactor_lib.annotate.bulk import failures_path
+
+        annotated = self.annotations / f"{split}.jsonl"
+        beside = [failures_path(annotated), self.annotations / f"{split}.removed.jsonl", self.overlay]
+        return [self.data / f"{split}.jsonl", annotated, *beside]
+
     def _made(self, path: Path) -> Path:
         if not path.exists():
             raise BadInput(f"{path} is not there yet: run notebook 01_annotation on {self.out} first")

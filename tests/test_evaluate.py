@@ -16,10 +16,10 @@ from proactor_lib.artf.sampler import Output, Sampler
 from proactor_lib.artf.tokens import trunk
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import BadInput
-from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, readiness
+from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, load_or_score, readiness
 from proactor_lib.evaluate.agents import Case, Prompted, Served
-from proactor_lib.evaluate.kept import Kept
-from proactor_lib.evaluate.run import Held, predict, spread
+from proactor_lib.evaluate.predictions import PredictionLog
+from proactor_lib.evaluate.run import EvalSplit, predict, spread
 from proactor_lib.files import read_jsonl
 from proactor_lib.metrics.thresholds import persistence
 from proactor_lib.models import TINY, load_tokenizer, resolve
@@ -58,20 +58,19 @@ def test_asked_turns_are_the_middles_of_equal_parts():
 
 
 def test_predictions_are_kept_as_they_come_and_a_half_line_is_asked_again(tmp_path):
-    first = Kept(tmp_path, "p", {"a": 1})
+    first = PredictionLog(tmp_path, "p", {"a": 1})
     for turn in (1, 2):
         first.add(TurnPrediction(dialogue_id="d", turn=turn, text="none"))
     with open(tmp_path / "p.partial", "a") as f:
         f.write('{"dialogue_id": "d", "tu')  # killed here
-    again = Kept(tmp_path, "p", {"a": 1})
+    again = PredictionLog(tmp_path, "p", {"a": 1})
     assert len(again) == 2 and set(again.of("d")) == {1, 2} and not again.complete
     again.add(TurnPrediction(dialogue_id="c", turn=5, actions=(PredictedAction(name="x", params={"k": "v"}),)))
     again.finish()
     assert [(x.dialogue_id, x.turn) for x in lines(tmp_path / "p.jsonl")] == [("c", 5), ("d", 1), ("d", 2)]
-    table = pd.read_parquet(tmp_path / "p.parquet")
-    assert json.loads(table.actions[0])[0]["params"] == {"k": "v"} and not (tmp_path / "p.partial").exists()
-    assert Kept(tmp_path, "p", {"a": 1}).complete and len(Kept(tmp_path, "p", {"a": 1})) == 3
-    assert len(Kept(tmp_path, "p", {"a": 2})) == 0 and not (tmp_path / "p.jsonl").exists()
+    assert lines(tmp_path / "p.jsonl")[0].actions[0].params == {"k": "v"} and not (tmp_path / "p.partial").exists()
+    assert PredictionLog(tmp_path, "p", {"a": 1}).complete and len(PredictionLog(tmp_path, "p", {"a": 1})) == 3
+    assert len(PredictionLog(tmp_path, "p", {"a": 2})) == 0 and not (tmp_path / "p.jsonl").exists()
 
 
 # the graph
@@ -102,7 +101,7 @@ def follow(name, answer, tmp_path, turns=(1, 2, 3), kept=None):
     """What a prompted policy says of a dialogue, by turn, and the requests that it sent."""
     run = opened(tmp_path / "run")
     case = Case(run.dialogues("test")[0], (), run.catalog, turns)
-    kept = kept or Kept(tmp_path / "predictions", name, {})
+    kept = kept or PredictionLog(tmp_path / "predictions", name, {})
 
     async def ask(url):
         await predict(Prompted(name, Endpoint(url, "m", backoff=0.01, retries=1), 64), [case], kept, lambda: None)
@@ -155,7 +154,7 @@ def test_a_graph_is_carried_from_turn_to_turn_and_over_a_kill(tmp_path):
     said, requests = follow("reasoning_asg", with_graph, tmp_path)
     assert [said[t].actions[0].status for t in (1, 2, 3)] == ["candidate", "ready", "ready"]
     assert "ready: pay | sum=5" in requests[2]["messages"][1]["content"]
-    half = Kept(tmp_path / "half", "reasoning_asg", {})
+    half = PredictionLog(tmp_path / "half", "reasoning_asg", {})
     half.add(said[1])
     resumed, sent = follow("reasoning_asg", with_graph, tmp_path, kept=half)
     assert len(sent) == 2 and sent == requests[1:]
@@ -171,7 +170,7 @@ def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_no
     prompts = trunk(tokenizer, case.dialogue, run.catalog)
 
     def asked(folder, longest=4000):
-        kept = Kept(tmp_path / folder, "base", {})
+        kept = PredictionLog(tmp_path / folder, "base", {})
         sampler = Sampler(tiny_server.url, 6, temperature=0.0, top=confidence.ALTERNATIVES)
         served = Served(tiny_server.name, sampler, lambda case: prompts, longest, at_once=2)
         asyncio.run(predict(served, [case], kept, lambda: None))
@@ -211,12 +210,12 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
     assert evaluate_run(run, log=said.append) == ["oracle", "silent"]
     assert len(said) == 1 and said[0].startswith("sft is left out")
     assert {x.turn for x in lines(run.predictions / "oracle.jsonl")} == {
-        t for turns in Held(run).asked.values() for t in turns
+        t for turns in EvalSplit(run).asked.values() for t in turns
     }
-    table = pd.read_parquet(run.metrics / "table.parquet").set_index(["method", "metric"]).value
+    scored = load_or_score(run)
+    table = scored.table.set_index(["method", "metric"]).value
     assert table["oracle", "ftr"] == 0 and pd.isna(table["silent", "ftr"]) and table["silent", "missed"] == 1
-    assert set(pd.read_parquet(run.metrics / "comparisons.parquet").columns) >= {"a", "b", "metric", "p_holm"}
-    outputs = pd.read_parquet(run.metrics / "outputs.parquet").set_index("policy")
+    outputs = scored.outputs().set_index("policy")
     assert outputs.silent["silent"] == outputs.outputs["silent"] == 4
 
 

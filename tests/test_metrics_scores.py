@@ -66,7 +66,7 @@ def test_no_predictions():
 
 @pytest.mark.parametrize("references", [[], [needs()]])
 def test_no_references(references):
-    found = metrics(references, says({3: [ready(), candidate()]}))
+    found = metrics(references, says({3: [ready(), candidate("pay")]}))
     assert (found["ac"], found["max_ac"], found["pt"], found["ftr"], found["rar"]) == (0, 0, 0, 1, 0.5)
     assert found["difference"] is found["opportunity_timing"] is found["missed"] is found["lead"] is None
 
@@ -176,9 +176,11 @@ class TestTwoReferencesOfOneName:
         assert triggered(two, {3: ready(), 4: ready(), 6: ready()}) == {"a": 3, "b": 6}  # at 6 only b is open
 
 
-def test_duplicate_predictions_count_in_the_turn_metrics():
-    found = metrics([needs(reference(window=(3, 3, 3)))], says({3: [ready(), ready(), candidate("pay")]}))
-    assert (found["ac"], found["pt"], found["rar"], found["ftr"]) == (2 / 3, 2 / 3, 2 / 3, 0)
+def test_an_output_is_a_set():
+    """`Friday` and `friday` are one prediction; candidate and ready of one action are ready."""
+    said = [ready(day="friday"), candidate(day="Friday"), ready(day="Friday"), candidate("pay")]
+    found = metrics([needs(reference(window=(3, 3, 3), day="friday"))], says({3: said}))
+    assert (found["ac"], found["pt"], found["rar"], found["ftr"]) == (1 / 2, 1 / 2, 1 / 2, 0)
     assert found["opportunity_timing"] == 1
 
 

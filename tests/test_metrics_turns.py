@@ -1,7 +1,7 @@
 """Alignment and the metrics of one turn, against numbers worked out by hand."""
 
 import pytest
-from proactor_lib.metrics import alignment, f1, matches, turn_scores
+from proactor_lib.metrics import alignment, as_set, f1, matches, pair, turn_kind, turn_scores
 
 from metric_cases import candidate, ready, reference
 
@@ -95,6 +95,41 @@ def test_predictions_where_nothing_is_open():
     assert (scores.ac, scores.max_ac, scores.pt, scores.rar, scores.ftr) == (0, 0, 0, 0, None)
 
 
-def test_the_same_prediction_twice_counts_twice():
+def test_the_same_prediction_twice_counts_once():
     scores = turn_scores([ready(), ready(), candidate("pay")], [reference()], turn=4)
-    assert scores.ac == scores.pt == pytest.approx(2 / 3) and scores.ready == 2 and scores.faults == 0
+    assert scores.ac == scores.pt == 1 / 2 and scores.ready == 1 and scores.faults == 0
+
+
+def test_an_output_is_a_set():
+    """The same name and the same values, however spelled, are one prediction; it is ready if any of them is."""
+    said = [candidate(day="Friday"), candidate("pay"), ready(day=" friday "), ready(day="friday"), candidate()]
+    assert as_set(said) == [ready(day=" friday "), candidate("pay"), candidate()]
+    assert as_set(said, "exact") == [candidate(day="Friday"), candidate("pay"), *said[2:]]
+    assert as_set([]) == []
+
+
+@pytest.mark.parametrize(
+    "turn, kind", [(1, "silent"), (2, "early"), (3, "early"), (4, "due"), (6, "due"), (7, "silent")]
+)
+def test_kinds_of_turns(turn, kind):
+    assert turn_kind([reference(window=(2, 4, 6))], turn) == kind
+    assert turn_kind([reference(window=(1, 8, 8)), reference("pay", window=(2, 4, 6))], turn) == (
+        kind if kind == "due" else "early"
+    )
+
+
+def test_pairs_are_one_to_one_and_the_best_first():
+    """s of the day alone: 1/2 + 1/2 * 2/3 = 5/6 with the first, 1 with the second; both details: 1 and 5/6."""
+    both = [reference(id="a", window=(2, 4, 6), city="Oslo", day="friday"), reference(id="b", day="friday")]
+    assert pair([ready(day="friday"), ready(city="Oslo", day="friday")], both, 4, 0.75) == [(1, 0, 1.0), (0, 1, 1.0)]
+    assert pair([ready(day="friday"), ready(day="friday")], both, 4, 0.75) == [
+        (0, 1, 1.0),
+        (1, 0, pytest.approx(5 / 6)),
+    ]
+    assert pair([ready(day="monday"), ready("pay")], both, 4, 0.75) == []  # s = 1/2, and another name
+
+
+def test_equal_pairs_go_by_close_then_open_then_id():
+    equal = [reference(id="c", window=w) for w in ((1, 4, 7), (2, 4, 6), (1, 4, 6))]
+    equal.append(reference(id="b", window=(1, 4, 6)))
+    assert [j for _, j, _ in pair([ready()] * 4, equal, 4, 0.75)] == [3, 2, 1, 0]

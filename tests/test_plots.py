@@ -100,6 +100,18 @@ def test_gallery_shows_the_worst_dialogues(world, scores):
     assert [ax.get_title(loc="left") for ax in figure.axes] == [c[3] for c in cases]
 
 
+def test_the_worst_dialogues_are_drawn_by_the_theta_that_scored_them():
+    """One of two parameters is right: alignment 1/2 + 1/4, a trigger by theta 0.75 and at fault by 0.9."""
+    needed, said = [needs(reference(day="friday", hour="9"))], says({4: ready(day="friday", hour="8")})
+    for theta, mark in ((0.7, "o"), (0.9, "x")):
+        scored = score_predictions([dialogue()], needed, said, theta)
+        (ax,) = plots.worst_dialogues([dialogue()], needed, said, scored).axes
+        assert (4, 0) in points(ax, mark)
+        assert ax.get_title(loc="left").startswith("d: timing ")
+    nobody = score_predictions([dialogue()], [], said)
+    assert plots.worst_dialogues([dialogue()], [], said, nobody) is None
+
+
 def test_worst_leaves_dialogues_without_references_out():
     found = score_predictions([dialogue("a"), dialogue("b")], [needs(reference(), id="b")], []).dialogues
     assert plots.worst(found).dialogue_id.tolist() == ["b"]

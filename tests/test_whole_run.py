@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 from proactor_lib import pipeline
@@ -51,10 +50,10 @@ def test_every_stage_leaves_its_files(whole):
     for policy in POLICIES:
         lines = [json.loads(line) for line in (out / "predictions" / f"{policy}.jsonl").read_text().splitlines()]
         assert len(lines) == 4 and all(line["prompt_tokens"] > 100 and line["latency_s"] > 0 for line in lines)
-        table = pd.read_parquet(out / "predictions" / f"{policy}.parquet")
-        assert list(table.text) == [line["text"] for line in lines]
     assert (out / "predictions" / "dev" / "trained.jsonl").exists()
-    assert set(pd.read_parquet(out / "metrics" / "table.parquet").method) == set(POLICIES)
+    events = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
+    scored = [e["text"] for e in events if e["stage"] == "score"]
+    assert scored == POLICIES  # once, by whichever process came first
 
 
 def test_the_summary_holds_what_the_report_shows(whole):

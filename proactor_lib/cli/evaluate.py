@@ -15,7 +15,7 @@ from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
 
 if TYPE_CHECKING:
-    from proactor_lib.report.held_out import HeldOut
+    from proactor_lib.evaluate import EvalResults
     from proactor_lib.run import Run
 
 # A policy may be added and metrics set otherwise without throwing away what was predicted.
@@ -84,12 +84,11 @@ def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run
     return Run.open(params, out)
 
 
-def bring_to_end(run: "Run", references: Path | None) -> "HeldOut":
+def bring_to_end(run: "Run", references: Path | None) -> "EvalResults":
     """Data, windows, predictions and tables, with a bar; what is there stays."""
     from proactor_lib import evaluate
     from proactor_lib.cli.run import make_bars
     from proactor_lib.progress import Tail
-    from proactor_lib.report import held_out
 
     tail = Tail(run.out)
     with make_bars(["evaluate"]) as bars, watched(lambda: bars.heard("evaluate", tail.new())):
@@ -97,7 +96,7 @@ def bring_to_end(run: "Run", references: Path | None) -> "HeldOut":
         prepare(run, references)
         evaluate.evaluate_run(run, log=lambda text: typer.echo(text, err=True))
         bars.ended("evaluate", "done")
-    return held_out.score(run)
+    return evaluate.load_or_score(run)
 
 
 def prepare(run: "Run", references: Path | None) -> None:
@@ -134,7 +133,7 @@ def watched(look: Callable[[], None], every: float = 0.3) -> Iterator[None]:
         thread.join()
 
 
-def print_tables(scored: "HeldOut") -> None:
+def print_tables(scored: "EvalResults") -> None:
     """Metrics by policy with their intervals, and what could be read, on standard output."""
     from rich.table import Table
 

@@ -84,14 +84,11 @@ def conversation(run: "Run", roster, policy: str, split: str, dialogue: "Dialogu
 
 def agent_of(run: "Run", roster, policy: str, split: str):
     """The agent of that name, live, or `kept:NAME`, from the folder's predictions."""
-    from proactor_lib.evaluate.run import Held
+    from proactor_lib.evaluate import predictions
     from proactor_lib.evaluate.watch import Replayed
-    from proactor_lib.files import read_jsonl
-    from proactor_lib.schema import TurnPrediction
 
     if policy.startswith("kept:"):
-        path = Held(run, split).folder / f"{policy.removeprefix('kept:')}.jsonl"
-        return Replayed(list(read_jsonl(path, TurnPrediction)))
+        return Replayed(predictions.read(run, policy.removeprefix("kept:"), split))
     missing: list[str] = []
     if not roster.present([policy], missing.append):
         raise BadInput(missing[0])

@@ -1,6 +1,6 @@
-"""Policies on held-out dialogues: predictions that are kept as they come, and the tables made of them."""
+"""Policies on held-out dialogues: predictions that are kept as they come, and the results made of them, once."""
 
+from proactor_lib.evaluate.results import EvalResults, load_or_score
 from proactor_lib.evaluate.run import evaluate_run
-from proactor_lib.evaluate.tables import outputs, write_tables
 
-__all__ = ["evaluate_run", "outputs", "write_tables"]
+__all__ = ["EvalResults", "evaluate_run", "load_or_score"]

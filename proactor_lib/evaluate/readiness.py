@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from proactor_lib.evaluate.run import DEV, TEST, Held
-from proactor_lib.files import read_jsonl
+from proactor_lib.evaluate import predictions
+from proactor_lib.evaluate.predictions import DEV, TEST
+from proactor_lib.evaluate.run import EvalSplit
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
 from proactor_lib.metrics.thresholds import persistence, sweep, trade_off, tune, tuned
@@ -42,14 +43,13 @@ def tune_run(run: Run, policy: str, prices: Sequence[float] = PRICES) -> Tuning:
 
 def _sure(run: Run, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
     """What is scored, its predictions with confidences, and the turns that were asked."""
-    held = Held(run, split)
-    said, asked = list(read_jsonl(held.folder / f"{policy}.jsonl", TurnPrediction)), held.asked
+    said, asked = predictions.read(run, policy, split), EvalSplit(run, split).asked
     if not any(a.confidence is not None for line in said for a in line.actions):
         said = persistence(said, asked=asked)
     return Inputs(run.dialogues(split), run.references(split), said), asked
 
 
-def _quantiles(predictions: Sequence[TurnPrediction]) -> list[float]:
-    known = [a.confidence for line in predictions for a in line.actions if a.confidence is not None]
+def _quantiles(said: Sequence[TurnPrediction]) -> list[float]:
+    known = [a.confidence for line in said for a in line.actions if a.confidence is not None]
     inner = np.quantile(known, np.linspace(0, 1, THRESHOLDS)) if known else []
     return sorted({0.0, 1.0, *(round(float(t), 4) for t in inner)})

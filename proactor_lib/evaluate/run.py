@@ -3,26 +3,23 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 
 from proactor_lib import progress, provenance
 from proactor_lib.annotate.bulk import in_order
 from proactor_lib.endpoint import in_a_loop_of_its_own
 from proactor_lib.errors import BadInput
 from proactor_lib.evaluate.agents import Agent, Case, Unanswered
-from proactor_lib.evaluate.kept import Kept
+from proactor_lib.evaluate.predictions import DEV, TEST, PredictionLog, folder
+from proactor_lib.evaluate.results import focus, load_or_score
 from proactor_lib.evaluate.roster import Roster
-from proactor_lib.evaluate.tables import write_tables
 from proactor_lib.policies import POLICIES
-from proactor_lib.report.held_out import focus
 from proactor_lib.run import Run
 
-TEST, DEV = "test", "dev"
 TELL_EVERY = 0.2  # seconds between two lines of progress
 
 
 def evaluate_run(run: Run, dev: bool = False, log: Callable[[str], None] = lambda text: None) -> list[str]:
-    """Predictions of every policy in `params.policies` on test, and their tables in metrics/; the policies' names.
+    """Predictions of every policy in `params.policies` on test, and their results in metrics/; the policies' names.
 
     `dev`: the policy in focus is asked on dev too, where its threshold is tuned. A policy whose adapter the run does
     not have is left out, with a line to `log`. What an earlier call made is not asked again. Raises BadInput for a
@@ -34,23 +31,18 @@ def evaluate_run(run: Run, dev: bool = False, log: Callable[[str], None] = lambd
         if not names:
             raise BadInput(f"{run.out}: none of the policies {', '.join(run.params.policies)} was trained here")
         for name in names:
-            evaluate_policy(Held(run, TEST), roster, name)
+            evaluate_policy(EvalSplit(run, TEST), roster, name)
         if dev:
-            evaluate_policy(Held(run, DEV), roster, focus(names))
-    write_tables(run)
+            evaluate_policy(EvalSplit(run, DEV), roster, focus(names))
+    load_or_score(run)
     return names
 
 
-class Held:
+class EvalSplit:
     """A split of a run, as policies are asked about it."""
 
     def __init__(self, run: Run, split: str = TEST):
         self.run, self.split = run, split
-
-    @property
-    def folder(self) -> Path:
-        """Where the predictions lie: a subfolder but for test."""
-        return self.run.predictions if self.split == TEST else self.run.predictions / self.split
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -70,9 +62,7 @@ class Held:
     def made_from(self, policy: str) -> dict:
         """What the policy's predictions hang on in the data: JSON values. Only fixed policies see the references."""
         run = self.run
-        files = [run.data / f"{self.split}.jsonl"]
-        marked = [run.annotations / f"{self.split}.jsonl", run.annotations / f"{self.split}.removed.jsonl", run.overlay]
-        files += marked if policy in POLICIES else []
+        files = run.sources(self.split) if policy in POLICIES else [run.data / f"{self.split}.jsonl"]
         return {
             "files": [provenance.fingerprint(f) for f in files],
             "catalog": run.catalog.digest,
@@ -87,37 +77,37 @@ def spread(turns: int, count: int) -> tuple[int, ...]:
     return tuple(int((i + 0.5) * turns / count) + 1 for i in range(count))
 
 
-def evaluate_policy(held: Held, roster: Roster, name: str) -> None:
+def evaluate_policy(split: EvalSplit, roster: Roster, name: str) -> None:
     """Make and keep the predictions that the policy lacks. Raises as `evaluate_run`."""
-    kept = Kept(held.folder, name, held.made_from(name) | roster.made_from(name))
-    if kept.complete:
+    log = PredictionLog(folder(split.run, split.split), name, split.made_from(name) | roster.made_from(name))
+    if log.complete:
         return
-    total = sum(len(c.turns) for c in held.cases)
+    total = sum(len(c.turns) for c in split.cases)
     told = 0.0
 
     def tell() -> None:
         nonlocal told
-        if len(kept) == total or time.monotonic() - told > TELL_EVERY:
+        if len(log) == total or time.monotonic() - told > TELL_EVERY:
             told = time.monotonic()
-            progress.report(held.run.out, "evaluate", len(kept), total, f"{name}, {held.split}")
+            progress.report(split.run.out, "evaluate", len(log), total, f"{name}, {split.split}")
 
     agent = roster.agent(name)
     try:
-        in_a_loop_of_its_own(predict(agent, held.cases, kept, tell))
+        in_a_loop_of_its_own(predict(agent, split.cases, log, tell))
     except Unanswered as error:
         raise BadInput(f"policy {name!r}: {error}; what was answered is kept, the same command goes on") from None
-    kept.finish()
+    log.finish()
 
 
-async def predict(agent: Agent, cases: Sequence[Case], kept: Kept, tell: Callable[[], None]) -> None:
+async def predict(agent: Agent, cases: Sequence[Case], log: PredictionLog, tell: Callable[[], None]) -> None:
     """Have the agent follow the cases, `agent.at_once` at a time; each prediction is kept at once."""
 
     def say(line) -> None:
-        kept.add(line)
+        log.add(line)
         tell()
 
     async def follow(case: Case) -> None:
-        await agent.follow(case, kept.of(case.dialogue.id), say)
+        await agent.follow(case, log.of(case.dialogue.id), say)
 
     tell()
     try:

@@ -5,7 +5,8 @@ Alignment, and the scores of one turn, need no pandas: rewards are made of them.
 
 import importlib
 
-from proactor_lib.metrics.alignment import alignment, f1, matches
+from proactor_lib.metrics.alignment import alignment, as_set, f1, matches, pair, prediction_key
+from proactor_lib.metrics.turn_kinds import TURN_KINDS, is_due, is_early, turn_kind
 from proactor_lib.metrics.turns import TurnScores, turn_scores
 
 _TABLES = {
@@ -18,7 +19,21 @@ _TABLES = {
     "score_predictions": "scores",
     "table": "ranking",
 }
-__all__ = ["TurnScores", "alignment", "f1", "matches", "turn_scores", *_TABLES]
+__all__ = [
+    "TURN_KINDS",
+    "TurnScores",
+    "alignment",
+    "as_set",
+    "f1",
+    "is_due",
+    "is_early",
+    "matches",
+    "pair",
+    "prediction_key",
+    "turn_kind",
+    "turn_scores",
+    *_TABLES,
+]
 
 
 def __getattr__(name: str):

@@ -1,13 +1,14 @@
 """How well one prediction fits one reference [SPEC 4]."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import eq
 from typing import Literal
 
 from proactor_lib.schema import PredictedAction, ReferenceAction
-from proactor_lib.values import same_value
+from proactor_lib.values import normalise, same_value
 
 Values = Literal["normalised", "exact"]
+PredictionKey = tuple[str, tuple[tuple[str, str], ...]]
 SAME: dict[str, Callable[[str, str], bool]] = {"normalised": same_value, "exact": eq}
 
 
@@ -40,3 +41,47 @@ def matches(s, theta: float):
     `s`: a float, or an array (then an array of bools comes back).
     """
     return (s > 0) & (s >= theta - 1e-9)
+
+
+def prediction_key(prediction: PredictedAction, values: Values = "normalised") -> PredictionKey:
+    """What makes two predictions the same: the name and the parameters, normalised unless `values` is `exact`."""
+    items = prediction.params.items()
+    return prediction.name, tuple(sorted(items if values == "exact" else ((k, normalise(v)) for k, v in items)))
+
+
+def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised") -> list[PredictedAction]:
+    """The output of a turn as a set [ours]: of equal predictions one is left, `ready` if any of them is.
+
+    In the order in which each was first said.
+    """
+    by_key: dict[PredictionKey, PredictedAction] = {}
+    for prediction in predictions:
+        key = prediction_key(prediction, values)
+        if key not in by_key or (prediction.status, by_key[key].status) == ("ready", "candidate"):
+            by_key[key] = prediction
+    return list(by_key.values())
+
+
+Pair = tuple[int, int, float]  # a prediction's place, a reference's place, their alignment
+
+
+def pair(
+    predictions: Sequence[PredictedAction], references: Sequence[ReferenceAction], turn: int, theta: float
+) -> list[Pair]:
+    """Predictions and references matched one to one at `turn`, whatever the predictions' status [ours].
+
+    Greedily: by highest s, then earliest close, earliest open, id. Which references cover the turn is the caller's.
+    """
+    found = [
+        (-s, r.window.close, r.window.open, r.id, i, j)
+        for i, p in enumerate(predictions)
+        for j, r in enumerate(references)
+        if matches(s := alignment(p, r, turn), theta)
+    ]
+    pairs, taken, served = [], set(), set()
+    for minus_s, *_, i, j in sorted(found):
+        if i not in taken and j not in served:
+            pairs.append((i, j, -minus_s))
+            taken.add(i)
+            served.add(j)
+    return pairs

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib.errors import BadInput
-from proactor_lib.metrics.alignment import Values, alignment, matches
-from proactor_lib.metrics.timing import Matcher, claim, outcome, said, timing_score
+from proactor_lib.metrics.alignment import Values, alignment, as_set, matches, prediction_key
+from proactor_lib.metrics.timing import Matcher, claim, outcome, timing_score
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
 
 DialogueTable = pd.DataFrame
@@ -170,14 +170,14 @@ def _score_dialogue(
     rows, matcher = [], Matcher()
     for output in sorted(outputs, key=lambda o: o.turn):
         claims = []
-        for p in output.actions:
+        for p in as_set(output.actions, values):
             best, ready = 0.0, p.status == "ready"
             for index, r in named.get(p.name, ()):
                 covers = r.window.covers(output.turn)
                 s = alignment(p, r, output.turn, values) if covers or ready else 0.0
                 best = max(best, s) if covers else best
                 if ready and matches(s, theta):
-                    claims.append(claim(output.turn, said(p, values), s, index, r))
+                    claims.append(claim(output.turn, prediction_key(p, values), s, index, r))
             rows.append((output.dialogue_id, output.turn, p.name, ready, best))
         matcher.turn(output.turn, claims)
     return rows, matcher.triggered

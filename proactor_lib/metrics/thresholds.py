@@ -16,10 +16,10 @@ from itertools import pairwise
 
 import pandas as pd
 
+from proactor_lib.metrics.alignment import prediction_key
 from proactor_lib.metrics.inputs import Inputs
 from proactor_lib.metrics.intervals import METRICS, bootstrapped, estimate, interval, resamples, with_intervals
 from proactor_lib.metrics.scores import DialogueTable, evaluate_predictions
-from proactor_lib.metrics.timing import said
 from proactor_lib.schema import PredictedAction, TurnPrediction
 
 
@@ -49,8 +49,11 @@ def agreement(
     votes = Counter()
     for run in samples:
         for p in run:
-            votes.update({(p.dialogue_id, p.turn, *said(a)) for a in p.actions if a.status == "ready"})
-    return [_with(p, [votes[p.dialogue_id, p.turn, *said(a)] / len(samples) for a in p.actions]) for p in predictions]
+            votes.update({(p.dialogue_id, p.turn, *prediction_key(a)) for a in p.actions if a.status == "ready"})
+    return [
+        _with(p, [votes[p.dialogue_id, p.turn, *prediction_key(a)] / len(samples) for a in p.actions])
+        for p in predictions
+    ]
 
 
 def _with(prediction: TurnPrediction, confidences: Sequence[float]) -> TurnPrediction:

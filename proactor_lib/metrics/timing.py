@@ -17,17 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from proactor_lib.metrics.alignment import Values
-from proactor_lib.schema import PredictedAction, ReferenceAction
-from proactor_lib.values import normalise
-
-Said = tuple[str, tuple[tuple[str, str], ...]]
-
-
-def said(prediction: PredictedAction, values: Values = "normalised") -> Said:
-    """What makes two predictions the same: the name and the parameters, normalised unless `values` is `exact`."""
-    items = prediction.params.items()
-    return prediction.name, tuple(sorted(items if values == "exact" else ((k, normalise(v)) for k, v in items)))
+from proactor_lib.metrics.alignment import PredictionKey
+from proactor_lib.schema import ReferenceAction
 
 
 class Claim(NamedTuple):
@@ -37,11 +28,11 @@ class Claim(NamedTuple):
     misfit: float  # 1 - s
     close: int
     reference_order: tuple  # breaks ties by what the reference is, never by where it stands in a file
-    said: Said
+    said: PredictionKey
     reference: int
 
 
-def claim(turn: int, prediction: Said, s: float, index: int, reference: ReferenceAction) -> Claim:
+def claim(turn: int, prediction: PredictionKey, s: float, index: int, reference: ReferenceAction) -> Claim:
     """The claim of a ready prediction with alignment `s` on the dialogue's reference number `index`."""
     w = reference.window
     return Claim(not w.covers(turn), 1 - s, w.close, (w.open, w.ready, reference.id), prediction, index)
@@ -52,7 +43,7 @@ class Matcher:
 
     def __init__(self):
         self.triggered: dict[int, int] = {}
-        self._misfit: dict[Said, float] = {}  # of the predictions matched so far
+        self._misfit: dict[PredictionKey, float] = {}  # of the predictions matched so far
 
     def turn(self, turn: int, claims: list[Claim]) -> None:
         """Match the claims of `turn`; turns must come in order."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from proactor_lib.metrics.alignment import Values, alignment, matches
+from proactor_lib.metrics.alignment import Values, alignment, as_set, matches
 from proactor_lib.schema import PredictedAction, ReferenceAction
 
 
@@ -39,8 +39,10 @@ def turn_scores(
 ) -> TurnScores:
     """Score the predictions made at `turn`; of `references` (all of the dialogue's, say) those that cover it count.
 
-    Silence scores 0 on AC, Max AC and PT where a reference is open, and None where none is: that turn is not scored.
+    Equal predictions are one. Silence scores 0 on AC, Max AC and PT where a reference is open, and None where none is:
+    that turn is not scored.
     """
+    predictions = as_set(predictions, values)
     covering = [r for r in references if r.window.covers(turn)]
     best = [max((alignment(p, r, turn, values) for r in covering), default=0.0) for p in predictions]
     ready = [s for s, p in zip(best, predictions, strict=True) if p.status == "ready"]

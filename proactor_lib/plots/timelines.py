@@ -1,6 +1,7 @@
 """A dialogue as a timeline: turns across, a lane an action, windows as bars, what an agent said as marks [ours]."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from proactor_lib.metrics.alignment import alignment, matches
+from proactor_lib.metrics.scores import Scores
 from proactor_lib.plots.style import ANTICIPATED, EXECUTABLE, FAULT, WIDTH, figure, legend_above
-from proactor_lib.schema import Dialogue, PredictedAction, ReferenceAction, TurnPrediction
+from proactor_lib.schema import Dialogue, DialogueReferences, PredictedAction, ReferenceAction, TurnPrediction
 
 OTHER = "other actions"
 Lanes = dict[str, int]
@@ -52,6 +54,27 @@ def gallery(
         axes[-1, 0].set_xlabel("turn")
         legend_above(made, legend(), 4)
     return made
+
+
+def worst_dialogues(
+    dialogues: Iterable[Dialogue],
+    references: Iterable[DialogueReferences],
+    predictions: Iterable[TurnPrediction],
+    scores: Scores,
+    count: int = 3,
+) -> Figure | None:
+    """The `gallery` of an agent's `worst` dialogues by its `scores`, and by their theta; None without references."""
+    by_id, needed = {d.id: d for d in dialogues}, {r.dialogue_id: r.references for r in references}
+    said = defaultdict(list)
+    for p in predictions:
+        said[p.dialogue_id].append(p)
+    cases = [
+        (by_id[i], needed[i], said[i], f"{i}: timing {timing:.2f}, AC {ac:.2f}")
+        for i, timing, ac in worst(scores.dialogues, count)[["dialogue_id", "mean_timing", "ac"]].itertuples(
+            index=False
+        )
+    ]
+    return gallery(cases, scores.theta) if cases else None
 
 
 def worst(table: pd.DataFrame, count: int = 4) -> pd.DataFrame:

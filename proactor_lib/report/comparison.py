@@ -8,9 +8,10 @@ import pandas as pd
 
 from proactor_lib import metrics
 from proactor_lib.errors import BadInput
+from proactor_lib.evaluate.results import EvalResults, load_or_score
 from proactor_lib.files import read_json
 from proactor_lib.params import Params
-from proactor_lib.report import ablation, glossary, held_out, page, run, training
+from proactor_lib.report import ablation, glossary, page, run, training
 from proactor_lib.run import Run
 from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.table import read_definition, table
@@ -48,7 +49,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]
 
 def _runs(a: Path, b: Path) -> dict[str, Any]:
     both = [Run(read_json(folder / "params.json", Params), folder) for folder in (a, b)]
-    scored = [held_out.score(r) for r in both]
+    scored = [load_or_score(r) for r in both]
     same = _same_dialogues(*both)
     said = (
         [] if same else ["The held-out dialogues or their references differ: values stand beside each other, untested."]
@@ -79,7 +80,7 @@ def _flat(origin: dict) -> dict[str, Any]:
     return {k: v for k, v in origin.items() if not isinstance(v, dict)} | origin["versions"] | origin["hardware"]
 
 
-def _held_out_rows(a: held_out.HeldOut, b: held_out.HeldOut, same: bool, params: Params) -> list[dict]:
+def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, params: Params) -> list[dict]:
     """A row a policy of both runs and a metric; paired over dialogues where these are the same."""
     policies = [p for p in a.scores if p in b.scores]
     tested = _paired_policies(a, b, policies, params) if same else {}

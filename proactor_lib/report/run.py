@@ -7,11 +7,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib import plots, provenance
+from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import read_json, write_json
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
-from proactor_lib.report import figures, glossary, held_out, page, timeline, training, words
-from proactor_lib.report.held_out import HeldOut
+from proactor_lib.report import figures, glossary, page, timeline, training, words
 from proactor_lib.run import Run
 
 ENDS = ("", "_low", "_high")
@@ -22,7 +22,7 @@ def build(folder: Path) -> Path:
     """Write the run's report.html and summary.json from its files; the report's path."""
     run = Run(read_json(folder / "params.json", Params), folder)
     steps = training.read_steps(run.training / "metrics.jsonl")
-    scored = held_out.score(run)
+    scored = load_or_score(run)
     record = read_record(folder)
     summary = summarise(run, steps, scored, record)
     page.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
@@ -32,7 +32,7 @@ def build(folder: Path) -> Path:
 
 def frame(folder: Path) -> pd.DataFrame:
     """The main table: a row a policy, its metrics with intervals; empty without predictions."""
-    scored = held_out.score(Run(read_json(folder / "params.json", Params), folder))
+    scored = load_or_score(Run(read_json(folder / "params.json", Params), folder))
     return pd.DataFrame(
         [
             {"policy": policy} | {m + end: v for m, vs in metrics.items() for end, v in zip(ENDS, vs, strict=True)}
@@ -49,7 +49,7 @@ def read_record(folder: Path) -> dict:
     return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": provenance.collect()}
 
 
-def summarise(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict) -> dict:
+def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
     """The figures that the report shows, as `summary.json` holds them."""
     rewards = steps.reward_mean.to_numpy(float) if len(steps) else pd.Series(dtype=float).to_numpy()
     return {
@@ -67,7 +67,7 @@ def summarise(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dic
     }
 
 
-def warnings(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict) -> list[str]:
+def warnings(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> list[str]:
     """What a reader must know before believing the rest, a sentence each."""
     found = []
     stages, origin = record["stages"], record["provenance"]
@@ -101,7 +101,7 @@ def _training_warnings(run: Run, steps: pd.DataFrame) -> list[str]:
     return found
 
 
-def _evaluation_warnings(run: Run, scored: HeldOut | None) -> list[str]:
+def _evaluation_warnings(run: Run, scored: EvalResults | None) -> list[str]:
     if scored is None:
         return ["No policy was evaluated: there is no held-out table."]
     found = []
@@ -123,7 +123,7 @@ def _mute(policy: str, lines: list) -> bool:
     return policy != "silent" and not any(line.actions for line in lines)
 
 
-def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict, summary: dict) -> dict:
+def content(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict, summary: dict) -> dict:
     """All that the template shows."""
     default = Params()
     settings = run.params.model_dump(mode="json")
@@ -141,7 +141,7 @@ def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict,
         "facts": _facts(scored, summary),
         "method": words.method(run.params, len(steps)),
         "findings": words.findings(scored),
-        "asked": _asked(run, scored),
+        "asked": (scored and scored.asked) or {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
         "settings": settings,
         "stages": record["stages"],
@@ -150,16 +150,16 @@ def content(run: Run, steps: pd.DataFrame, scored: HeldOut | None, record: dict,
     }
 
 
-def _facts(scored: HeldOut | None, summary: dict) -> list[tuple[str, str]]:
+def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
     """The figures at the top and what each is: those that this run has."""
-    gain, kl, focus = summary["reward"], summary["mismatch"]["kl_mean"], scored and held_out.focus(scored.scores)
+    gain, kl, chosen = summary["reward"], summary["mismatch"]["kl_mean"], scored and focus(scored.scores)
     found = []
     if gain["gain"] is not None:
         spread = page.interval(gain["gain_low"], gain["gain_high"])
         found.append((page.number(gain["gain"]), f"reward gained, last fifth of the steps against the first; {spread}"))
     for metric in ("opportunity_timing", "ftr") if scored else ():
-        value, low, high = summary["held_out"][focus][metric]
-        told = f"{glossary.NAMES[metric]} of {focus} on held-out dialogues; {page.interval(low, high) or 'undefined'}"
+        value, low, high = summary["held_out"][chosen][metric]
+        told = f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {page.interval(low, high) or 'undefined'}"
         found.append((page.number(value), told))
     if kl is not None:
         found.append((page.number(kl, 4), "mean KL, trainer against server, nats a token"))
@@ -172,12 +172,7 @@ def _facts(scored: HeldOut | None, summary: dict) -> list[tuple[str, str]]:
     return found
 
 
-def _asked(run: Run, scored: HeldOut | None) -> dict[str, set[int]]:
-    """The turns at which policies were asked, by dialogue; empty where that was all of them."""
-    return (held_out.asked_turns(run, scored.predictions) or {}) if scored else {}
-
-
-def _figures(steps: pd.DataFrame, scored: HeldOut | None) -> dict[str, Markup]:
+def _figures(steps: pd.DataFrame, scored: EvalResults | None) -> dict[str, Markup]:
     """The figures for which there is data, by name."""
     drawn = {}
     if len(steps):
@@ -194,7 +189,7 @@ def _figures(steps: pd.DataFrame, scored: HeldOut | None) -> dict[str, Markup]:
     return drawn
 
 
-def _comparisons(scored: HeldOut | None) -> dict[tuple[str, str], dict[str, dict]]:
+def _comparisons(scored: EvalResults | None) -> dict[tuple[str, str], dict[str, dict]]:
     """The paired comparisons: pair -> metric -> row; empty with fewer than two policies."""
     found: dict = {}
     for row in [] if scored is None or scored.comparisons is None else scored.comparisons.to_dict("records"):
@@ -208,11 +203,11 @@ def _published(run: Run) -> list[dict]:
     return rows[rows.corpus.eq(corpus) | (corpus is None)].to_dict("records")
 
 
-def _timeline(run: Run, scored: HeldOut | None) -> timeline.Timeline | None:
+def _timeline(run: Run, scored: EvalResults | None) -> timeline.Timeline | None:
     """The median dialogue of the policy in focus, with the first triggers of all."""
-    if scored is None or (focus := scored.scores[held_out.focus(scored.scores)]).references.empty:
+    if scored is None or (watched := scored.scores[focus(scored.scores)]).references.empty:
         return None
-    chosen = timeline.median_dialogue(focus.references)
+    chosen = timeline.median_dialogue(watched.references)
     dialogue = next(d for d in run.dialogues("test") if d.id == chosen)
     references = next(r.references for r in run.references("test") if r.dialogue_id == chosen)
     return timeline.draw(

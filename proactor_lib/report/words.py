@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from proactor_lib.evaluate.results import EvalResults
 from proactor_lib.params import Params
 from proactor_lib.report.glossary import BETTER, MEANINGS, NAMES
-from proactor_lib.report.held_out import HeldOut
 from proactor_lib.report.page import interval, number, setting
 
 READABLE = tuple(m for m, way in BETTER.items() if way and m != "pri")  # metrics of which one end is the better
@@ -38,7 +38,7 @@ def _training(p: Params, steps: int) -> list[str]:
     ]
 
 
-def findings(scored: HeldOut | None) -> list[str]:
+def findings(scored: EvalResults | None) -> list[str]:
     """A sentence for each policy that the one in focus is compared with: where it is better, where worse."""
     if scored is None or scored.comparisons is None:
         return []

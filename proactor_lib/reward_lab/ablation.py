@@ -9,12 +9,10 @@ import pandas as pd
 from scipy import stats
 
 from proactor_lib import metrics
-from proactor_lib.files import read_jsonl
+from proactor_lib.evaluate.results import load_or_score
 from proactor_lib.params import Params, validate
-from proactor_lib.report import held_out
 from proactor_lib.reward_lab.scoring import judge_name
 from proactor_lib.run import Run
-from proactor_lib.schema import TurnPrediction
 from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.table import read_definition, table
 
@@ -128,11 +126,7 @@ def trained(folder: Path | str, policy: str = "trained") -> dict[str, "DialogueT
         if (store.read(store.cell(cell["id"])) or {}).get("state") != "done":
             continue
         run = Run(_params(cell), store.local(store.cell(cell["id"], "")))
-        predictions = {policy: list(read_jsonl(run.predictions / f"{policy}.jsonl", TurnPrediction))}
-        rows = metrics.score_predictions(
-            run.dialogues("test"), run.references("test"), predictions[policy], run.params.theta,
-            asked=held_out.asked_turns(run, predictions),
-        ).dialogues  # fmt: skip
+        rows = load_or_score(run).scores[policy].dialogues
         name = full_name(run.params.reward, run.params.ruler_base)
         others = {k: v for k, v in cell["point"].items() if k not in ("reward", "ruler_base")}
         found.setdefault(name, []).append(rows.assign(dialogue_id=f"{others} " + rows.dialogue_id))

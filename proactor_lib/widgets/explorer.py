@@ -7,7 +7,7 @@ from pathlib import Path
 import ipywidgets as w
 
 from proactor_lib.annotate import overlay, quality
-from proactor_lib.files import read_jsonl
+from proactor_lib.evaluate import predictions
 from proactor_lib.run import Run
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction, Window
 from proactor_lib.widgets import transcript
@@ -45,8 +45,8 @@ class Explorer(w.VBox):
     @classmethod
     def of(cls, run: Run, split: str = "dev") -> "Explorer":
         """A run's split; corrections go to `run.overlay`; without a second annotator it is the truth, where known."""
-        predictions = {p.stem: list(read_jsonl(p, TurnPrediction)) for p in sorted(run.predictions.glob("*.jsonl"))}
-        return cls(run.dialogues(split), run.annotated(split), run.overlay, predictions, run.second(split))
+        said = predictions.read_all(run, split)
+        return cls(run.dialogues(split), run.annotated(split), run.overlay, said, run.second(split))
 
     # what there is to see
 

@@ -5,13 +5,12 @@ from html import escape
 
 import ipywidgets as w
 
+from proactor_lib.evaluate import predictions
 from proactor_lib.evaluate.agents import Agent, Unanswered
-from proactor_lib.evaluate.run import Held
 from proactor_lib.evaluate.watch import Background, Conversation, Judged, Replayed, span
-from proactor_lib.files import read_jsonl
 from proactor_lib.policies import POLICIES
 from proactor_lib.run import Run
-from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, Turn, TurnPrediction
+from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, Turn
 from proactor_lib.widgets import transcript
 
 TYPED = "type one"
@@ -40,11 +39,10 @@ class Watch(w.VBox):
         """A run's split: `live` agents, what its policies said there when they were evaluated, and the fixed ones."""
         from proactor_lib.evaluate.agents import Fixed
 
-        kept = {p.stem: Replayed(list(read_jsonl(p, TurnPrediction))) for p in Held(run, split).folder.glob("*.jsonl")}
-        order = {n: kept[n] for n in [*run.params.policies, *sorted(kept)] if n in kept}
+        kept = {name: Replayed(lines) for name, lines in predictions.read_all(run, split).items()}
         fixed = {n: Fixed(n, run.params.seed) for n in POLICIES if n not in kept}
         references = {r.dialogue_id: r.references for r in run.references(split)}
-        agents = {**(live or {}), **order, **fixed}
+        agents = {**(live or {}), **kept, **fixed}
         return cls(agents, run.dialogues(split), references, run.catalog, run.params.theta)
 
     # what there is to see

@@ -1,7 +1,8 @@
-"""One policy's predictions on disk, kept as they come: a run that is killed goes on without asking again.
+"""What policies predicted, on disk: the one reader and writer of a run's predictions.
 
-<policy>.partial grows line by line; when all is there it becomes <policy>.jsonl, with <policy>.parquet beside it.
-<policy>.made.json says what they were made from: predictions made from anything else are thrown away.
+<policy>.partial grows line by line, so that a run that is killed goes on without asking again; when all is there it
+becomes <policy>.jsonl. <policy>.made.json says what they were made from: predictions made from anything else are
+thrown away.
 """
 
 import json
@@ -11,18 +12,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from proactor_lib.files import atomic, read_jsonl, write_json, write_jsonl, write_table
+from proactor_lib.files import atomic, read_jsonl, write_json, write_jsonl
+from proactor_lib.run import Run
 from proactor_lib.schema import TurnPrediction
 
+TEST, DEV = "test", "dev"
 
-class Kept:
-    """The predictions of `policy` in `folder`, made from `made_from` (JSON values)."""
+
+def folder(run: Run, split: str = TEST) -> Path:
+    """Where the predictions of a split lie: a subfolder but for test."""
+    return run.predictions if split == TEST else run.predictions / split
+
+
+def policies(run: Run, split: str = TEST) -> list[str]:
+    """The policies whose predictions are all there: the order of the parameters, then the alphabet's."""
+    names = sorted(p.stem for p in folder(run, split).glob("*.jsonl"))
+    return sorted(names, key=lambda n: run.params.policies.index(n) if n in run.params.policies else len(names))
+
+
+def read(run: Run, policy: str, split: str = TEST) -> list[TurnPrediction]:
+    """The policy's predictions, in order of dialogue and turn. BadInput where there are none."""
+    return list(read_jsonl(folder(run, split) / f"{policy}.jsonl", TurnPrediction))
+
+
+def read_all(run: Run, split: str = TEST) -> dict[str, list[TurnPrediction]]:
+    """The predictions of all `policies`, by policy; empty where nobody was asked."""
+    return {name: read(run, name, split) for name in policies(run, split)}
+
+
+class PredictionLog:
+    """The predictions of `policy` in `folder`, made from `made_from` (JSON values), written as they come."""
 
     def __init__(self, folder: Path, policy: str, made_from: Mapping[str, Any]):
-        self.path, self.table = folder / f"{policy}.jsonl", folder / f"{policy}.parquet"
+        self.path = folder / f"{policy}.jsonl"
         self._partial, made = folder / f"{policy}.partial", folder / f"{policy}.made.json"
         if not made.exists() or json.loads(made.read_text()) != json.loads(json.dumps(made_from)):
-            for stale in (self.path, self.table, self._partial):
+            for stale in (self.path, self._partial):
                 stale.unlink(missing_ok=True)
             write_json(made, made_from)
         self._lines: dict[str, dict[int, TurnPrediction]] = defaultdict(dict)
@@ -62,16 +87,6 @@ class Kept:
             os.close(handle)
 
     def finish(self) -> None:
-        """All is there: write the final files, in order of dialogue and turn."""
-        lines = [turns[t] for _, turns in sorted(self._lines.items()) for t in sorted(turns)]
-        write_table(self.table, as_table(lines))
-        write_jsonl(self.path, lines)
+        """All is there: write the final file, in order of dialogue and turn."""
+        write_jsonl(self.path, (turns[t] for _, turns in sorted(self._lines.items()) for t in sorted(turns)))
         self._partial.unlink(missing_ok=True)
-
-
-def as_table(lines: list[TurnPrediction]):
-    """A row a prediction with the fields of schema.TurnPrediction; its actions are JSON."""
-    import pandas as pd
-
-    rows = [line.model_dump() | {"actions": json.dumps([a.model_dump() for a in line.actions])} for line in lines]
-    return pd.DataFrame(rows, columns=list(TurnPrediction.model_fields))

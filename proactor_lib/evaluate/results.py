@@ -1,0 +1,157 @@
+"""Results: computed once from what the policies predicted, then read back by whoever shows them.
+
+`metrics/results.json` says what they were made from (predictions, references, parameters, code): where any of it has
+changed, they are computed again. Beside it lie their tables: each one of `Scores` with a column `policy`, `table` and
+`comparisons`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pandas as pd
+
+from proactor_lib import metrics, progress, provenance
+from proactor_lib.evaluate import predictions
+from proactor_lib.files import write_json, write_table
+from proactor_lib.metrics.scores import Scores
+from proactor_lib.run import Run
+from proactor_lib.schema import TurnPrediction
+
+FRAMES = tuple(f.name for f in fields(Scores) if f.type is pd.DataFrame)  # the tables of one policy's scores
+Predictions = Mapping[str, list[TurnPrediction]]  # by policy
+Turns = dict[str, set[int]]  # by dialogue id
+
+
+@dataclass(frozen=True)
+class EvalResults:
+    """The policies on the test split."""
+
+    predictions: Predictions
+    asked: Turns | None  # the turns that were asked; None where that was all of them
+    scores: dict[str, Scores]  # by policy
+    table: pd.DataFrame  # method, metric, value, low, high
+    comparisons: pd.DataFrame | None  # as metrics.compare: the policy in `focus` with each other one, if there is any
+    ranked_against: list[str]  # the methods that PRI compares
+
+    @property
+    def dialogues(self) -> int:
+        """How many dialogues were scored."""
+        return len(next(iter(self.scores.values())).about)
+
+    def unreadable(self, policy: str) -> float:
+        """Share of the policy's outputs that the parser could not read in full."""
+        lines = self.predictions[policy]
+        return sum(p.unreadable for p in lines) / max(len(lines), 1)
+
+    def as_json(self) -> dict[str, dict[str, list[float | None]]]:
+        """policy -> metric -> [value, low, high]; None where undefined."""
+        found: dict = {}
+        for r in self.table.itertuples():
+            figures = [None if pd.isna(x) else float(x) for x in (r.value, r.low, r.high)]
+            found.setdefault(r.method, {})[r.metric] = figures
+        return found
+
+    def outputs(self) -> pd.DataFrame:
+        """A row per policy: outputs, unreadable, silent (counts), prompt_tokens, output_tokens (means), latency_s
+        (median)."""
+        return pd.DataFrame([_outputs(name, lines) for name, lines in self.predictions.items()])
+
+
+def _outputs(name: str, lines: list[TurnPrediction]) -> dict[str, Any]:
+    known = pd.DataFrame([(x.prompt_tokens, x.output_tokens, x.latency_s) for x in lines], dtype=float)
+    prompt, output, latency = (known[i] for i in range(3))
+    return {
+        "policy": name,
+        "outputs": len(lines),
+        "unreadable": sum(x.unreadable for x in lines),
+        "silent": sum(not x.actions for x in lines),
+        "prompt_tokens": prompt.mean(),
+        "output_tokens": output.mean(),
+        "latency_s": latency.median(),
+    }
+
+
+def focus(policies: Iterable[str]) -> str:
+    """The policy that the others are compared with: `trained` where it is there, else the last."""
+    names = list(policies)
+    return "trained" if "trained" in names else names[-1]
+
+
+def asked_turns(run: Run, said: Predictions) -> Turns | None:
+    """The turns at which any policy was asked, by dialogue; None when the run asks at all turns."""
+    if run.params.evaluation_turns == 0:
+        return None
+    asked: Turns = {}
+    for line in (line for lines in said.values() for line in lines):
+        asked.setdefault(line.dialogue_id, set()).add(line.turn)
+    return asked
+
+
+def load_or_score(run: Run) -> EvalResults | None:
+    """Every policy's metrics with intervals, as the run keeps them; None without predictions.
+
+    They are computed where nothing is kept, or where that was made from something else. Raises BadInput for predictions
+    that do not fit the run's dialogues.
+    """
+    said = predictions.read_all(run)
+    if not said:
+        return None
+    asked, made_from = asked_turns(run, said), _made_from(run, said)
+    if _kept(run).get("made_from") != made_from:
+        _score(run, said, asked, made_from)
+    return _read(run, said, asked)
+
+
+def _kept(run: Run) -> dict[str, Any]:
+    path = run.metrics / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _made_from(run: Run, said: Predictions) -> dict[str, Any]:
+    """All that the results depend on, as JSON values."""
+    p = run.params
+    files = run.sources(predictions.TEST) + [predictions.folder(run) / f"{name}.jsonl" for name in said]
+    return {
+        "files": [provenance.fingerprint(path) for path in files],
+        "policies": list(said),
+        "params": {k: getattr(p, k) for k in ("theta", "bootstrap", "seed", "evaluation_turns")},
+        "code": provenance.code_digest(),
+    }
+
+
+def _score(run: Run, said: Predictions, asked: Turns | None, made_from: dict[str, Any]) -> None:
+    """Score all policies, compare them, and write what `_read` reads."""
+    p, scores = run.params, _scores(run, said, asked)
+    by_dialogue = {name: s.dialogues for name, s in scores.items()}
+    tables = {name: pd.concat([getattr(s, name).assign(policy=n) for n, s in scores.items()]) for name in FRAMES}
+    tables["table"] = metrics.table(by_dialogue, p.bootstrap, p.seed)
+    kept = {"made_from": made_from, "ranked_against": tables["table"].attrs.pop("ranked_against")}
+    pairs = [(focus(said), other) for other in said if other != focus(said)]
+    if pairs:
+        tables["comparisons"] = metrics.compare(by_dialogue, pairs, bootstrap=p.bootstrap, seed=p.seed)
+    (run.metrics / "results.json").unlink(missing_ok=True)
+    for name, table in tables.items():
+        write_table(run.metrics / f"{name}.parquet", table)
+    write_json(run.metrics / "results.json", kept)
+
+
+def _scores(run: Run, said: Predictions, asked: Turns | None) -> dict[str, Scores]:
+    dialogues, references = run.dialogues(predictions.TEST), run.references(predictions.TEST)
+    scores = {}
+    for done, (name, lines) in enumerate(said.items(), start=1):
+        scores[name] = metrics.score_predictions(dialogues, references, lines, run.params.theta, asked=asked)
+        progress.report(run.out, "score", done, len(said), name)
+    return scores
+
+
+def _read(run: Run, said: Predictions, asked: Turns | None) -> EvalResults:
+    names = [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
+    tables = {name: pd.read_parquet(run.metrics / f"{name}.parquet") for name in names}
+    scores = {}
+    for policy in said:
+        own = (tables[f][tables[f].policy == policy].drop(columns="policy").reset_index(drop=True) for f in FRAMES)
+        scores[policy] = Scores(**dict(zip(FRAMES, own, strict=True)), theta=run.params.theta, values="normalised")
+    ranked_against = _kept(run)["ranked_against"]
+    return EvalResults(said, asked, scores, tables["table"], tables.get("comparisons"), ranked_against)
