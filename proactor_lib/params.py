@@ -8,39 +8,16 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import BadInput
 from proactor_lib.files import first_problem
+from proactor_lib.rewards.params import RewardParams
+from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 from proactor_lib.yaml_text import read_yaml
 
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
 Annotator = Literal["evidence", "oracle"]
 Threshold = Literal["coverage", "param_agreement", "lead", "logged", "iou"]
-Weights = dict[Literal["rac", "pt", "rar", "ftr"], NonNegative]
-
-
-def _registered(name: str) -> str:
-    from proactor_lib.rewards import REWARDS  # rewards are made from parameters: they import this file
-
-    if name not in REWARDS:
-        raise ValueError(f"there is no such reward; accepted: {', '.join(REWARDS)}")
-    return name
-
-
-def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
-    if "seed" in sampling:
-        raise ValueError("no request may carry a seed: it kills a CPU vLLM engine")
-    return sampling
-
-
-LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the home folder
-Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a request, as its endpoint knows them
-RewardName = Annotated[str, AfterValidator(_registered)]  # a name in the registry of proactor_lib.rewards
 
 
 class DataParams(BaseModel):
@@ -66,7 +43,10 @@ class AnnotationParams(BaseModel):
     oracle_model: str | None = None  # the model's name at the endpoint
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
-    oracle_form: Literal["schema", "object", "text"] = "schema"  # what the endpoint can hold answers to
+    oracle_form: Form = "schema"
+    oracle_headers: Headers = {}
+    oracle_key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
+    oracle_actions: Natural = 0  # actions that one answer is about at most; 0: as many as its schema may hold
     overlay: LocalPath | None = None  # hand corrections that every later stage honours
     quality_filter: dict[Threshold, NonNegative] = {}  # what must hold (annotate/quality.py, Thresholds)
 
@@ -81,31 +61,7 @@ class ModelParams(BaseModel):
     lora_dropout: Share = 0.0  # [paper]
     max_context: Count = 9216  # tokens, prompt and output [paper]
     device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-class RewardParams(BaseModel):
-    """What is rewarded [SPEC 5]."""
-
-    reward: RewardName = "adaptive_metric"
-    reward_theta: Share = 0.75  # a prediction matches a reference from this alignment on
-    reward_weights: Weights = {"rac": 0.4, "pt": 0.3, "rar": 0.1, "ftr": 0.2}  # Weighted Metric's; Adaptive's halfway
-    explore_weights: Weights = {"rac": 0.25, "pt": 0.5, "rar": 0.1, "ftr": 0.15}  # Adaptive Metric's at first: timing
-    conserve_weights: Weights = {"rac": 0.5, "pt": 0.15, "rar": 0.05, "ftr": 0.3}  # and at last: alignment, restraint
-    reward_schedule: Literal["linear", "cosine", "step"] = "linear"  # how stage-aware weights move with progress
-    ruler_base: Literal["rac", "max_rac", "adaptive_metric"] = "rac"  # adaptive RULER's R_metric
-    ruler_lambda_max: Share = 0.3  # [paper]
-    ruler_weights: dict[Literal["timing", "alignment", "restraint", "completeness"], NonNegative] = {
-        "timing": 0.4, "alignment": 0.3, "restraint": 0.2, "completeness": 0.1,
-    }  # fmt: skip
-    rubric: LocalPath | None = None  # a rubric file of the user's own; none: the package's
-    judge: str = "rubric"  # `rubric` (programmatic stand-in), or the model names at judge_url, comma separated
-    judge_url: str | None = None  # OpenAI-compatible, ending in /v1; one for all judges, or one each, comma separated
-    judge_concurrency: Count = 16  # calls in flight
-    judge_timeout: Positive = 60.0  # seconds a call
-    judge_retries: Natural = 2  # times a call is sent again after an error of transport
-    judge_temperature: NonNegative | None = 0.0  # none: the endpoint's own
-    judge_cache: LocalPath | None = None  # a folder that keeps answers, so that a resumed run repeats no paid call
-    judge_prices: tuple[NonNegative, NonNegative] = (0.0, 0.0)  # per million prompt and output tokens
+    trainer_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: float32 only on a CPU without bfloat16
 
 
 class TrainingParams(BaseModel):
@@ -155,6 +111,8 @@ class EvaluationParams(BaseModel):
     adapters: dict[str, LocalPath] = {}  # further policies: a name and its adapter's folder
     policy_url: str | None = None  # prompted policies' endpoint, ending in /v1; none: the base model, served here
     policy_model: str | None = None  # the model's name there
+    policy_headers: Headers = {}
+    policy_key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
     reasoning_tokens: Count = 512  # an output's limit where a policy thinks first
     theta: Share = 0.75  # a match in the metrics [SPEC 4]
     bootstrap: Count = 2000  # resamples of dialogues for the 95% intervals

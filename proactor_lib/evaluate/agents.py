@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from proactor_lib import agent, policies
 from proactor_lib.agent import Parsed, parse
-from proactor_lib.endpoint import Answer, Endpoint, Failed, after_thinking
+from proactor_lib.endpoint import Answer, Endpoint, Failed
 from proactor_lib.evaluate import graph
 from proactor_lib.evaluate.confidence import with_confidence
+from proactor_lib.replies import after_thinking
 from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, TurnPrediction
 
 if TYPE_CHECKING:

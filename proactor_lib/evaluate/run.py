@@ -6,7 +6,7 @@ from functools import cached_property
 
 from proactor_lib import progress, provenance
 from proactor_lib.annotate.bulk import in_order
-from proactor_lib.endpoint import in_a_loop_of_its_own
+from proactor_lib.concurrency import in_a_loop_of_its_own
 from proactor_lib.errors import BadInput
 from proactor_lib.evaluate.agents import Agent, Case, Unanswered
 from proactor_lib.evaluate.predictions import DEV, TEST, PredictionLog, folder

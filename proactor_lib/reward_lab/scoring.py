@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from proactor_lib.agent import parse, render
-from proactor_lib.endpoint import in_a_loop_of_its_own
+from proactor_lib.concurrency import in_a_loop_of_its_own
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_jsonl
 from proactor_lib.params import Params, validate

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_text
-from proactor_lib.params import Params
 from proactor_lib.rewards.base import Group, Reward, Score
 from proactor_lib.rewards.judge import Judge, Marks
+from proactor_lib.rewards.params import RewardParams
 from proactor_lib.rewards.rubric_judge import RubricJudge
 
 
@@ -25,7 +25,7 @@ class Ruler(Reward):
     rubric_file: ClassVar[str]
     criteria: ClassVar[tuple[str, ...]]
 
-    def __init__(self, params: Params, judges: Sequence[Judge] | None = None):
+    def __init__(self, params: RewardParams, judges: Sequence[Judge] | None = None):
         super().__init__(params)
         self._judges = tuple(judges or make_judges(params, self.rubric_file))
         self._counts: Counter[str] = Counter()
@@ -41,7 +41,7 @@ class Ruler(Reward):
 
     async def score(self, group: Group) -> list[Score]:
         """K scores; None where no judge gave a usable mark."""
-        distinct = {text: o for text, o in zip(group.said, group.outputs, strict=True) if text is not None}
+        distinct = {text: o for text, o in zip(group.said, group.sets, strict=True) if text is not None}
         known: dict[str | None, Score] = {None: Score(0.0, {"unreadable": 1.0})}
         if distinct:
             asked = [judge.mark(group, list(distinct.values()), self.criteria) for judge in self.judges]
@@ -83,7 +83,7 @@ def own_rubric(rubric_file: str) -> str:
     return read_text(files("proactor_lib") / "prompts" / rubric_file)
 
 
-def make_judges(params: Params, rubric_file: str) -> list[Judge]:
+def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
     """The judges that the parameters name; BadInput for a rubric file that is not there or a missing API key."""
     if params.judge == "rubric":
         return [RubricJudge(params.reward_theta)]
@@ -92,9 +92,8 @@ def make_judges(params: Params, rubric_file: str) -> list[Judge]:
 
     rubric = read_text(params.rubric) if params.rubric else own_rubric(rubric_file)
     models = [m.strip() for m in params.judge.split(",")]
-    urls = [u.strip() for u in params.judge_url.split(",")]
-    if len(urls) not in (1, len(models)):
-        raise BadInput(f"judge_url names {len(urls)} addresses for {len(models)} judges; one for all or one each")
+    urls = _one_each(params.judge_url, "judge_url", "addresses", models)
+    variables = _one_each(params.judge_key_variable, "judge_key_variable", "variables", models)
     if len(set(models)) < len(models):
         raise BadInput(f"judge names {max(models, key=models.count)!r} twice; several judges must be different models")
     asking = {
@@ -103,8 +102,19 @@ def make_judges(params: Params, rubric_file: str) -> list[Judge]:
         "retries": params.judge_retries,
         "cache": params.judge_cache,
         "prices": params.judge_prices,
+        "form": params.judge_form,
+        "headers": params.judge_headers,
     }
+    heat = {} if params.judge_temperature is None else {"temperature": params.judge_temperature}
     return [
-        EndpointJudge(Endpoint(url, model, **asking), rubric, temperature=params.judge_temperature)
-        for model, url in zip(models, urls * (len(models) // len(urls)), strict=True)
+        EndpointJudge(Endpoint(url, model, key_variable=key, **asking), rubric, sampling=heat | params.judge_sampling)
+        for model, url, key in zip(models, urls, variables, strict=True)
     ]
+
+
+def _one_each(text: str, name: str, what: str, models: Sequence[str]) -> list[str]:
+    """The parts of a comma separated text, one per model; a single one is for all."""
+    given = [part.strip() for part in text.split(",")]
+    if len(given) not in (1, len(models)):
+        raise BadInput(f"{name} names {len(given)} {what} for {len(models)} judges; one for all or one each")
+    return given * (len(models) // len(given))
