@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import stat
+import sysconfig
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
@@ -71,6 +72,24 @@ def _opened(path: Path, mode: str, encoding: str | None, shown: Path | None = No
         return open(path, mode, encoding=encoding)  # noqa: SIM115
     except OSError as error:
         raise BadInput(f"cannot write {shown or path}: {error.strerror}") from None
+
+
+def shipped(path: Path) -> Path:
+    """`path`; if no file is there, the one of that name that came with the package.
+
+    `cpu-demo` and `params/cpu-demo.yaml` are the same file of the clone, or of what a wheel brought.
+    """
+    if not Path(path).exists():
+        for name in (Path(path), Path("params", f"{path}.yaml")):
+            if (found := home() / name).exists():
+                return found
+    return Path(path)
+
+
+def home() -> Path:
+    """The folder of the notebooks/ and params/ that belong to this package: its clone, else what its wheel brought."""
+    clone = Path(__file__).parents[1]
+    return clone if (clone / "pyproject.toml").exists() else Path(sysconfig.get_path("data"), "share", "proactor")
 
 
 def write_json(path: Path, value) -> None:

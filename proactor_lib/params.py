@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem
+from proactor_lib.files import first_problem, shipped
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 from proactor_lib.yaml_text import read_yaml
@@ -166,14 +166,15 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
     """The run's parameters: defaults, then the file (with what it extends), then the overrides.
 
-    Raises BadInput, naming the file, the key, the value and what is accepted.
+    path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises BadInput, naming the file,
+    the key, the value and what is accepted.
     """
     if not isinstance(overrides, dict | None):
         raise BadInput(
             f"the overrides must be `name: value` pairs, got the {type(overrides).__name__} {overrides!r}; "
             "papermill's -p hands over text, -y takes YAML: -y 'overrides: {name: value}'"
         )
-    values = {**(read_layers(Path(path)) if path else {}), **(overrides or {})}
+    values = {**(read_layers(shipped(path)) if path else {}), **(overrides or {})}
     return validate(values, str(path or "the overrides"))
 
 

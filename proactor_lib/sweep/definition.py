@@ -13,7 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem
+from proactor_lib.files import first_problem, shipped
 from proactor_lib.yaml_text import read_yaml
 
 Values = Annotated[list[Any], Field(min_length=1)]
@@ -130,6 +130,7 @@ class Sweep(Part):
 
 def read_sweep(path: Path) -> Sweep:
     """The file as a Sweep, its paths resolved. BadInput names the file, the key, the value and what is accepted."""
+    path = shipped(path)
     try:
         sweep = Sweep.model_validate(read_yaml(path))
     except ValidationError as error:
