@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def in_a_loop_of_its_own(work: Coroutine[Any, Any, T]) -> T:
+def run_async(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns, from a script or from a notebook's cell (whose thread has a running loop already).
 
     Ctrl-C cancels `work`, waits for its clean-up, and is raised.

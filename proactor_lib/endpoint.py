@@ -26,7 +26,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from proactor_lib import replies
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 from proactor_lib.replies import Fault, Kind
 from proactor_lib.schema import Form
@@ -95,7 +95,7 @@ class Endpoint:
     retry, doubling from there. `form`: what the endpoint can hold JSON answers to: their schema, only to be an object,
     or nothing. `headers` go with each request; a value `$NAME` is that environment variable's. Without a `key` it comes
     from the environment variable `key_variable`; a loopback address needs none, and neither does one whose headers hold
-    the key. A loopback address is never asked through a proxy. Raises BadInput where a key or variable is missing, or
+    the key. A loopback address is never asked through a proxy. Raises UserError where a key or variable is missing, or
     the cache cannot be written: before anything is paid.
     """
 
@@ -264,7 +264,7 @@ class Endpoint:
         kept = ("text", "cut", "refusal", "prompt_tokens", "output_tokens")
         try:
             write_json(self._path(key), {k: getattr(answer, k) for k in kept})
-        except (OSError, BadInput) as error:  # the answer itself is paid for, and goes on
+        except (OSError, UserError) as error:  # the answer itself is paid for, and goes on
             log.warning("an answer of %s is not in the cache: %s", self.model, error)
 
 
@@ -321,7 +321,7 @@ def _key(url: str, variable: str) -> str:
         return key
     if is_loopback(url):
         return "none"
-    raise BadInput(f"{url} needs an API key: set the environment variable {variable}")
+    raise UserError(f"{url} needs an API key: set the environment variable {variable}")
 
 
 def _from_environment(header: str, value: str) -> str:
@@ -329,7 +329,7 @@ def _from_environment(header: str, value: str) -> str:
         return value
     if found := os.environ.get(value[1:].strip("{}")):
         return found
-    raise BadInput(f"the header {header!r} wants the environment variable {value[1:].strip('{}')}, which is not set")
+    raise UserError(f"the header {header!r} wants the environment variable {value[1:].strip('{}')}, which is not set")
 
 
 def _check_writable(cache: Path) -> None:
@@ -337,7 +337,9 @@ def _check_writable(cache: Path) -> None:
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
     except OSError as error:
-        raise BadInput(f"the cache {cache} cannot be written ({error.strerror}): answers would be paid twice") from None
+        raise UserError(
+            f"the cache {cache} cannot be written ({error.strerror}): answers would be paid twice"
+        ) from None
 
 
 def _parse(answer: Answer[str], schema: dict[str, Any]) -> Any:

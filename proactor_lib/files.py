@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ def is_stream(path: Path) -> bool:
 def atomic(path: Path, mode: str = "w"):
     """Open a file that replaces `path` only when the block ends well; a failed block leaves `path` as it was.
 
-    A link stays, and the file that it names is replaced; a pipe or a device is written straight to. BadInput where
+    A link stays, and the file that it names is replaced; a pipe or a device is written straight to. UserError where
     nothing can be written there.
     """
     encoding = None if "b" in mode else "utf-8"
@@ -53,7 +53,7 @@ def atomic(path: Path, mode: str = "w"):
         return
     path = Path(os.path.realpath(path))
     if path.is_dir():
-        raise BadInput(f"cannot write {path}: it is a folder, a file's name is wanted")
+        raise UserError(f"cannot write {path}: it is a folder, a file's name is wanted")
     aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     opened = _opened(aside, mode, encoding, shown=path)
     try:
@@ -71,7 +71,7 @@ def _opened(path: Path, mode: str, encoding: str | None, shown: Path | None = No
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return open(path, mode, encoding=encoding)  # noqa: SIM115
     except OSError as error:
-        raise BadInput(f"cannot write {shown or path}: {error.strerror}") from None
+        raise UserError(f"cannot write {shown or path}: {error.strerror}") from None
 
 
 def shipped(path: Path) -> Path:
@@ -120,7 +120,7 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
         table.to_parquet(f, index=False)
 
 
-def first_problem(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     """The first of pydantic's complaints in one clause: the key, what is wrong, and the value."""
     problem = error.errors()[0]
     key = ".".join(map(str, problem["loc"])) or "the record"
@@ -130,14 +130,14 @@ def first_problem(error: ValidationError) -> str:
 
 @contextmanager
 def _bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked where they are gzipped. BadInput where they cannot be read, at any time."""
+    """The file's bytes, unpacked where they are gzipped. UserError where they cannot be read, at any time."""
     try:
         with open(path, "rb") as raw:
             packed = raw.peek(2)[:2] == _GZIP
             with gzip.open(raw) if packed else raw as handle:
                 yield handle
     except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _decoded(data: bytes, path: Path, line: int) -> str:
@@ -146,7 +146,7 @@ def _decoded(data: bytes, path: Path, line: int) -> str:
     except UnicodeDecodeError as error:
         line += data.count(b"\n", 0, error.start)
         hint = " (it begins as UTF-16 does)" if line == 1 and data.startswith(_UTF16) else ""
-        raise BadInput(f"{path}, line {line}: not UTF-8{hint}") from None
+        raise UserError(f"{path}, line {line}: not UTF-8{hint}") from None
 
 
 def plain_or_gzipped(path: Path) -> Path:
@@ -156,14 +156,14 @@ def plain_or_gzipped(path: Path) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The file's text, its lines ended by newlines; BadInput if it cannot be read, with the line that is not UTF-8."""
+    """The file's text, its lines ended by newlines; UserError if it cannot be read, with the line that is not UTF-8."""
     with _bytes(path) as handle:
         data = handle.read()
     return _decoded(data, path, 1).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of the file that are not blank, with their numbers from 1, one by one. BadInput as `read_text`."""
+    """The lines of the file that are not blank, with their numbers from 1, one by one. UserError as `read_text`."""
     with _bytes(path) as handle:
         for number, line in enumerate(handle, start=1):
             if text := _decoded(line, path, number).strip():
@@ -171,20 +171,20 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def parse_json(text: str, place: Path | str) -> Any:
-    """The JSON value of `text`; BadInput, naming `place`, where it is not JSON."""
+    """The JSON value of `text`; UserError, naming `place`, where it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{place} is not JSON: {error}") from None
+        raise UserError(f"{place} is not JSON: {error}") from None
 
 
 def read_json(path: Path, model: type[M]) -> M:
-    """The file's one JSON object as `model`; BadInput names the file, the key and what is accepted."""
+    """The file's one JSON object as `model`; UserError names the file, the key and what is accepted."""
     return _validated(read_text(path), model, str(path))
 
 
 def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
-    """The file's lines as `model`, one by one; BadInput names the file, the line, the key and what is accepted.
+    """The file's lines as `model`, one by one; UserError names the file, the line, the key and what is accepted.
 
     Blank lines are skipped. The file is opened on the first item, so a missing file raises there.
     """
@@ -209,7 +209,7 @@ def _validated(text: str, model: type[M], place: str) -> M:
             return model.model_validate_json(json.dumps(_without(json.loads(text), nulls)))
     except ValidationError as error:
         first = error
-    raise BadInput(f"{place}: {first_problem(first)}; accepted keys: {', '.join(model.model_fields)}") from None
+    raise UserError(f"{place}: {first_error(first)}; accepted keys: {', '.join(model.model_fields)}") from None
 
 
 def _without(value: Any, places: list[tuple]) -> Any:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem, shipped
+from proactor_lib.errors import UserError
+from proactor_lib.files import first_error, shipped
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 from proactor_lib.yaml_text import read_yaml
@@ -148,29 +148,29 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's values over those of the files that it extends, unvalidated. `above`: the files that extend it.
 
-    BadInput if a file is not YAML, or extends anything but one other file.
+    UserError if a file is not YAML, or extends anything but one other file.
     """
     path = Path(path).expanduser()
     above = (*above, path.resolve())
     if above[-1] in above[:-1]:
-        raise BadInput(f"{path} extends itself: {' extends '.join(p.name for p in above)}")
+        raise UserError(f"{path} extends itself: {' extends '.join(p.name for p in above)}")
     values = read_yaml(path) or {}
     if not isinstance(values, dict):
-        raise BadInput(f"{path} must hold `name: value` lines, got a {type(values).__name__}")
+        raise UserError(f"{path} must hold `name: value` lines, got a {type(values).__name__}")
     below = values.pop("extends", None)
     if not isinstance(below, str | None):
-        raise BadInput(f"{path}: extends: {below!r} is not the path of one file")
+        raise UserError(f"{path}: extends: {below!r} is not the path of one file")
     return {**(read_layers(path.parent / Path(below).expanduser(), above) if below else {}), **values}
 
 
 def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
     """The run's parameters: defaults, then the file (with what it extends), then the overrides.
 
-    path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises BadInput, naming the file,
+    path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises UserError, naming the file,
     the key, the value and what is accepted.
     """
     if not isinstance(overrides, dict | None):
-        raise BadInput(
+        raise UserError(
             f"the overrides must be `name: value` pairs, got the {type(overrides).__name__} {overrides!r}; "
             "papermill's -p hands over text, -y takes YAML: -y 'overrides: {name: value}'"
         )
@@ -179,12 +179,12 @@ def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None
 
 
 def validate(values: dict[str, Any], source: str) -> Params:
-    """`values` as Params; BadInput says what is wrong in `source`, with the nearest known name for an unknown one."""
+    """`values` as Params; UserError says what is wrong in `source`, with the nearest known name for an unknown one."""
     if unknown := sorted(set(values) - set(Params.model_fields)):
         near = difflib.get_close_matches(unknown[0], Params.model_fields, n=1)
         accepted = f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(sorted(Params.model_fields))}"
-        raise BadInput(f"{source}: unknown parameter {unknown[0]!r}; {accepted}")
+        raise UserError(f"{source}: unknown parameter {unknown[0]!r}; {accepted}")
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise UserError(f"{source}: {first_error(error)}") from None

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 
 _CORE = {
@@ -69,16 +69,16 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.number)
 
 
 def parse_yaml(text: str, place: Path | str) -> Any:
-    """The YAML value of `text`; BadInput, naming `place`, where it is not YAML or says a key twice."""
+    """The YAML value of `text`; UserError, naming `place`, where it is not YAML or says a key twice."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
     except yaml.constructor.ConstructorError as error:
         at = error.problem_mark
-        raise BadInput(f"{place}, line {at.line + 1}: {error.problem}") from None
+        raise UserError(f"{place}, line {at.line + 1}: {error.problem}") from None
     except (yaml.YAMLError, RecursionError) as error:
-        raise BadInput(f"{place} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{place} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def read_yaml(path: Path) -> Any:
-    """The file's YAML value. BadInput if it cannot be read, is not YAML, or says a key twice."""
+    """The file's YAML value. UserError if it cannot be read, is not YAML, or says a key twice."""
     return parse_yaml(read_text(path), path)

@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-from proactor_lib.concurrency import in_a_loop_of_its_own
+from proactor_lib.concurrency import run_async
 from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 from support.fake_endpoint import FakeEndpoint, Reply
 
@@ -209,7 +209,7 @@ def test_a_seed_is_refused():
 
 def test_a_public_address_needs_a_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(BadInput, match="OPENAI_API_KEY"):
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
         Endpoint("https://example.org/v1", "m")
 
 
@@ -222,9 +222,9 @@ def test_a_loop_of_its_own_works_inside_a_running_one():
         return 7
 
     async def cell():
-        return in_a_loop_of_its_own(work())
+        return run_async(work())
 
-    assert in_a_loop_of_its_own(work()) == asyncio.run(cell()) == 7
+    assert run_async(work()) == asyncio.run(cell()) == 7
 
 
 def test_import_is_light():
@@ -297,9 +297,9 @@ def test_a_key_of_each_endpoint_comes_from_its_own_variable(monkeypatch):
     monkeypatch.delenv("OTHER", raising=False)
     answer, _, server = ask(lambda r, n: Reply("x"), lambda e: e.complete(ASK), key_variable="MINE")
     assert answer.value == "x" and server.seen[0][1]["authorization"] == "Bearer k1"
-    with pytest.raises(BadInput, match="set the environment variable OTHER"):
+    with pytest.raises(UserError, match="set the environment variable OTHER"):
         Endpoint("https://example.org/v1", "m", key_variable="OTHER")
-    with pytest.raises(BadInput, match="'api-key' wants the environment variable OTHER"):
+    with pytest.raises(UserError, match="'api-key' wants the environment variable OTHER"):
         Endpoint("https://example.org/v1", "m", headers={"api-key": "$OTHER"})
 
 
@@ -316,7 +316,7 @@ def test_loopback_is_never_asked_through_a_proxy(monkeypatch, proxy):
 
 def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_asked(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="the cache .*file/answers cannot be written"):
+    with pytest.raises(UserError, match="the cache .*file/answers cannot be written"):
         Endpoint("http://127.0.0.1:9/v1", "m", cache=tmp_path / "file" / "answers")
 
 

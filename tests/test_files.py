@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from proactor_lib import cli
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import atomic, numbered_jsonl, read_json, read_jsonl, read_text, write_jsonl
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, TurnPrediction
 from proactor_lib.yaml_text import parse_yaml, read_yaml
@@ -68,17 +68,17 @@ def test_a_catalog_a_parameter_file_and_a_document_with_a_mark(tmp_path):
 def test_what_is_not_utf8_is_named_with_its_line(tmp_path, data, says):
     path = tmp_path / "train.jsonl"
     path.write_bytes(data)
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(UserError, match=says):
         list(read_jsonl(path, Dialogue))
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(UserError, match=says):
         read_text(path)
 
 
 def test_a_folder_in_place_of_a_file_is_a_sentence(tmp_path):
     for read in (read_text, lambda p: list(numbered_jsonl(p, Dialogue))):
-        with pytest.raises(BadInput, match="cannot read .*: Is a directory"):
+        with pytest.raises(UserError, match="cannot read .*: Is a directory"):
             read(tmp_path)
-    with pytest.raises(BadInput, match="it is a folder"):
+    with pytest.raises(UserError, match="it is a folder"):
         write_jsonl(tmp_path, [])
 
 
@@ -109,7 +109,7 @@ def test_null_means_absent(tmp_path):
 
 def test_null_where_something_is_needed_is_a_missing_key(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"dialogue_id": null, "turn": 1}')
-    with pytest.raises(BadInput, match="p.jsonl, line 1: dialogue_id: Field required"):
+    with pytest.raises(UserError, match="p.jsonl, line 1: dialogue_id: Field required"):
         list(read_jsonl(tmp_path / "p.jsonl", TurnPrediction))
 
 
@@ -139,7 +139,7 @@ def test_a_pipe_is_written_through_and_read(tmp_path):
 
 def test_what_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="cannot write .*file/x.jsonl: (Not a directory|File exists)"):
+    with pytest.raises(UserError, match="cannot write .*file/x.jsonl: (Not a directory|File exists)"):
         write_jsonl(tmp_path / "file" / "x.jsonl", [])
 
 
@@ -181,5 +181,5 @@ def test_yaml_is_read_as_json_would_say_it():
     ],
 )
 def test_yaml_that_would_lose_something_is_refused(text, says):
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(UserError, match=says):
         parse_yaml(text, "p.yaml")

@@ -1,7 +1,7 @@
 """Parameter files: what they extend, numbers as people write them, and the mistakes that papermill makes easy."""
 
 import pytest
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
 from proactor_lib.run import Run
 from proactor_lib.sweep.definition import read_sweep
@@ -34,7 +34,7 @@ def test_a_file_extends_one_file_and_that_another(tmp_path):
     ],
 )
 def test_what_a_file_cannot_extend_or_say_is_a_sentence(tmp_path, text, says):
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(UserError, match=says):
         load_params(write(tmp_path, a=text, b="extends: a.yaml"))
 
 
@@ -57,12 +57,12 @@ def test_numbers_as_people_write_them(tmp_path):
 
 @pytest.mark.parametrize("overrides", ["{seed: 1}", 3, ["seed"]])
 def test_overrides_that_are_no_pairs_name_papermills_option(overrides):
-    with pytest.raises(BadInput, match=r"the overrides must be .*-y 'overrides: "):
+    with pytest.raises(UserError, match=r"the overrides must be .*-y 'overrides: "):
         load_params(None, overrides)
 
 
 def test_a_folder_that_papermill_made_a_number_names_its_option(tmp_path):
     with pytest.raises(
-        BadInput, match=r"""out must be the name of a folder, got the int 20261128; .*-y 'out: "20261128"'"""
+        UserError, match=r"""out must be the name of a folder, got the int 20261128; .*-y 'out: "20261128"'"""
     ):
         Run.open(load_params(), 20261128)

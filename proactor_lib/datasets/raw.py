@@ -7,7 +7,7 @@ from proactor_lib.files import parse_json, read_text
 
 
 def parsed(path: Path) -> Any:
-    """The file's JSON value; BadInput if it cannot be read or is not JSON."""
+    """The file's JSON value; UserError if it cannot be read or is not JSON."""
     return parse_json(read_text(path), path)
 
 

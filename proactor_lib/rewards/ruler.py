@@ -7,7 +7,7 @@ from importlib.resources import files
 from statistics import fmean, pstdev
 from typing import ClassVar
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.rewards.base import Group, Reward, Score
 from proactor_lib.rewards.judge import Judge, Marks
@@ -84,7 +84,7 @@ def own_rubric(rubric_file: str) -> str:
 
 
 def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
-    """The judges that the parameters name; BadInput for a rubric file that is not there or a missing API key."""
+    """The judges that the parameters name; UserError for a rubric file that is not there or a missing API key."""
     if params.judge == "rubric":
         return [RubricJudge(params.reward_theta)]
     from proactor_lib.endpoint import Endpoint  # slow to import
@@ -95,7 +95,7 @@ def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
     urls = _one_each(params.judge_url, "judge_url", "addresses", models)
     variables = _one_each(params.judge_key_variable, "judge_key_variable", "variables", models)
     if len(set(models)) < len(models):
-        raise BadInput(f"judge names {max(models, key=models.count)!r} twice; several judges must be different models")
+        raise UserError(f"judge names {max(models, key=models.count)!r} twice; several judges must be different models")
     asking = {
         "concurrency": params.judge_concurrency,
         "timeout": params.judge_timeout,
@@ -116,5 +116,5 @@ def _one_each(text: str, name: str, what: str, models: Sequence[str]) -> list[st
     """The parts of a comma separated text, one per model; a single one is for all."""
     given = [part.strip() for part in text.split(",")]
     if len(given) not in (1, len(models)):
-        raise BadInput(f"{name} names {len(given)} {what} for {len(models)} judges; one for all or one each")
+        raise UserError(f"{name} names {len(given)} {what} for {len(models)} judges; one for all or one each")
     return given * (len(models) // len(given))
