@@ -279,7 +279,7 @@ def test_a_key_that_is_there_twice_is_a_fault():
 
 def test_azures_query_and_headers_go_with_each_request(monkeypatch):
     monkeypatch.setenv("AZURE_KEY", "secret")
-    with Misbehaving(lambda r, n: Reply("x")) as server:
+    with FakeEndpoint(lambda r, n: Reply("x")) as server:
 
         async def go():
             url = server.url.replace("/v1", "/openai/deployments/gpt?api-version=2024-10-21")

@@ -368,7 +368,7 @@ def test_answers_about_groups_of_actions_come_out_as_one(calls, tmp_path, by):
             return Reply(status=400, body='{"error": {"message": "The schema has too many states for serving"}}')
         return answers(request)
 
-    with Misbehaving(narrow) as server:
+    with FakeEndpoint(narrow) as server:
         options = {"oracle": {"actions": 7}} if by == "parameter" else {}
         lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", **options)
     assert not failed and [facts(line) for line in lines] == [facts(t) for t in calls.truth]
@@ -382,7 +382,7 @@ def test_no_credit_left_ends_the_run_at_once(calls, tmp_path):
     def spent(request, n):
         return answers(request) if len(server.requests) <= 3 else Reply(status=429, body=body)
 
-    with Misbehaving(spent) as server, pytest.raises(UserError, match="exceeded your current quota"):
+    with FakeEndpoint(spent) as server, pytest.raises(UserError, match="exceeded your current quota"):
         annotate(server, calls, tmp_path / "refs.jsonl", concurrency=1)
     assert len(server.requests) <= 3 + 2  # those in flight, and nothing again
     assert not (tmp_path / "refs.jsonl").exists()
@@ -391,7 +391,7 @@ def test_no_credit_left_ends_the_run_at_once(calls, tmp_path):
 def test_a_run_whose_dialogues_all_fail_says_so_and_leaves_the_reasons(calls, tmp_path):
     out = tmp_path / "refs.jsonl"
     with (
-        Misbehaving(lambda r, n: Reply("I would rather not.")) as server,
+        FakeEndpoint(lambda r, n: Reply("I would rather not.")) as server,
         pytest.raises(ProcessError, match="not one of 30 dialogues was annotated: no usable answer"),
     ):
         annotate(server, calls, out, oracle={"attempts": 1})
@@ -404,7 +404,7 @@ def test_references_go_through_a_pipe(calls, tmp_path):
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.extend(read_jsonl(pipe, DialogueReferences)))
     reader.start()
-    with Misbehaving(Truthful(calls.dialogues, calls.truth)) as server:
+    with FakeEndpoint(Truthful(calls.dialogues, calls.truth)) as server:
         settings = oracle_run.OracleSettings(server.url, "m", cache=tmp_path / "cache")
         oracle_run.annotate_file(calls.dialogues, calls.catalog, pipe, settings)
     reader.join()

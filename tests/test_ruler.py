@@ -9,7 +9,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.rewards.endpoint_judge import answer_schema, read_marks
 
 from support.fake_endpoint import FakeEndpoint, Reply
-from support.judges import FAULTS, answers, fields, good, said
+from support.judges import FAULTS, WORTH, answers, fields, good, said
 from support.reward_cases import DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores
 
 CUSTOM = ("timing", "alignment", "restraint", "completeness")
@@ -264,7 +264,7 @@ def test_marks_in_the_forms_that_models_give_them():
 def test_judges_with_keys_and_headers_of_their_own(monkeypatch):
     monkeypatch.setenv("ONE", "k1")
     monkeypatch.setenv("TWO", "k2")
-    with Misbehaving(lambda r, n: said(good(r))) as server:
+    with FakeEndpoint(lambda r, n: said(good(r))) as server:
         headers = {"judge_headers": {"x-team": "a"}, "judge_key_variable": "ONE, TWO"}
         scores(reward("general_ruler", judge="one,two", judge_url=server.url, **headers), group(RIGHT))
         seen = {r["model"]: h for r, (_, h) in zip(server.requests, server.seen, strict=True)}

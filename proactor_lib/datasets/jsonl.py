@@ -12,7 +12,7 @@ from proactor_lib.schema import Catalog, Dialogue
 
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
-    """The catalog and the split's dialogues, read as they are asked for. UserError names the file, the line, the key."""
+    """The catalog and the split's dialogues, read as they are used. UserError names the file, the line, the key."""
     catalog = read_json(plain_or_gzipped(folder / "catalog.json"), Catalog)
     path = plain_or_gzipped(folder / f"{split}.jsonl")
     if not path.exists():
