@@ -1,5 +1,6 @@
 """Files that are either whole or absent, and lines that say what is wrong with them."""
 
+import errno
 import json
 import os
 import threading
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 M = TypeVar("M", bound=BaseModel)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
@@ -32,6 +34,13 @@ def atomic(path: Path, mode: str = "w"):
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def disk_failed(error: BaseException) -> bool:
+    """Whether a full or broken disk caused the error: an OSError to Python, others to torch and safetensors."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_ERRORS
+    return "inline_container.cc" in str(error) or any(f"(os error {n})" in str(error) for n in DISK_ERRORS)
 
 
 def write_json(path: Path, value) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from proactor_lib import datasets
 from proactor_lib.errors import BadInput
 from proactor_lib.files import first_problem, read_text
 
@@ -32,6 +33,12 @@ def _registered(name: str) -> str:
     return name
 
 
+def _readable(name: str) -> str:
+    if name not in datasets.DATASETS:
+        raise ValueError(f"there is no such dataset; accepted: {', '.join(datasets.DATASETS)}")
+    return name
+
+
 def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
     if "seed" in sampling:
         raise ValueError("no request may carry a seed: it kills a CPU vLLM engine")
@@ -39,13 +46,14 @@ def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
 
 
 Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a request, as its endpoint knows them
+DatasetName = Annotated[str, AfterValidator(_readable)]  # a name in proactor_lib.datasets
 RewardName = Annotated[str, AfterValidator(_registered)]  # a name in the registry of proactor_lib.rewards
 
 
 class DataParams(BaseModel):
     """Which conversations."""
 
-    dataset: Literal["homeloan", "sgd", "abcd", "jsonl"] = "homeloan"
+    dataset: DatasetName = "homeloan"
     data_dir: Path | None = None  # a corpus's folder; none for the simulator
     train_split: str = "train"
     dev_split: str = "dev"

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from proactor_lib.artf.child import HOST, Child, ServerDied, free_port, http
 from proactor_lib.artf.slots import core_numbers
+from proactor_lib.errors import Broken
 
 log = logging.getLogger(__name__)
 
 __all__ = ["HOST", "Load", "Server", "ServerDied", "Stuck", "free_port"]
 
 
-class Stuck(RuntimeError):
+class Stuck(Broken):
     """A server answers, but does not do what it was asked."""
 
 

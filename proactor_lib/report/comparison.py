@@ -76,7 +76,9 @@ def _reward(r: Run) -> dict[str, float | None]:
     return training.reward_gain(steps.reward_mean.to_numpy(float) if len(steps) else np.array([]))
 
 
-def _flat(origin: dict) -> dict[str, Any]:
+def _flat(origin: dict | None) -> dict[str, Any]:
+    if origin is None:
+        return {}
     return {k: v for k, v in origin.items() if not isinstance(v, dict)} | origin["versions"] | origin["hardware"]
 
 
