@@ -11,8 +11,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from proactor_lib.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +69,43 @@ def quantization_config(quantization: str):
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
-def load_base(path: str, quantization: str, **kwargs):
-    """The frozen base model in bfloat16, its linear layers in NF4 if asked for. `kwargs` go to from_pretrained."""
+def load_base(path: str, quantization: str, dtype: "torch.dtype | None" = None, **kwargs):
+    """The frozen base model in `dtype` (bfloat16), its linear layers in NF4 if asked for.
+
+    `kwargs` go to from_pretrained.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = quantization_config(quantization)
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, quantization_config=config, **kwargs)
+    config, dtype = quantization_config(quantization), dtype or torch.bfloat16
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=config, **kwargs)
+
+
+class TrainerBase(NamedTuple):
+    """What a trainer loads its frozen base from: a folder or hub id, `nf4` or `none`, and its type of numbers."""
+
+    path: str
+    quantization: str
+    dtype: "torch.dtype"
+
+
+def trainer_base(path: str, quantization: str, cuda: bool, dtype: str = "auto") -> TrainerBase:
+    """On a GPU the model itself, quantised as it is loaded; on a CPU the same weights dequantised (`matched_export`).
+
+    They are the same numbers, bit for bit; dequantised once they need not be at each use. dtype: `auto`, `bfloat16` or
+    `float32`; auto is bfloat16 except on a processor that has no such arithmetic, where it is 8 times slower [ours].
+    """
+    import torch
+
+    if dtype == "auto":
+        fast = cuda or any("bf16" in name and has for name, has in torch.cpu.get_capabilities().items())
+        dtype = "bfloat16" if fast else "float32"
+    chosen = getattr(torch, dtype)
+    return (
+        TrainerBase(path, quantization, chosen)
+        if cuda
+        else TrainerBase(matched_export(path, quantization), "none", chosen)
+    )
 
 
 def matched_export(path: str, quantization: str) -> str:

@@ -14,23 +14,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from proactor_lib import datasets
 from proactor_lib.errors import BadInput
 from proactor_lib.files import first_problem, read_text
+from proactor_lib.rewards.params import RewardParams
+from proactor_lib.schema import Count, Natural, NonNegative, Positive, Share
 
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
 Annotator = Literal["evidence", "oracle"]
 Threshold = Literal["coverage", "param_agreement", "lead", "logged", "iou"]
-Weights = dict[Literal["rac", "pt", "rar", "ftr"], NonNegative]
-
-
-def _registered(name: str) -> str:
-    from proactor_lib.rewards import REWARDS  # rewards are made from parameters: they import this file
-
-    if name not in REWARDS:
-        raise ValueError(f"there is no such reward; accepted: {', '.join(REWARDS)}")
-    return name
 
 
 def _readable(name: str) -> str:
@@ -47,7 +35,6 @@ def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
 
 Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a request, as its endpoint knows them
 DatasetName = Annotated[str, AfterValidator(_readable)]  # a name in proactor_lib.datasets
-RewardName = Annotated[str, AfterValidator(_registered)]  # a name in the registry of proactor_lib.rewards
 
 
 class DataParams(BaseModel):
@@ -88,31 +75,7 @@ class ModelParams(BaseModel):
     lora_dropout: Share = 0.0  # [paper]
     max_context: Count = 9216  # tokens, prompt and output [paper]
     device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-class RewardParams(BaseModel):
-    """What is rewarded [SPEC 5]."""
-
-    reward: RewardName = "adaptive_metric"
-    reward_theta: Share = 0.75  # a prediction matches a reference from this alignment on
-    reward_weights: Weights = {"rac": 0.4, "pt": 0.3, "rar": 0.1, "ftr": 0.2}  # Weighted Metric's; Adaptive's halfway
-    explore_weights: Weights = {"rac": 0.25, "pt": 0.5, "rar": 0.1, "ftr": 0.15}  # Adaptive Metric's at first: timing
-    conserve_weights: Weights = {"rac": 0.5, "pt": 0.15, "rar": 0.05, "ftr": 0.3}  # and at last: alignment, restraint
-    reward_schedule: Literal["linear", "cosine", "step"] = "linear"  # how stage-aware weights move with progress
-    ruler_base: Literal["rac", "max_rac", "adaptive_metric"] = "rac"  # adaptive RULER's R_metric
-    ruler_lambda_max: Share = 0.3  # [paper]
-    ruler_weights: dict[Literal["timing", "alignment", "restraint", "completeness"], NonNegative] = {
-        "timing": 0.4, "alignment": 0.3, "restraint": 0.2, "completeness": 0.1,
-    }  # fmt: skip
-    rubric: Path | None = None  # a rubric file of the user's own; none: the package's
-    judge: str = "rubric"  # `rubric` (programmatic stand-in), or the model names at judge_url, comma separated
-    judge_url: str | None = None  # OpenAI-compatible, ending in /v1; one for all judges, or one each, comma separated
-    judge_concurrency: Count = 16  # calls in flight
-    judge_timeout: Positive = 60.0  # seconds a call
-    judge_retries: Natural = 2  # times a call is sent again after an error of transport
-    judge_temperature: NonNegative | None = 0.0  # none: the endpoint's own
-    judge_cache: Path | None = None  # a folder that keeps answers, so that a resumed run repeats no paid call
-    judge_prices: tuple[NonNegative, NonNegative] = (0.0, 0.0)  # per million prompt and output tokens
+    trainer_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: float32 only on a CPU without bfloat16
 
 
 class TrainingParams(BaseModel):

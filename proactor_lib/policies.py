@@ -93,6 +93,44 @@ POLICIES: dict[str, Policy] = {
 STATUS_POLICIES: dict[str, Policy] = {"never_ready": never_ready, "always_ready": always_ready}
 
 
+def hedger(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """The oracle, but beside each trigger stands a candidate of the same action, with one parameter less (or more)."""
+    return _each_turn(dialogue, lambda turn: tuple(h for a in reference_output(references, turn) for h in _hedged(a)))
+
+
+def repeater(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """The oracle, but it says each trigger nine times, and a trigger that nobody needs beside them."""
+    return _each_turn(dialogue, lambda turn: tuple(r for a in reference_output(references, turn) for r in _repeated(a)))
+
+
+def one_of_two(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+    """The oracle, but where several actions are due it triggers the first alone."""
+
+    def say(turn: int) -> tuple[PredictedAction, ...]:
+        actions = reference_output(references, turn)
+        late = [a for a in actions if a.status == "ready"][1:]
+        return tuple(a for a in actions if a not in late)
+
+    return _each_turn(dialogue, say)
+
+
+# What does a reward pay for an output that looks for its openings? The oracle's triggers, spoilt.
+GAMING_POLICIES: dict[str, Policy] = {"hedger": hedger, "repeater": repeater, "one_of_two": one_of_two}
+
+
+def _hedged(action: PredictedAction) -> tuple[PredictedAction, ...]:
+    if action.status == "candidate":
+        return (action,)
+    params = dict(list(action.params.items())[:-1]) or {"hedge": "yes"}
+    return action, PredictedAction(name=action.name, params=params, status="candidate")
+
+
+def _repeated(action: PredictedAction) -> tuple[PredictedAction, ...]:
+    if action.status == "candidate":
+        return (action,)
+    return *(action,) * 9, PredictedAction(name=f"not_{action.name}", status="ready")
+
+
 def _each_turn(dialogue: Dialogue, say: Callable[[int], tuple[PredictedAction, ...]]) -> list[TurnPrediction]:
     turns = range(1, len(dialogue.turns) + 1)
     return [TurnPrediction(dialogue_id=dialogue.id, turn=t, actions=say(t)) for t in turns]

@@ -22,6 +22,11 @@ def _as_text(value):
 
 Value = Annotated[str, BeforeValidator(_as_text)]
 TurnIndex = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Record(BaseModel):

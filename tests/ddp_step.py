@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from proactor_lib import models
 from proactor_lib.artf.rollouts import StepBatch
-from proactor_lib.artf.sft import lora_config
+from proactor_lib.artf.sft import lora_config, trainer_base
 from proactor_lib.artf.train import grpo_config
 from proactor_lib.artf.trainer import DialogueTrainer
 from proactor_lib.bench.shapes import Shape, samples
@@ -53,8 +53,9 @@ class Gradients(TrainerCallback):
 def main(out: Path) -> None:
     params = Params(model=models.TINY, quantization="none", max_steps=1, token_budget=SHAPE.token_budget, device="cpu")
     kept, worker, sync, gradients = [], Given(), Published(), Gradients()
+    base = trainer_base(models.resolve(models.TINY), params)
     trainer = DialogueTrainer(
-        model=models.resolve(models.TINY), args=grpo_config(params, out), peft_config=lora_config(params),
+        model=base.path, args=grpo_config(params, out, base), peft_config=lora_config(params),
         processing_class=models.load_tokenizer(models.resolve(models.TINY)), worker=worker, sync=sync,
         start_from=None, on_step=lambda batch, statistics: kept.append(statistics), callbacks=[gradients],
     )  # fmt: skip

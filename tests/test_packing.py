@@ -83,7 +83,7 @@ def loss_and_gradients(model, rows: list[packing.DialogueRow]) -> tuple[float, d
     total = 0.0
     for row in rows:
         packed = row.pack()
-        loss = -(head.row_log_probs(model, packed, autocast=False) * packed["advantages"]).sum()
+        loss = -(head.row_log_probs(model, packed) * packed["advantages"]).sum()
         loss.backward()
         total += loss.item()
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

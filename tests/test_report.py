@@ -90,6 +90,15 @@ def test_the_gain_is_the_difference_of_fifths_with_welchs_interval():
     assert (found["gain_low"], found["gain_high"]) == pytest.approx((0.5 - half, 0.5 + half))
 
 
+def test_a_gain_is_told_under_one_set_of_weights():
+    """A policy that never changes gains nothing, though its reward moves with the schedule."""
+    steps = pd.DataFrame({"step": range(1, 11), "reward_mean": np.linspace(0.4, 0.55, 10), "reward_steady": 0.5})
+    assert training.reward_gain(training.gain_rewards(steps))["gain"] == 0
+    fixed = steps.assign(reward_steady=None)  # a reward that does not move
+    assert training.gain_rewards(fixed).tolist() == steps.reward_mean.tolist()
+    assert training.gain_rewards(pd.DataFrame()).tolist() == []
+
+
 def test_the_gain_of_few_steps_is_undefined_and_of_a_constant_reward_0():
     assert set(training.reward_gain(np.ones(9)).values()) == {None}
     assert training.reward_gain(np.ones(10)) == {

@@ -3,25 +3,27 @@
 import importlib.util
 import json
 import re
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from proactor_lib import datasets, notebook
+from proactor_lib.agent import render
 from proactor_lib.annotate import evidence
 from proactor_lib.cli import app
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_json, write_json, write_jsonl
 from proactor_lib.params import Params, load_params
-from proactor_lib.policies import POLICIES, STATUS_POLICIES
+from proactor_lib.policies import GAMING_POLICIES, POLICIES, STATUS_POLICIES
 from proactor_lib.report import sweep
 from proactor_lib.reward_lab import ablation, probe, samples, scoring
+from proactor_lib.reward_lab.break_even import LIMIT, NEVER, break_even, share_needed
 from proactor_lib.rewards import REWARDS, make_reward
 from proactor_lib.run import Run, annotate_run, prepare_data
 from typer.testing import CliRunner
 
+from metric_cases import reference
 from misbehaving import Misbehaving
 from reward_cases import BOOK, CATALOG, DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, scores
 from test_report import make_run
@@ -76,7 +78,7 @@ def test_the_probe_by_hand():
     assert status.loc["adaptive_metric", "always_ready"] == pytest.approx((6 + 2 * 5 / 6) / 8)
     stages = probe.stages(table)
     assert stages.loc[("adaptive_metric", "explore"), "never_ready"] == pytest.approx((5 + 3 * 0.25 / 0.85) / 8)
-    assert stages.loc[("adaptive_metric", "conserve"), "never_ready"] == pytest.approx((5 + 3 * 0.5 / 0.7) / 8)
+    assert stages.loc[("adaptive_metric", "conserve"), "never_ready"] == pytest.approx((5 + 3 * 0.45 / 0.79) / 8)
     # one dialogue: every resample is the same
     assert (table.low == table.value).all() and (table.high == table.value).all()
 
@@ -109,14 +111,67 @@ def test_the_order_is_right_for_every_reward_that_claims_to_reward_timing(datase
     corpus = datasets.load(dataset, SGD if dataset == "sgd" else None, split, limit)
     cases = scoring.cases(corpus.dialogues, [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues])
     table = probe.table(cases, corpus.catalog, load_params(None, {"bootstrap": 100}))
-    checks = [probe.order(table, part) for part in probe.PARTS] + [probe.order(table, stage=s) for s in probe.STAGES]
-    for order in checks:
+    for part in probe.PARTS:  # where ready is close, a trigger that is late is false: utility rightly prefers silence
+        order = probe.order(table, part)
+        assert order[order.timed & ~((order.reward == "utility") & (part == "ready_at_close"))].right.all(), order
+    for stage in probe.STAGES:
+        order = probe.order(table, stage=stage)
         assert order[order.timed].right.all(), order
     wide = probe.means(table, policies=probe.ALL_POLICIES).loc[list(REWARDS)]
-    assert (wide.oracle > 0.98).all() and (wide[list(POLICIES)].idxmax(axis=1) == "oracle").all()
+    assert (wide.oracle.drop("utility") > 0.98).all() and (wide[list(POLICIES)].idxmax(axis=1) == "oracle").all()
     assert wide.loc["rac", "never_ready"] > wide.loc["rac", "oracle"] - 1e-9  # the finding: RAC asks for no trigger
     asking = ["custom_ruler", "weighted_metric", "adaptive_metric"]
     assert (wide.loc[asking, ["never_ready", "always_ready"]].max(axis=1) < wide.loc[asking, "oracle"] - 0.03).all()
+
+    paid = probe.gaming(table)
+    own = [
+        "general_ruler",
+        "custom_ruler",
+        "weighted_metric",
+        "adaptive_metric",
+        "utility",
+    ]  # the rubric is the stand-in
+    assert (paid.loc[own, ["hedger", "repeater"]].max(axis=1) < paid.loc[own, "oracle"] - 0.01).all()
+    gamed = probe.gamed(table, cases)
+    assert set(gamed["max_rac"]) >= {"hedger", "repeater"}  # findings: what the paper's rewards can be gamed by
+    assert (dataset == "homeloan") == bool(probe.several_due(cases)) == ("one_of_two" in gamed.get("rac", ()))
+    assert not set(gamed) & set(own)
+
+
+def test_what_the_policies_that_look_for_openings_say():
+    due = (BOOK, reference("pay", (3, 4, 6)))
+    said = {name: render(policy(DIALOGUE, due, CATALOG, 0)[3].actions) for name, policy in GAMING_POLICIES.items()}
+    assert said["hedger"] == f"{RIGHT}\ncandidate: book | city=Oslo\nready: pay\ncandidate: pay | hedge=yes"
+    assert said["repeater"] == "\n".join(9 * [RIGHT] + ["ready: not_book"] + 9 * ["ready: pay"] + ["ready: not_pay"])
+    assert said["one_of_two"] == RIGHT
+    table = probe.table([(DIALOGUE, due)], CATALOG, load_params(None, {"bootstrap": 50}))
+    paid = probe.gaming(table).xs("balance", level="stage")
+    # turns 2 and 3 as the oracle; at 4, 5 and 6 the oracle earns 1 (utility: 2), and 0.05 twice before
+    assert paid.loc["utility"].tolist() == pytest.approx([(0.15 + 6) / 8, (0.15 + 5.7) / 8, (0.15 + 4.5) / 8, 3.15 / 8])
+    assert paid.loc["weighted_metric", "one_of_two"] == pytest.approx((5 + 3 / 2) / 8)
+    assert probe.several_due([(DIALOGUE, due)]) == 3 and probe.several_due([(DIALOGUE, (BOOK, BOOK))]) == 0
+
+
+@pytest.mark.parametrize(
+    "gain, loss, share",
+    [(0.4, 0.1, 0.2), (1.0, 0.0, 0.0), (0.0, 0.1, "never"), (0.2, 0.25, 0.25 / 0.45), (0.5, -1, 0.0)],
+)
+def test_break_even_by_hand(gain, loss, share):
+    assert share_needed(gain, loss) == (share if isinstance(share, str) else pytest.approx(share))
+
+
+def test_no_stage_has_a_break_even_above_a_fifth():
+    found = probe.break_evens(load_params())
+    # utility: p - 0.25 (1 - p) = -0.05
+    assert found["utility"] == {"balance": pytest.approx(0.2 / 1.25)}
+    assert found["weighted_metric"] == {"balance": 0} and found["custom_ruler"] == {"balance": 0}
+    assert found["adaptive_metric"] == dict.fromkeys(probe.STAGES, 0)
+    assert found["rac"] == found["max_rac"] == found["general_ruler"] == {"balance": NEVER}  # findings
+    assert found["adaptive_ruler"] == {"explore": NEVER, "balance": 0, "conserve": 0}  # it starts as RAC alone
+    for u in np.linspace(0, 1, 11):
+        assert break_even(load_params(None, {"reward": "adaptive_metric"}), u) <= LIMIT
+    asking = {"reward": "custom_ruler", "judge": "j", "judge_url": "http://127.0.0.1:1/v1"}
+    assert break_even(load_params(None, asking), 0.5) is None  # no model is asked about a dialogue that is none
 
 
 def test_spread_and_agreement_by_hand():
@@ -174,21 +229,6 @@ def test_what_a_judge_costs_per_1000_groups():
         scored = scoring.score(load_params(None, settings), [group(RIGHT, WRONG), group(SILENCE, RIGHT, turn=5)])
     cost = samples.judge_cost(scored)
     assert cost["calls"] == 1000 and cost["cost"] == pytest.approx(cost["prompt_tokens"]) and cost["seconds"] > 0
-
-
-def test_metric_rewards_are_cheap():
-    """A step of 2 dialogues of 50 turns, K = 8: under 55 ms, which is 1% of the fastest step measured (5.5 s)."""
-    text = (RIGHT, WAITING, WRONG, SILENCE, RIGHT + "\nready: pay", "candidate: pay", GARBAGE, "ready: cancel")
-    for name in ("rac", "max_rac", "weighted_metric", "adaptive_metric"):
-        reward = make_reward(load_params(None, {"reward": name}))
-        fastest = min(_seconds(reward, [group(*text) for _ in range(100)]) for _ in range(5))
-        assert fastest < 0.055
-
-
-def _seconds(reward, groups):
-    start = time.perf_counter()
-    scores(reward, *groups)
-    return time.perf_counter() - start
 
 
 def test_samples_of_a_training(tmp_path):

@@ -19,6 +19,7 @@ from metric_cases import reference
 from reward_cases import BOOK, BOTH, GARBAGE, PARTIAL, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores, values
 
 OUTPUTS = (RIGHT, WAITING, PARTIAL, WRONG, BOTH, SILENCE, GARBAGE)
+PATIENT = [r for r in REWARDS if REWARDS[r].timed and r != "utility"]  # utility looks at one turn: see its test
 METRIC = ["rac", "max_rac", "weighted_metric", "adaptive_metric"]
 
 
@@ -27,18 +28,18 @@ METRIC = ["rac", "max_rac", "weighted_metric", "adaptive_metric"]
     [
         ("rac", [1, 1, 5 / 6, 1 / 2, 1 / 2, 0, 0]),
         ("max_rac", [1, 1, 5 / 6, 1 / 2, 1, 0, 0]),
-        # weights .4 RAC, .3 PT, .1 RAR, .2 FTR; possible: .8
+        # weights .4 RAC, .3 PT, .1 RAR, .2 FTR; possible: .8. WRONG serves nothing of what is due
         (
             "weighted_metric",
-            [1, 0.4 / 0.8, (0.7 * 5 / 6 + 0.1) / 0.8, (0.2 + 0.1 - 0.2) / 0.8, (0.2 + 0.15 + 0.1 - 0.1) / 0.8, 0, 0],
+            [1, 0.4 / 0.8, (0.7 * 5 / 6 + 0.1) / 0.8, 0, (0.2 + 0.15 + 0.1 - 0.1) / 0.8, 0, 0],
         ),
         # the rubric judge: .4 timing, .3 alignment, .2 restraint, .1 completeness
         (
             "custom_ruler",
-            [1, 0.2 + 0.3 + 0.2 + 0.1, 0.4 + 0.3 * 5 / 6 + 0.2 + 0.1, 0.3 / 2, 0.4 + 0.15 + 0.1 + 0.1, 0, 0],
+            [1, 0.2 + 0.3 + 0.2 + 0.1, 0.4 + 0.3 * 5 / 6 + 0.2 + 0.1, 0, 0.4 + 0.15 + 0.1 + 0.1, 0, 0],
         ),
         # alignment, restraint, completeness
-        ("general_ruler", [1, 1, (5 / 6 + 2) / 3, (1 / 2 + 0 + 0) / 3, (1 / 2 + 1 / 2 + 1) / 3, 0, 0]),
+        ("general_ruler", [1, 1, (5 / 6 + 2) / 3, 0, (1 / 2 + 1 / 2 + 1) / 3, 0, 0]),
     ],
 )
 def test_a_turn_at_which_the_action_is_due(name, expected):
@@ -58,7 +59,7 @@ def test_a_turn_before_ready(name, expected):
     assert values(name, group(*outputs, turn=3)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("name", [r for r in REWARDS if r != "utility"])
 @pytest.mark.parametrize("turn", [1, 7])
 def test_where_nothing_is_open_silence_is_right_and_anything_else_wrong(name, turn):
     assert values(name, group(SILENCE, RIGHT, "candidate: pay", GARBAGE, turn=turn, progress=1)) == [1, 0, 0, 0]
@@ -68,10 +69,11 @@ def test_two_open_references_of_which_one_is_due():
     both = (BOOK, reference("pay", (3, 5, 7)))
     outputs = (f"{RIGHT}\ncandidate: pay", "candidate: pay", RIGHT, f"{WAITING}\nready: pay")
     # the last triggers what is not due: RAC 1, PT 0, RAR 1/2 of the due 1/2, and no fault, for `pay` covers the turn
-    assert values("weighted_metric", group(*outputs, references=both)) == pytest.approx([1, 0.5, 1, 0.5 / 0.8])
-    # restraint is 1 everywhere; the second and third serve one of two: timing 1/2, completeness 1/2; the last both
-    # with the other status: timing 1/2
-    assert values("custom_ruler", group(*outputs, references=both)) == pytest.approx([1, 0.75, 0.75, 0.8])
+    # the second serves nothing of what is due
+    assert values("weighted_metric", group(*outputs, references=both)) == pytest.approx([1, 0, 1, 0.5 / 0.8])
+    # restraint is 1 everywhere; the third serves one of two: timing 1/2, completeness 1/2; the last both with the other
+    # status: timing 1/2
+    assert values("custom_ruler", group(*outputs, references=both)) == pytest.approx([1, 0, 0.75, 0.8])
 
 
 @pytest.mark.parametrize(
@@ -94,16 +96,16 @@ def test_a_cosine_starts_slowly():
 
 @pytest.mark.parametrize(
     "progress, waiting",  # RAC / (RAC + PT + RAR), from the stages' weights
-    [(0, 0.25 / 0.85), (0.25, 0.325 / 0.825), (0.5, 0.4 / 0.8), (0.75, 0.45 / 0.75), (1, 0.5 / 0.7)],
+    [(0, 0.25 / 0.85), (0.25, 0.325 / 0.825), (0.5, 0.4 / 0.8), (0.75, 0.425 / 0.795), (1, 0.45 / 0.79)],
 )
 def test_adaptive_metric_asks_for_triggers_first_and_for_alignment_last(progress, waiting):
-    right, held, _, wrong = scores(reward("adaptive_metric"), group(RIGHT, WAITING, SILENCE, WRONG, progress=progress))[
-        0
-    ]
+    outputs = group(RIGHT, WAITING, SILENCE, BOTH, progress=progress)
+    right, held, _, both = scores(reward("adaptive_metric"), outputs)[0]
     assert (right.value, held.value) == pytest.approx((1, waiting))
-    w = {k.removeprefix("weight_"): v for k, v in wrong.components.items() if k.startswith("weight_")}
+    w = {k.removeprefix("weight_"): v for k, v in both.components.items() if k.startswith("weight_")}
     possible = w["rac"] + w["pt"] + w["rar"]
-    assert wrong.value == pytest.approx(max(0, w["rac"] / 2 + w["rar"] - w["ftr"]) / possible)
+    assert both.value == pytest.approx((w["rac"] / 2 + w["pt"] / 2 + w["rar"] - w["ftr"] / 2) / possible)
+    assert held.steady == 0.5  # what a gain is measured by: RAC / (RAC + PT + RAR) halfway, at any progress
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_adaptive_metric_asks_for_triggers_first_and_for_alignment_last(progress
         ("rac", 0.5, [0.85 + 0.15 * 0.8, 0.85 * 0.5 + 0.15 * 0.75]),
         ("rac", 1, [0.7 + 0.3 * 0.8, 0.7 * 0.5 + 0.3 * 0.75]),
         ("max_rac", 1, [0.7 + 0.3 * 0.8, 0.7 + 0.3 * 0.75]),
-        ("adaptive_metric", 1, [0.7 * 0.5 / 0.7 + 0.24, 0.7 * (0.25 + 0.075 + 0.05 - 0.15) / 0.7 + 0.225]),
+        ("adaptive_metric", 1, [0.7 * 0.45 / 0.79 + 0.24, 0.7 * (0.225 + 0.1 + 0.14 - 0.105) / 0.79 + 0.225]),
     ],
 )
 def test_adaptive_ruler_mixes_the_judge_in(base, progress, expected):
@@ -121,11 +123,23 @@ def test_adaptive_ruler_mixes_the_judge_in(base, progress, expected):
     assert got == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("turn", [1, 3, 4])
+def test_a_policy_that_never_changes_does_not_gain_by_the_schedule(turn):
+    for name in ("adaptive_metric", "adaptive_ruler"):
+        moving = {"reward_schedule": "step", "ruler_base": "adaptive_metric"}
+        steady = [
+            [s.steady for s in scores(reward(name, **moving), group(*OUTPUTS, turn=turn, progress=u))[0]]
+            for u in (0, 1)
+        ]
+        assert steady[0] == steady[1] == values("weighted_metric", group(*OUTPUTS, turn=turn))
+    assert scores(reward("weighted_metric"), group(RIGHT))[0][0].steady is None
+
+
 def test_components_take_a_score_apart():
     (partial,) = scores(reward("weighted_metric"), group(PARTIAL))[0]
     assert partial.components == pytest.approx(
         {"open": 1, "rac": 5 / 6, "max_rac": 5 / 6, "pt": 5 / 6, "rar": 1, "ftr": 0, "due": 1, "pt_due": 5 / 6,
-         "weight_rac": 0.4, "weight_pt": 0.3, "weight_rar": 0.1, "weight_ftr": 0.2}
+         "served": 1, "weight_rac": 0.4, "weight_pt": 0.3, "weight_rar": 0.1, "weight_ftr": 0.2}
     )  # fmt: skip
     (silence,) = scores(reward("rac"), group(SILENCE))[0]
     assert (silence.components["rar"], silence.components["ftr"]) == (0, 0)  # not undefined, inside rewards
@@ -136,9 +150,8 @@ def test_components_take_a_score_apart():
 
 def test_weights_are_the_users():
     only_alignment = {"rac": 1.0, "pt": 0.0, "rar": 0.0, "ftr": 0.0}
-    assert values("weighted_metric", group(*OUTPUTS), reward_weights=only_alignment) == pytest.approx(
-        values("rac", group(*OUTPUTS))
-    )
+    by_alignment = values("weighted_metric", group(*OUTPUTS), reward_weights=only_alignment)
+    assert by_alignment == pytest.approx([1, 1, 5 / 6, 0, 1 / 2, 0, 0])  # RAC, where what is due is served
     assert values("weighted_metric", group(WAITING), reward_weights={"pt": 1.0}) == [0]
     halfway = values("adaptive_metric", group(WAITING, progress=0.5), reward_weights={"rac": 1.0})
     assert halfway == [1]  # what a stage leaves out weighs nothing there
@@ -172,7 +185,7 @@ def test_a_perfect_output_scores_1_at_every_turn_and_nothing_scores_above(refere
     assert all(0 <= v <= 1 + 1e-9 for v in got)
 
 
-@given(references_, st.integers(1, 8), st.floats(0, 1), st.sampled_from([r for r in REWARDS if REWARDS[r].timed]))
+@given(references_, st.integers(1, 8), st.floats(0, 1), st.sampled_from(PATIENT))
 def test_a_premature_trigger_never_pays(references, turn, progress, name):
     """The oracle's output with every candidate made ready never beats it."""
     perfect = reference_output(references, turn)
@@ -186,12 +199,13 @@ def test_a_premature_trigger_never_pays(references, turn, progress, name):
 def test_the_registry_is_what_parameters_accept():
     assert list(REWARDS) == [
         "rac", "max_rac", "general_ruler", "custom_ruler", "weighted_metric", "adaptive_metric", "adaptive_ruler",
+        "utility",
     ]  # fmt: skip
     folder = Path(rewards.__file__).parent
     for name, reward_class in REWARDS.items():
         assert reward_class.name == name and (folder / f"{name}.py").exists()
         assert isinstance(reward(name), reward_class)
-    with pytest.raises(BadInput, match="rac, max_rac, .*adaptive_ruler, got 'rca'"):
+    with pytest.raises(BadInput, match="rac, max_rac, .*utility, got 'rca'"):
         load_params(None, {"reward": "rca"})
 
 
@@ -207,3 +221,81 @@ def test_how_to_add_a_reward(monkeypatch):
     monkeypatch.setitem(REWARDS, "triggered", Triggered)
     assert isinstance(make_reward(load_params(None, {"reward": "triggered"})), Triggered)
     assert values("triggered", group(*OUTPUTS)) == pytest.approx([1, 0, 5 / 6, 0, 1 / 2, 0, 0])
+
+
+HEDGED = f"{RIGHT}\n{WAITING.replace(' | day=friday', '')}"  # the trigger, and a candidate of the same action
+REPEATED = "\n".join([RIGHT] * 9 + ["ready: cancel"])
+
+
+@pytest.mark.parametrize(
+    "name, hedged, repeated",
+    [
+        ("rac", 1 / 2, 1 / 2),  # the candidate aligns with nothing; nine times the same is once
+        ("max_rac", 1, 1),  # a finding: one right prediction is enough for the paper's Max RAC
+        ("weighted_metric", (0.4 / 2 + 0.3 / 2 + 0.1 / 2) / 0.8, (0.2 + 0.15 + 0.1 - 0.1) / 0.8),
+        ("general_ruler", (1 / 2 + 1 / 2 + 1) / 3, (1 / 2 + 1 / 2 + 1) / 3),
+        ("custom_ruler", 0.4 + 0.3 / 2 + 0.2 / 2 + 0.1, 0.4 + 0.3 / 2 + 0.2 / 2 + 0.1),
+        ("utility", 1 - 0.05, 1 - 0.25),
+    ],
+)
+def test_an_output_is_a_set_with_one_status_for_an_action(name, hedged, repeated):
+    got = values(name, group(HEDGED, REPEATED, f"{RIGHT}\n{WAITING}", turn=5))
+    assert got == pytest.approx([hedged, repeated, values(name, group(RIGHT, turn=5))[0]])  # the last is one action
+
+
+def test_a_candidate_beside_a_trigger_of_its_name_counts_where_it_pairs_with_another_reference():
+    later = reference("book", (5, 7, 8), city=("Rome", 5))
+    both = f"{RIGHT}\ncandidate: book | city=Rome"
+    for name in ("rac", "weighted_metric", "general_ruler", "custom_ruler"):
+        assert values(name, group(both, turn=5, references=(BOOK, later))) == pytest.approx([1])
+        assert values(name, group(both, turn=4, references=(BOOK, later)))[0] < 1  # it is not open yet
+    assert values("utility", group(both, turn=5, references=(BOOK, later))) == pytest.approx([1.05])
+    hedges = f"{RIGHT}\nready: pay\ncandidate: book\ncandidate: pay | to=me"  # each of them weighs
+    assert values("rac", group(hedges, references=(BOOK, reference("pay", (3, 4, 7))))) == [1 / 2]
+
+
+def test_our_own_rewards_pay_for_all_that_is_due():
+    both = (BOOK, reference("pay", (3, 4, 7)))
+    outputs = group(RIGHT, f"{RIGHT}\nready: pay", f"{RIGHT}\ncandidate: pay", references=both)
+    assert values("weighted_metric", outputs) == pytest.approx([1 / 2, 1, (0.4 + 0.3 / 2 + 0.1 / 2) / 0.8])
+    # timing and completeness 1/2, alignment and restraint 1, all times 1/2
+    assert values("custom_ruler", outputs) == pytest.approx([(0.2 + 0.3 + 0.2 + 0.05) / 2, 1, 0.9])
+    assert values("utility", outputs) == pytest.approx([1, 2, 1 - 0.05])
+    assert values("rac", outputs) == [1, 1, 1]  # the paper's
+    twice = (BOOK, BOOK.model_copy(update={"id": "again"}))  # of the very same values: an output can name them once
+    assert values("weighted_metric", group(RIGHT, references=twice)) == [1]
+
+
+@pytest.mark.parametrize(
+    "turn, expected",
+    [
+        (1, [0, -0.25, -0.05, -0.05, -0.25, -0.25]),  # nothing is open
+        (3, [0, 1, -0.05, 0.05, -0.25, -0.25]),  # early: a trigger earns its s, a candidate a little
+        (4, [0, 1, -0.05, -0.05, -0.25, -0.25]),  # due: preparing is too late
+        (7, [0, -0.25, -0.05, -0.05, -0.25, -0.25]),
+    ],
+)
+def test_utility(turn, expected):
+    outputs = group(SILENCE, RIGHT, "candidate: pay", "candidate: book | city=Oslo", WRONG, GARBAGE, turn=turn)
+    assert values("utility", outputs) == pytest.approx(expected)
+
+
+def test_the_price_of_utility_is_the_users():
+    assert values("utility", group(BOTH, WRONG, GARBAGE, PARTIAL), reward_price=0.12) == pytest.approx(
+        [1 - 0.12, -0.12, -0.12, 5 / 6]
+    )
+
+
+def test_utility_pays_a_trigger_that_could_as_well_wait():
+    """It looks at one turn: the finding for which `credit: trajectory` is there."""
+    assert values("utility", group("ready: book | city=Oslo", "candidate: book | city=Oslo", turn=3)) == pytest.approx(
+        [5 / 6, 0.05]
+    )
+
+
+@pytest.mark.parametrize("stage", ["explore_weights", "reward_weights", "conserve_weights"])
+def test_no_stages_weights_teach_a_weak_model_not_to_trigger(stage):
+    """The weights alone, without `served`: right, a trigger gains PT + RAR; wrong, it loses FTR - RAR of RAC / 2."""
+    w = getattr(load_params(), stage)
+    gain, loss = w["pt"] + w["rar"], min(w["rac"] / 2, max(0, w["ftr"] - w["rar"]))
+    assert loss / (gain + loss) <= 0.2 + 1e-9

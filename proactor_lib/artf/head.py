@@ -62,11 +62,11 @@ def attach_head(model, temperature: float = 1.0, **_) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-def row_log_probs(model, row: dict[str, torch.Tensor], autocast: bool = True) -> torch.Tensor:
-    """Log-probabilities (M) of a packed row's trained tokens; in bfloat16 arithmetic unless `autocast` is off."""
+def row_log_probs(model, row: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities (M) of a packed row's trained tokens; in bfloat16 arithmetic unless the model is float32."""
     device = model.device
     row = {k: v.to(device) for k, v in row.items()}
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=model.dtype != torch.float32):
         out = model(
             input_ids=row["input_ids"][None],
             position_ids=row["position_ids"][None],

@@ -36,13 +36,18 @@ class Records:
 
 
 def step_line(batch: StepBatch, trained: dict[str, float]) -> dict:
-    """One step: rewards in [0, 1], counts, tokens, kl in nats a token, shares, seconds. `trained`: TRL's statistics."""
+    """One step: rewards, counts, tokens, kl in nats per token, shares, seconds. `trained`: TRL's statistics.
+
+    reward_steady: the mean reward under one set of weights, where the reward moves with progress.
+    """
     means = [g.mean_reward for g in batch.groups if g.mean_reward is not None]
+    steady = [g.mean_steady for g in batch.groups if g.mean_steady is not None]
     return {
         "step": batch.step + 1,
         "version": batch.version,
         "staleness": batch.step - batch.version,
         "reward_mean": statistics.fmean(means) if means else None,
+        "reward_steady": statistics.fmean(steady) if steady else None,
         "reward_groups": means,
         "groups": len(batch.groups),
         "groups_skipped": sum(not g.trainable for g in batch.groups),

@@ -12,7 +12,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -51,8 +51,18 @@ class ScoredGroup:
     @property
     def mean_reward(self) -> float | None:
         """Mean over the scored outputs; None if none was scored."""
-        values = [s.value for s in self.scores if s.value is not None]
-        return statistics.fmean(values) if values else None
+        return _mean(s.value for s in self.scores)
+
+    @property
+    def mean_steady(self) -> float | None:
+        """The same under one set of weights (`Score.steady`); None for a reward that does not move."""
+        return _mean(s.steady for s in self.scores)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean over those that are there; None without any."""
+    there = [v for v in values if v is not None]
+    return statistics.fmean(there) if there else None
 
 
 @dataclass

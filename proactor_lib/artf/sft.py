@@ -40,7 +40,8 @@ def trainable_model(path: str, params: Params):
 
     packing.register()
     torch.manual_seed(params.seed)
-    model = models.load_base(path, params.quantization, attn_implementation=packing.TREE_ATTENTION)
+    base = trainer_base(path, params)
+    model = models.load_base(*base, attn_implementation=packing.TREE_ATTENTION)
     head.attach_head(model)
     model = get_peft_model(model, lora_config(params))
     take_input_as_it_is(model)
@@ -48,6 +49,11 @@ def trainable_model(path: str, params: Params):
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.to("cuda" if use_cuda(params) else "cpu").train()
+
+
+def trainer_base(path: str, params: Params) -> models.TrainerBase:
+    """What this run's trainer loads its base from."""
+    return models.trainer_base(path, params.quantization, use_cuda(params), params.trainer_dtype)
 
 
 def take_input_as_it_is(model) -> None:

@@ -196,8 +196,8 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
         max_staleness=p.max_staleness, first_step=first_step,
     )  # fmt: skip
     trainer = (trainer_class or DialogueTrainer)(
-        model=job.base,
-        args=grpo_config(p, job.folder),
+        model=_trainer_base(job).path,
+        args=grpo_config(p, job.folder, _trainer_base(job)),
         processing_class=job.tokenizer,
         peft_config=_lora(p),
         worker=worker,
@@ -258,17 +258,23 @@ def pin(cores: str) -> None:
     torch.set_num_threads(len(chosen))
 
 
-def grpo_config(params: Params, folder: Path):
-    """TRL's configuration for these parameters."""
+def _trainer_base(job: Job) -> models.TrainerBase:
+    from proactor_lib.artf.sft import trainer_base
+
+    return trainer_base(job.base, job.params)
+
+
+def grpo_config(params: Params, folder: Path, base: models.TrainerBase):
+    """TRL's configuration for these parameters and this base."""
     from proactor_lib.artf.sft import use_cuda
     from proactor_lib.artf.trainer import AsyncGRPOConfig
 
-    quantization = models.quantization_config(params.quantization)
+    quantization, dtype = models.quantization_config(base.quantization), str(base.dtype).removeprefix("torch.")
     return AsyncGRPOConfig(
         output_dir=str(folder),
         model_init_kwargs={"quantization_config": quantization} if quantization else {},
-        dtype="bfloat16",
-        bf16=True,
+        dtype=dtype,
+        bf16=dtype == "bfloat16",
         use_cpu=not use_cuda(params),
         seed=params.seed,
         max_steps=params.max_steps,

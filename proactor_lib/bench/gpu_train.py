@@ -45,7 +45,7 @@ def benchmark(model_name: str, row_tokens: int, cases: tuple[str, ...]) -> dict:
     model = random_model(MODELS[model_name], device)
     found = {case: measure(model, case, row_tokens, peak) for case in cases}
     first = found[cases[0]]
-    return {**{k: first.get(k) for k in ("tokens_per_s", "peak_gb", "mfu")}, "matmul_tflops": round(peak, 2),
+    return {**{k: first.get(k) for k in ("tokens_per_s", "peak_gb", "mfu")}, "matmul_tflops": round(peak, 4),
             "device": _device_name(device), "cases": found}  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def gradient_error(shape: Shape) -> float:
     model = tiny_float32()
     made = samples(shape, vocabulary=model.config.vocab_size)
     for row in LAYOUTS["ours"].rows(made, shape.token_budget):
-        _backward(model, row.pack(), 1, autocast=False)
+        _backward(model, row.pack(), 1)
     packed = _take_gradients(model)
     model.set_attn_implementation("sdpa")
     for sample in made:
@@ -95,10 +95,10 @@ def _take_gradients(model) -> dict:
     return taken
 
 
-def _backward(model, packed: dict, total: float, autocast: bool = True) -> float:
+def _backward(model, packed: dict, total: float) -> float:
     from proactor_lib.artf.head import row_log_probs
 
-    loss = -(row_log_probs(model, packed, autocast) * packed["advantages"].to(model.device)).sum() / total
+    loss = -(row_log_probs(model, packed) * packed["advantages"].to(model.device)).sum() / total
     loss.backward()
     return loss.item()
 

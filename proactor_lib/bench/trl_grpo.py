@@ -4,7 +4,7 @@ import time
 
 from proactor_lib import models
 from proactor_lib.agent import Parsed, parse
-from proactor_lib.artf.sft import lora_config
+from proactor_lib.artf.sft import lora_config, trainer_base
 from proactor_lib.artf.train import Job, pin
 from proactor_lib.artf.trainer import load_adapter  # before TRL itself: it keeps TRL from importing vLLM
 from proactor_lib.artf.visits import Visit
@@ -20,14 +20,14 @@ def train_with_trl(job: Job, reward: Reward) -> dict:
 
     visits = [job.visits(job.params.turns_per_dialogue)[n] for n in range(_count(job))]
     asked = [(visit, turn) for visit in visits for turn in visit.turns]
-    counted = {"outputs": 0, "output_tokens": 0}
+    counted, base = {"outputs": 0, "output_tokens": 0}, trainer_base(job.base, job.params)
     trainer = GRPOTrainer(
-        model=job.base,
+        model=base.path,
         reward_funcs=_scorer(job, visits, reward, counted),
-        args=_config(job, len(asked) // job.params.max_steps, max(len(job.trunk(v).prompt(t)) for v, t in asked)),
+        args=_config(job, base, len(asked) // job.params.max_steps, max(len(job.trunk(v).prompt(t)) for v, t in asked)),
         train_dataset=_dataset(job, asked),
         processing_class=job.tokenizer,
-        quantization_config=models.quantization_config(job.params.quantization),
+        quantization_config=models.quantization_config(base.quantization),
         peft_config=lora_config(job.params),
     )
     if job.sft_adapter.exists():
@@ -52,17 +52,17 @@ def _dataset(job: Job, asked: list[tuple[Visit, int]]):
     return Dataset.from_dict({"prompt": text, "visit": [v.number for v, _ in asked], "turn": [t for _, t in asked]})
 
 
-def _config(job: Job, prompts_per_step: int, longest: int):
+def _config(job: Job, base: models.TrainerBase, prompts_per_step: int, longest: int):
     """As `train.grpo_config`; as many samples at once as `token_budget` padded tokens hold."""
     from trl import GRPOConfig
 
-    p = job.params
+    p, dtype = job.params, str(base.dtype).removeprefix("torch.")
     fitting = max(1, p.token_budget // (longest + p.max_completion_tokens))
     side_by_side = max(n for n in range(1, p.num_generations + 1) if p.num_generations % n == 0 and n <= fitting)
     return GRPOConfig(
         output_dir=str(job.folder),
-        model_init_kwargs={"dtype": "bfloat16"},
-        bf16=True,
+        model_init_kwargs={"dtype": dtype},
+        bf16=dtype == "bfloat16",
         use_cpu=True,
         seed=p.seed,
         max_steps=p.max_steps,

@@ -79,11 +79,13 @@ def probe_rewards(
     summary = probe.summary(table, cases, chosen)
     typer.echo(f"RULER's judge: {summary['judge']}", err=True)
     _warn(summary["order"])
+    _warn_of_openings(summary["gamed"])
     if as_json:
         _print(summary)
     else:
         wide = probe.means(table).assign(tau=summary["tau"])
         _show(wide, f"Mean reward of each policy, {len(cases)} dialogues of {dataset} {split}")
+        _show(_openings(probe.gaming(table), summary["break_even"]), "What openings pay; the break-even of a trigger")
 
 
 def examine_samples(
@@ -117,6 +119,17 @@ def _warn(order: dict[str, dict]) -> None:
             typer.echo(f"{reward} does not hold {pair} ({kind})", err=True)
 
 
+def _warn_of_openings(gamed: dict[str, list[str]]) -> None:
+    for reward, policies in gamed.items():
+        typer.echo(f"{reward} pays {' and '.join(policies)} as much as the oracle", err=True)
+
+
+def _openings(gaming: "pd.DataFrame", break_even: dict[str, dict]) -> "pd.DataFrame":
+    """The probe's `gaming` with each reward's break-even, NaN where a language model judges."""
+    shares = [break_even[reward][stage] for reward, stage in gaming.index]
+    return gaming.assign(break_even=[float("nan") if s is None else s for s in shares])
+
+
 def _print(value: dict) -> None:
     json.dump(value, sys.stdout, indent=2, allow_nan=False)
     sys.stdout.write("\n")
@@ -130,5 +143,9 @@ def _show(table: "pd.DataFrame", title: str) -> None:
     for column in ["", *table.columns]:
         shown.add_column(str(column), justify="right" if column else "left")
     for name, row in table.iterrows():
-        shown.add_row(str(name), *("–" if x != x else f"{x:.3f}" for x in row))
+        shown.add_row(" · ".join(name) if isinstance(name, tuple) else str(name), *map(_cell, row))
     Console().print(shown)
+
+
+def _cell(value: float | str) -> str:
+    return value if isinstance(value, str) else "–" if value != value else f"{value:.3f}"

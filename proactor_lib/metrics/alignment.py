@@ -54,6 +54,9 @@ def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised"
 
     In the order in which each was first said.
     """
+    predictions = list(predictions)
+    if len(predictions) < 2:
+        return predictions
     by_key: dict[PredictionKey, PredictedAction] = {}
     for prediction in predictions:
         key = prediction_key(prediction, values)

@@ -73,7 +73,7 @@ def _bytes(path: Path) -> bytes | None:
 
 def _reward(r: Run) -> dict[str, float | None]:
     steps = training.read_steps(r.training / "metrics.jsonl")
-    return training.reward_gain(steps.reward_mean.to_numpy(float) if len(steps) else np.array([]))
+    return training.reward_gain(training.gain_rewards(steps))
 
 
 def _flat(origin: dict | None) -> dict[str, Any]:

@@ -55,11 +55,10 @@ def read_record(folder: Path) -> dict:
 
 def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
     """The figures that the report shows, as `summary.json` holds them."""
-    rewards = steps.reward_mean.to_numpy(float) if len(steps) else pd.Series(dtype=float).to_numpy()
     return {
         "name": run.params.name,
         "question": run.params.question,
-        "reward": training.reward_gain(rewards),
+        "reward": training.reward_gain(training.gain_rewards(steps)),
         "mismatch": training.mismatch(steps),
         "peak_memory_gb": record["peak_memory_gb"],
         "stage_seconds": record["stage_seconds"],
@@ -96,7 +95,7 @@ def _training_warnings(run: Run, steps: pd.DataFrame) -> list[str]:
         found.append("The judge is `rubric`, a programmatic stand-in computed from the windows, not a language model.")
     if steps.empty:
         return [*found, "No training steps were recorded: there is no reward curve."]
-    gain = training.reward_gain(steps.reward_mean.to_numpy(float))
+    gain = training.reward_gain(training.gain_rewards(steps))
     if gain["gain"] is None:
         found.append(f"{len(steps)} training steps are too few to compare the first fifth with the last (10 or more).")
     elif gain["gain_low"] <= 0:

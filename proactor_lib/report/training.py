@@ -32,6 +32,16 @@ def read_samples(path: Path) -> pd.DataFrame:
     return groups.explode(list(columns), ignore_index=True).rename(columns=columns)
 
 
+def gain_rewards(steps: pd.DataFrame) -> np.ndarray:
+    """Each step's mean reward (steps,) as a gain is measured: under one set of weights where the reward moves with
+    progress, for a policy that never changes would gain by the schedule alone [ours]. Empty without steps.
+    """
+    if not len(steps):
+        return np.array([])
+    steady = steps.get("reward_steady")
+    return (steps.reward_mean if steady is None or steady.isna().all() else steady).to_numpy(float)
+
+
 def reward_gain(rewards: np.ndarray) -> dict[str, float | None]:
     """first_fifth, last_fifth (means over steps), gain (their difference), gain_low, gain_high; `rewards`: (steps,).
 

@@ -9,10 +9,12 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from proactor_lib.errors import BadInput
+from proactor_lib.metrics import is_due
 from proactor_lib.metrics.intervals import interval, resamples
 from proactor_lib.metrics.scores import score_predictions
 from proactor_lib.params import Params
-from proactor_lib.policies import POLICIES, STATUS_POLICIES
+from proactor_lib.policies import GAMING_POLICIES, POLICIES, STATUS_POLICIES
+from proactor_lib.reward_lab.break_even import break_even
 from proactor_lib.reward_lab.scoring import (
     Case,
     Predictions,
@@ -25,12 +27,13 @@ from proactor_lib.reward_lab.scoring import (
     variants,
 )
 from proactor_lib.rewards import REWARDS, Group
+from proactor_lib.rewards.outputs import distinct
 from proactor_lib.rewards.schedule import STAGES
 from proactor_lib.schema import Catalog, DialogueReferences, ReferenceAction
 
 MIDDLE = "balance"  # the stage in the middle of training
 TIMING = "opportunity_timing"  # what rewards are compared with
-ALL_POLICIES = POLICIES | STATUS_POLICIES
+ALL_POLICIES = POLICIES | STATUS_POLICIES | GAMING_POLICIES
 COLUMNS = ["part", "reward", "stage", "policy", "value", "low", "high"]
 Sums = tuple[np.ndarray, np.ndarray]  # per policy and dialogue: what is added up above, and below, the line
 
@@ -151,6 +154,39 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.dropna(how="all")
 
 
+def gaming(table: pd.DataFrame) -> pd.DataFrame:
+    """What each reward pays, at each stage (rows: reward, stage), to the oracle and to those who look for openings."""
+    rows = table[(table.part == "all") & (table.reward != TIMING) & table.policy.isin(["oracle", *GAMING_POLICIES])]
+    wide = rows.pivot(index=["reward", "stage"], columns="policy", values="value")
+    order = rows[["reward", "stage"]].drop_duplicates().itertuples(index=False, name=None)
+    return wide.loc[list(order), ["oracle", *GAMING_POLICIES]]
+
+
+def gamed(table: pd.DataFrame, cases: Sequence[Case]) -> dict[str, list[str]]:
+    """By reward: the policies of GAMING_POLICIES that it pays as much as the oracle, at any stage; rewards without one
+    are left out. Where no turn has two due references `one_of_two` is the oracle, and not asked about.
+    """
+    told = gaming(table)
+    asked = [p for p in GAMING_POLICIES if p != "one_of_two" or several_due(cases)]
+    as_much = {p: told[p] > told.oracle - 1e-9 for p in asked}
+    found = {r: [p for p in asked if as_much[p][r].any()] for r in told.index.get_level_values(0).unique()}
+    return {reward: policies for reward, policies in found.items() if policies}
+
+
+def several_due(cases: Iterable[Case]) -> int:
+    """At how many turns of the cases two or more references are due that differ in name or values."""
+    due = ([r for r in references if is_due(r, t)] for d, references in cases for t in range(1, len(d.turns) + 1))
+    return sum(len(distinct(references)) > 1 for references in due)
+
+
+def break_evens(params: Params) -> dict[str, dict[str, float | str | None]]:
+    """The break-even of each reward (adaptive RULER on its other bases too) by stage; see `break_even`."""
+    return {
+        name: {stage: break_even(chosen, STAGES[stage]) for stage in _stages(name, chosen)}
+        for name, chosen in variants(params).items()
+    }
+
+
 def taus(table: pd.DataFrame, part: str = "all") -> dict[str, float | None]:
     """Kendall's tau-b, over the policies, of each reward with opportunity timing; None where it is undefined."""
     wide = means(table, part).round(9)
@@ -178,6 +214,10 @@ def summary(table: pd.DataFrame, cases: Sequence[Case], params: Params) -> dict[
         "apart": {p: {"rewards": _named(means(table, p)), "tau": taus(table, p)} for p in parts if p != "all"},
         "status": _named(means(table, policies=["oracle", *STATUS_POLICIES])),
         "stages": {r: {s: v[r] for s, v in staged.items() if r in v} for r in staged["conserve"]},
+        "gaming": {r: _named(g.droplevel(0)) for r, g in gaming(table).groupby(level=0, sort=False)},
+        "gamed": gamed(table, cases),
+        "several_due_turns": several_due(cases),
+        "break_even": break_evens(params),
         "order": order(table).set_index("reward").to_dict("index"),
         "judge": judge_name(params),
         "references": {p: sum(len(r) for _, r in part(cases, p)) for p in PARTS},

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from proactor_lib.params import Params
 from proactor_lib.rewards.adaptive_metric import AdaptiveMetric
 from proactor_lib.rewards.base import Group, Reward, Score
 from proactor_lib.rewards.custom_ruler import CustomRuler
 from proactor_lib.rewards.judge import Judge
 from proactor_lib.rewards.max_rac import MaxRac
+from proactor_lib.rewards.params import RewardParams
 from proactor_lib.rewards.rac import Rac
 from proactor_lib.rewards.schedule import eased
 
@@ -20,7 +20,7 @@ class AdaptiveRuler(Reward):
     name = "adaptive_ruler"
     staged = True
 
-    def __init__(self, params: Params, judges: Sequence[Judge] | None = None):
+    def __init__(self, params: RewardParams, judges: Sequence[Judge] | None = None):
         super().__init__(params)
         self.base = BASES[params.ruler_base](params)
         self.ruler = CustomRuler(params, judges)
@@ -53,8 +53,9 @@ class AdaptiveRuler(Reward):
 
 
 def _mixed(metric: Score, ruler: Score, share: float) -> Score:
+    steady = metric.value if metric.steady is None else metric.steady
     kept = {"lambda": share, "metric": metric.value} | metric.components
     if ruler.value is None:
-        return Score(None, kept)
+        return Score(None, kept, steady)
     kept |= ({"ruler": ruler.value} if share else {}) | ruler.components
-    return Score((1 - share) * metric.value + share * ruler.value, kept)
+    return Score((1 - share) * metric.value + share * ruler.value, kept, steady)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from proactor_lib.agent import Parsed, render
-from proactor_lib.params import Params
+from proactor_lib.metrics import as_set
+from proactor_lib.rewards.params import RewardParams
 from proactor_lib.schema import Catalog, Dialogue, ReferenceAction
 
 if TYPE_CHECKING:
@@ -34,9 +35,14 @@ class Group:
         return self.once(("open",), lambda: tuple(r for r in self.references if r.window.covers(self.turn)))
 
     @property
+    def sets(self) -> tuple[Parsed, ...]:
+        """The outputs as sets: of equal actions one is left."""
+        return self.once(("sets",), lambda: tuple(Parsed(tuple(as_set(o.actions)), o.unreadable) for o in self.outputs))
+
+    @property
     def said(self) -> tuple[str | None, ...]:
-        """What each output says in the output format, spelled one way; None for an unreadable one."""
-        make = lambda: tuple(None if o.unreadable else render(o.actions) for o in self.outputs)  # noqa: E731
+        """What each output says in the output format, as a set, spelled one way; None for an unreadable one."""
+        make = lambda: tuple(None if o.unreadable else render(o.actions) for o in self.sets)  # noqa: E731
         return self.once(("said",), make)
 
     def once(self, key: tuple, make: Callable[[], T]) -> T:
@@ -48,10 +54,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Score:
-    """A reward in [0, 1] and what it is made of. `value` None: it could not be obtained; never 0 instead."""
+    """A reward and what it is made of. `value` None: it could not be obtained; never 0 instead.
+
+    In [0, 1], but for Utility. steady: where a reward moves with progress, what its metric part is under the weights of
+    the middle of training: gains are measured by it, or a policy that never changes would gain by the schedule alone.
+    """
 
     value: float | None
     components: dict[str, float] = field(default_factory=dict)
+    steady: float | None = None
 
 
 class Reward(ABC):
@@ -65,7 +76,7 @@ class Reward(ABC):
     timed: ClassVar[bool] = True
     staged: ClassVar[bool] = False
 
-    def __init__(self, params: Params):
+    def __init__(self, params: RewardParams):
         self.params = params
 
     @abstractmethod

@@ -4,8 +4,10 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 from proactor_lib.agent import Parsed
-from proactor_lib.metrics import turn_scores
+from proactor_lib.metrics import is_due, turn_scores
 from proactor_lib.rewards.base import Group, Reward, Score
+from proactor_lib.rewards.outputs import counted, served
+from proactor_lib.rewards.schedule import STAGES
 from proactor_lib.schema import PredictedAction, ReferenceAction
 
 
@@ -25,15 +27,19 @@ class MetricReward(Reward):
 
     def _one(self, output: Parsed, group: Group) -> Score:
         if output.unreadable:
-            return Score(0.0, {"unreadable": 1.0})
+            return self._settled(0.0, unreadable=1.0)
         references = group.open
         if not references:
-            return Score(0.0 if output.actions else 1.0, {"open": 0.0})
+            return self._settled(0.0 if output.actions else 1.0, open=0.0)
         theta = self.params.reward_theta
         key = "metrics", theta, id(output)
         metrics = group.once(key, lambda: measure(output.actions, references, group.turn, theta))
         value, weights = self.combine(metrics, group.progress)
-        return Score(value, metrics | {f"weight_{k}": w for k, w in weights.items()})
+        steady = self.combine(metrics, STAGES["balance"])[0] if self.staged else None
+        return Score(value, metrics | {f"weight_{k}": w for k, w in weights.items()}, steady)
+
+    def _settled(self, value: float, **components: float) -> Score:
+        return Score(value, components, value if self.staged else None)
 
     @abstractmethod
     def combine(self, metrics: Mapping[str, float], progress: float) -> tuple[float, dict[str, float]]:
@@ -45,11 +51,13 @@ def measure(
 ) -> dict[str, float]:
     """The metrics of an output by their names in rewards, at a turn at which `references` (one or more) are open.
 
-    rac, max_rac, pt, rar, ftr as in SPEC 4, where RAR and FTR of no predictions are 0; open: how many references are;
-    due: the share of them that can be executed now, ready <= turn; pt_due: PT over those only [ours].
+    The output is what `counted` makes of it. rac, max_rac, pt, rar, ftr as in SPEC 4, where RAR and FTR of no
+    predictions are 0; open: how many references are; due: the share of them that can be executed now; pt_due: PT over
+    those only; served: the share of them that is matched one to one [ours].
     """
+    actions = counted(actions, references, turn, theta)
     scores = turn_scores(actions, references, turn, theta)
-    due = [r for r in references if r.window.ready <= turn]
+    due = [r for r in references if is_due(r, turn)]
     return {
         "rac": scores.ac or 0.0,
         "max_rac": scores.max_ac or 0.0,
@@ -59,4 +67,5 @@ def measure(
         "open": float(scores.open),
         "due": len(due) / scores.open,
         "pt_due": (scores if len(due) == scores.open else turn_scores(actions, due, turn, theta)).pt or 0.0,
+        "served": served(actions, due, turn, theta),
     }

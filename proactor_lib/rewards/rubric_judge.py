@@ -10,6 +10,7 @@ from statistics import fmean
 from proactor_lib.agent import Parsed
 from proactor_lib.metrics import alignment, matches
 from proactor_lib.rewards.base import Group
+from proactor_lib.rewards.outputs import counted, served
 from proactor_lib.schema import PredictedAction, ReferenceAction
 
 STAND_IN = "rubric judge (a programmatic stand-in computed from the reference windows, not a language model)"
@@ -35,21 +36,27 @@ class RubricJudge:
     def _marks(
         self, actions: Sequence[PredictedAction], references: Sequence[ReferenceAction], turn: int
     ) -> dict[str, float]:
-        """All marks are 1 for silence where nothing is open; 0 for silence where something is, and for the reverse."""
+        """All marks are 1 for silence where nothing is open; 0 for silence where something is, and for the reverse.
+
+        All are multiplied by the share of the due references that the output serves.
+        """
+        actions = counted(actions, references, turn, self.theta)
         if not (actions and references):
             right = float(not actions and not references)
             return dict.fromkeys(("timing", "alignment", "restraint", "completeness", "score"), right)
         s = [[alignment(a, r, turn) for r in references] for a in actions]
-        served = [max(row) for row in s]
+        best = [max(row) for row in s]
         serving = [[a for a, row in zip(actions, s, strict=True) if matches(row[j], self.theta)]
                    for j in range(len(references))]  # fmt: skip
         marks = {
             "timing": fmean(_timing(r, found, turn) for r, found in zip(references, serving, strict=True)),
-            "alignment": fmean(served),
-            "restraint": fmean([matches(best, self.theta) for best in served]),
+            "alignment": fmean(best),
+            "restraint": fmean([matches(b, self.theta) for b in best]),
             "completeness": fmean(bool(found) for found in serving),
         }
-        return marks | {"score": fmean(marks[c] for c in ("alignment", "restraint", "completeness"))}
+        marks["score"] = fmean(marks[c] for c in ("alignment", "restraint", "completeness"))
+        share = served(actions, references, turn, self.theta)
+        return {criterion: share * mark for criterion, mark in marks.items()}
 
     @property
     def counters(self) -> dict[str, float]:

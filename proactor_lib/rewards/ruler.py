@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_text
-from proactor_lib.params import Params
 from proactor_lib.rewards.base import Group, Reward, Score
 from proactor_lib.rewards.judge import Judge, Marks
+from proactor_lib.rewards.params import RewardParams
 from proactor_lib.rewards.rubric_judge import RubricJudge
 
 
@@ -25,7 +25,7 @@ class Ruler(Reward):
     rubric_file: ClassVar[str]
     criteria: ClassVar[tuple[str, ...]]
 
-    def __init__(self, params: Params, judges: Sequence[Judge] | None = None):
+    def __init__(self, params: RewardParams, judges: Sequence[Judge] | None = None):
         super().__init__(params)
         self._judges = tuple(judges or make_judges(params, self.rubric_file))
         self._counts: Counter[str] = Counter()
@@ -41,7 +41,7 @@ class Ruler(Reward):
 
     async def score(self, group: Group) -> list[Score]:
         """K scores; None where no judge gave a usable mark."""
-        distinct = {text: o for text, o in zip(group.said, group.outputs, strict=True) if text is not None}
+        distinct = {text: o for text, o in zip(group.said, group.sets, strict=True) if text is not None}
         known: dict[str | None, Score] = {None: Score(0.0, {"unreadable": 1.0})}
         if distinct:
             asked = [judge.mark(group, list(distinct.values()), self.criteria) for judge in self.judges]
@@ -83,7 +83,7 @@ def own_rubric(rubric_file: str) -> str:
     return read_text(files("proactor_lib") / "prompts" / rubric_file)
 
 
-def make_judges(params: Params, rubric_file: str) -> list[Judge]:
+def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
     """The judges that the parameters name; BadInput for a rubric file that is not there or a missing API key."""
     if params.judge == "rubric":
         return [RubricJudge(params.reward_theta)]

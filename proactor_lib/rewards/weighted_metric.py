@@ -18,13 +18,15 @@ class WeightedMetric(MetricReward):
 def mix(weights: Mapping[str, float], metrics: Mapping[str, float]) -> float:
     """What the output earned of what it could have earned, in [0, 1] [ours].
 
-        earned   = w_rac RAC + w_pt min(1, PT / due) + w_rar min(1, RAR / due) - w_ftr FTR, not below 0
+        value    = served max(0, earned) / possible
+        earned   = w_rac RAC + w_pt min(1, PT / due) + w_rar min(1, RAR / due) - w_ftr FTR
         possible = w_rac + w_pt + w_rar
 
     `due` is the share of the open references that can be executed now, and PT counts triggers of those only: a perfect
-    output has PT = RAR = due. Where nothing is due both terms are left out of both sums: before `ready` a candidate
-    loses nothing for not being ready, and an early trigger gains nothing by it. So a perfect output scores 1 at every
-    turn, and silence scores 0 where a reference is open. (Less than 1 where a parameter is not known before `ready`.)
+    output has PT = RAR = due. `served` is the share of what is due that is matched one to one. Where nothing is due it
+    is 1, and both terms are left out of both sums: before `ready` a candidate loses nothing for not being ready, and an
+    early trigger gains nothing by it. So a perfect output scores 1 at every turn, and silence scores 0 where a
+    reference is open. (Less than 1 where a parameter is not known before `ready`.)
     """
     w = {term: weights.get(term, 0.0) for term in ("rac", "pt", "rar", "ftr")}
     earned, possible, due = w["rac"] * metrics["rac"], w["rac"], metrics["due"]
@@ -32,4 +34,4 @@ def mix(weights: Mapping[str, float], metrics: Mapping[str, float]) -> float:
         earned += w["pt"] * min(1.0, metrics["pt_due"] / due) + w["rar"] * min(1.0, metrics["rar"] / due)
         possible += w["pt"] + w["rar"]
     earned -= w["ftr"] * metrics["ftr"]
-    return max(0.0, earned) / possible if possible else 0.0
+    return metrics["served"] * max(0.0, earned) / possible if possible else 0.0
