@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sysconfig
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,24 @@ def disk_failed(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in DISK_ERRORS
     return "inline_container.cc" in str(error) or any(f"(os error {n})" in str(error) for n in DISK_ERRORS)
+
+
+def shipped(path: Path) -> Path:
+    """`path`; if no file is there, the one of that name that came with the package.
+
+    `cpu-demo` and `params/cpu-demo.yaml` are the same file of the clone, or of what a wheel brought.
+    """
+    if not Path(path).exists():
+        for name in (Path(path), Path("params", f"{path}.yaml")):
+            if (found := home() / name).exists():
+                return found
+    return Path(path)
+
+
+def home() -> Path:
+    """The folder of the notebooks/ and params/ that belong to this package: its clone, else what its wheel brought."""
+    clone = Path(__file__).parents[1]
+    return clone if (clone / "pyproject.toml").exists() else Path(sysconfig.get_path("data"), "share", "proactor")
 
 
 def write_json(path: Path, value) -> None:
