@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from proactor_lib.artf.records import step_line
-from proactor_lib.artf.rollouts import RolloutWorker, advantages, scored
-from proactor_lib.artf.sampler import Sampler, WrongModel
-from proactor_lib.artf.tokens import Trunk
-from proactor_lib.artf.visits import Visits
+from proactor_lib.artf.serving.completions import CompletionClient, WrongModel
+from proactor_lib.artf.training.episodes import DialogueSampler
+from proactor_lib.artf.training.rollouts import RolloutWorker, advantages, scored
+from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.artf.training.training_log import step_line
 from proactor_lib.datasets import load
-from proactor_lib.errors import Broken
+from proactor_lib.errors import ProcessError
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score, make_reward
 
@@ -27,7 +27,7 @@ TRAINED = {"tokens_packed": 1, "kl": 0.0, "clip_ratio/region_mean": 0.0, "entrop
 def trunk(visit):
     """A token a turn, another for each dialogue: no tokenizer is needed to see what is asked."""
     number = sum(map(ord, visit.dialogue.id))
-    return Trunk(
+    return DialogueTokens(
         [number, *range(100, 100 + len(visit.dialogue.turns))], list(range(2, 2 + len(visit.dialogue.turns))), [7]
     )
 
@@ -51,10 +51,10 @@ def work(corpus, server):
 
     def start(reward=None, version=0, patience=60.0, **settings):
         settings = {"k": 4, "visits_per_step": 2, "max_steps": 4, "max_staleness": 0} | settings
-        visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+        visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
         reward = reward or make_reward(load_params())
         worker = RolloutWorker(
-            visits, trunk, Sampler(server.url, 8, patience=patience), reward, lambda v: f"v{v}", **settings
+            visits, trunk, CompletionClient(server.url, 8, patience=patience), reward, lambda v: f"v{v}", **settings
         )
         worker.update_model_version(version)
         worker.start()
@@ -164,7 +164,7 @@ class Judge:
 
 
 def test_a_slow_and_a_failing_judge_call_stop_neither_the_others_nor_the_run(work, corpus, caplog):
-    visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+    visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
     slow, failing = visits[0].turns[0], visits[1].turns[2]
     judge = Judge({slow}, {failing})
     worker = work(judge)
@@ -210,7 +210,7 @@ def test_an_answer_of_another_model_ends_the_run_with_a_sentence(work, server):
     server.misname = "base"
     with pytest.raises(WrongModel, match="v0 was asked, base answered") as ended:
         work(patience=0.0).next_step()
-    assert isinstance(ended.value, Broken)
+    assert isinstance(ended.value, ProcessError)
 
 
 def test_groups_without_variance_are_skipped_and_counted(work, server, caplog):
