@@ -221,7 +221,7 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
     assert evaluate_run(run, log=said.append) == ["oracle", "silent"]
     assert len(said) == 1 and said[0].startswith("sft is left out")
     assert {x.turn for x in lines(run.predictions / "oracle.jsonl")} == {
-        t for turns in EvalSplit(run).asked.values() for t in turns
+        t for turns in EvalSplit(run).evaluated_turns.values() for t in turns
     }
     scored = load_or_score(run)
     table = scored.table.set_index(["method", "metric"]).value

@@ -146,7 +146,8 @@ def annotate_file(
 ) -> Summary:
     """Write `out` (schema.DialogueReferences lines, in order) and, where some failed, `failures_path(out)`.
 
-    Dialogues are read as they are needed: memory does not grow with their number. `on_progress` hears of each one. Both files
+    Dialogues are read as they are needed: memory does not grow with their number. `on_progress` hears of each one.
+    Both files
     appear when all is done; started again after a kill, it repeats no call that was answered, and tries faults of
     transport again. Raises UserError where the endpoint refuses or is not there.
     """

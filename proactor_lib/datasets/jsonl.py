@@ -9,7 +9,7 @@ from proactor_lib.schema import Catalog, Dialogue
 
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
-    """The catalog and the split's dialogues, read as they are asked for. UserError names the file, the line, the key."""
+    """The catalog and the split's dialogues, read as they are used. UserError names the file, the line, the key."""
     catalog = read_json(folder / "catalog.json", Catalog)
     path = folder / f"{split}.jsonl"
     if not path.exists():

@@ -148,7 +148,7 @@ def content(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: d
         "facts": _facts(scored, summary),
         "method": text.method(run.params, len(steps)),
         "findings": text.findings(scored),
-        "asked": (scored and scored.asked) or {},
+        "asked": (scored and scored.evaluated_turns) or {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
         "settings": settings,
         "stages": record["stages"],

@@ -129,7 +129,8 @@ class RolloutWorker:
     `first_step` is all that a resumed run needs.
     """
 
-    def __init__(self, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], sampler: CompletionClient, reward: Reward,
+    def __init__(self, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens],
+                 sampler: CompletionClient, reward: Reward,
                  model_name: Callable[[int], str], *, k: int, visits_per_step: int, max_steps: int, max_staleness: int,
                  first_step: int = 0):  # fmt: skip
         self._visits, self._trunk, self._sampler, self.reward = visits, trunk, sampler, reward

@@ -87,8 +87,8 @@ class Job:
     def visits(self, turns_per_dialogue: int | None) -> DialogueSampler:
         """The training split's visits; for `turns_per_dialogue` see there."""
         split = "train"
-        return DialogueSampler(self.run.dialogues(split), self.run.references(split), self.run.catalog, turns_per_dialogue,
-                      self.params.seed, self.params.open_share)  # fmt: skip
+        return DialogueSampler(self.run.dialogues(split), self.run.references(split), self.run.catalog,
+                               turns_per_dialogue, self.params.seed, self.params.open_share)  # fmt: skip
 
 
 def train(run: Run, **kwargs) -> None:
