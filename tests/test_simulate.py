@@ -107,7 +107,7 @@ def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
 
 def test_where_a_runs_train_dialogues_came_from_does_not_matter(tmp_path):
     """data/train.jsonl is the run's own name for them, whatever the corpus calls its split."""
-    lines(tmp_path)
+    write_records(tmp_path)
     known = fit.measured(tmp_path)
     settings = json.loads((tmp_path / "params.json").read_text())
     write_json(tmp_path / "params.json", settings | {"train_split": "part-one"})
