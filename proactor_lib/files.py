@@ -4,6 +4,7 @@ Text is UTF-8, with or without a byte order mark, plain or gzipped, from a file,
 link goes to the file that it names, to a pipe or a device straight through.
 """
 
+import errno
 import gzip
 import json
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 M = TypeVar("M", bound=BaseModel)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -71,7 +73,16 @@ def _opened(path: Path, mode: str, encoding: str | None, shown: Path | None = No
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return open(path, mode, encoding=encoding)  # noqa: SIM115
     except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise
         raise UserError(f"cannot write {shown or path}: {error.strerror}") from None
+
+
+def disk_failed(error: BaseException) -> bool:
+    """Whether a full or broken disk caused the error: an OSError to Python, others to torch and safetensors."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_ERRORS
+    return "inline_container.cc" in str(error) or any(f"(os error {n})" in str(error) for n in DISK_ERRORS)
 
 
 def shipped(path: Path) -> Path:

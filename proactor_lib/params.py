@@ -8,8 +8,9 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from proactor_lib import datasets
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
 from proactor_lib.rewards.params import RewardParams
@@ -20,10 +21,19 @@ Annotator = Literal["evidence", "oracle"]
 Threshold = Literal["coverage", "param_agreement", "lead", "logged", "iou"]
 
 
+def _readable(name: str) -> str:
+    if name not in datasets.DATASETS:
+        raise ValueError(f"there is no such dataset; accepted: {', '.join(datasets.DATASETS)}")
+    return name
+
+
+DatasetName = Annotated[str, AfterValidator(_readable)]  # a name in proactor_lib.datasets
+
+
 class DataParams(BaseModel):
     """Which conversations."""
 
-    dataset: Literal["homeloan", "sgd", "abcd", "jsonl"] = "homeloan"
+    dataset: DatasetName = "homeloan"
     data_dir: LocalPath | None = None  # a corpus's folder; none for the simulator
     train_split: str = "train"
     dev_split: str = "dev"

@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import count, islice, pairwise
 
+from proactor_lib.errors import UserError
 from proactor_lib.schema import (
     Action,
     Catalog,
@@ -375,7 +376,8 @@ def _reference(id: str, topic: _Topic, topics: list[_Topic]) -> ReferenceAction:
 
 
 def calls(split: str, seed: int = 0, log: bool = True) -> Iterator[tuple[Dialogue, DialogueReferences]]:
-    """The split's calls without end, each with its truth."""
+    """The split's calls without end, each with its truth. UserError for a split that there is not."""
+    size(split)
     return (simulate(split, index, seed, log) for index in count())
 
 
@@ -385,5 +387,7 @@ def truth(split: str, limit: int | None = None, seed: int = 0) -> tuple[Dialogue
 
 
 def size(split: str) -> int:
-    """Calls of a split where no limit is given [paper: its corpus]."""
-    return SIZES.get(split, SIZES["test"])
+    """Calls of a split where no limit is given [paper: its corpus]. UserError for a split that there is not."""
+    if split not in SIZES:
+        raise UserError(f"the simulator has no split {split!r}; accepted: {', '.join(SIZES)}")
+    return SIZES[split]

@@ -177,9 +177,11 @@ class Served:
     async def _ask(self, request):
         import httpx
 
+        from proactor_lib.artf.serving.completions import WrongModel
+
         try:
             return await request
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, WrongModel) as error:
             raise Unanswered(f"the vLLM server does not answer: {error or type(error).__name__}") from None
 
     async def close(self) -> None:

@@ -163,7 +163,7 @@ def _workload(run: Run, steps: pd.DataFrame, turns: int) -> Workload:
 
 def _head_share(run: Run) -> float:
     shares = []
-    for dialogue in run.dialogues(run.params.train_split)[:20]:
+    for dialogue in run.dialogues("train")[:20]:
         head = len(agent.system_text(run.catalog.subset(dialogue.actions)))
         shares.append(head / (head + len(agent.transcript(dialogue, len(dialogue.turns)))))
     return float(np.mean(shares))
