@@ -1,6 +1,6 @@
 """A run's folder: where each arrow of the data flow is a file, and the first two stages that fill it.
 
-params.json | data/ | references/ | training/ | predictions/ | metrics/ | summary.json | report.html
+params.json | provenance.json | data/ | references/ | training/ | predictions/ | metrics/ | summary.json | report.html
 """
 
 import json
@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proactor_lib import progress
+from proactor_lib import progress, provenance
 from proactor_lib.annotate import corrections
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, read_lines, write_json, write_jsonl
@@ -40,10 +40,16 @@ class Run:
     @classmethod
     def open(cls, params: Params, out: Path | str) -> "Run":
         """The run in folder `out`, new or begun. UserError if the folder was made with other parameters."""
-        run = cls(params, Path(out))
+        if not isinstance(out, str | Path):
+            raise UserError(
+                f"out must be the name of a folder, got the {type(out).__name__} {out!r}; papermill's -p makes numbers "
+                f"of what looks like one, -y takes YAML: -y 'out: \"{out}\"'"
+            )
+        run = cls(params, Path(out).expanduser())
         if run.params_file.exists():
             _refuse_other(params, read_json(run.params_file, Params), run.out)
         else:
+            write_json(run.origin_file, provenance.collect())
             write_json(run.params_file, params.model_dump(mode="json"))
         return run
 
@@ -51,6 +57,11 @@ class Run:
     def params_file(self) -> Path:
         """The resolved parameters."""
         return self.out / "params.json"
+
+    @property
+    def origin_file(self) -> Path:
+        """Where the run was begun: what `provenance.collect` said then."""
+        return self.out / "provenance.json"
 
     @property
     def data(self) -> Path:

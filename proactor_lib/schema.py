@@ -8,11 +8,21 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Status = Literal["candidate", "ready"]
+
+
+def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
+    if "seed" in sampling:
+        raise ValueError("no request may carry a seed: it kills a CPU vLLM engine")
+    return sampling
+
+
+Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a request, as its endpoint knows them
 
 
 def _as_text(value):
@@ -26,6 +36,9 @@ Value = Annotated[str, BeforeValidator(_as_text)]
 TurnIndex = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the home folder
+Form = Literal["schema", "object", "text"]  # what an endpoint can hold its JSON answers to
+Headers = dict[str, str]  # of every request to an endpoint; a value `$NAME` is that environment variable's
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

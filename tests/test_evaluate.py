@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from proactor_lib.artf.serving.completions import CompletionClient, Output
-from proactor_lib.artf.training.tokens import dialogue_tokens
+from proactor_lib.artf.serving.completions import CompletionClient, Output, WrongModel
+from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, load_or_score, readiness
@@ -177,6 +177,26 @@ def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_no
     assert [greedy[t].text for t in case.turns] == [said[t].text for t in case.turns]
     short, requests = asked("c", longest=len(prompts.prompt(10)))
     assert requests == 1 + 2 and (short[17].unreadable, short[17].text) == (True, None)
+
+
+class AnotherAnswers:
+    """A server's client whose every request another model answers."""
+
+    async def warm(self, model, prompt, session):
+        raise WrongModel("policy-v1 was asked, base answered")
+
+    async def close(self):
+        pass
+
+
+def test_an_answer_of_another_model_is_no_prediction_and_one_sentence(tmp_path):
+    run = opened(tmp_path)
+    case = Case(run.dialogues("test")[0], (), run.catalog, (3,))
+    served = Served("policy-v1", AnotherAnswers(), lambda case: DialogueTokens([1], [1] * 50, [2]), 4000, at_once=1)
+    log = PredictionLog(tmp_path / "predictions", "mine", {})
+    with pytest.raises(agents.Unanswered, match="does not answer: policy-v1 was asked, base answered"):
+        asyncio.run(predict(served, [case], log, lambda: None))
+    assert len(log) == 0
 
 
 def test_the_confidence_of_ready_is_read_where_a_line_begins():

@@ -22,6 +22,7 @@ from proactor_lib.artf.training.rollouts import Gate, RolloutWorker
 from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.bench.fake_vllm import Script
+from proactor_lib.errors import ProcessError
 from proactor_lib.schema import Case
 from safetensors.torch import load_file, save_file
 
@@ -84,7 +85,7 @@ def test_a_version_is_confirmed_by_every_server(tmp_path, adapter):
         sync.publish(0, adapter)
         assert all(sync.model_name(0) in s.models() for s in both)
         both[1].misbehave(ignore_load=1)  # it answers 200, and does nothing
-        with pytest.raises(RuntimeError, match=f"{both[1].url} does not hold the policy: .* does not list"):
+        with pytest.raises(ProcessError, match=f"{both[1].url} does not hold the policy: .* does not list"):
             sync.publish(1, adapter)
         both[1].misbehave(refuse_load=1)
         with pytest.raises(RuntimeError, match="500"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proactor_lib.cli.run import parse_settings
+from proactor_lib.cli.tables import console
 from proactor_lib.params import Params, load_params
 
 if TYPE_CHECKING:
@@ -136,7 +137,6 @@ def _print(value: dict) -> None:
 
 
 def _show(table: "pd.DataFrame", title: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=title)
@@ -144,7 +144,7 @@ def _show(table: "pd.DataFrame", title: str) -> None:
         shown.add_column(str(column), justify="right" if column else "left")
     for name, row in table.iterrows():
         shown.add_row(" · ".join(name) if isinstance(name, tuple) else str(name), *map(_cell, row))
-    Console().print(shown)
+    console().print(shown)
 
 
 def _cell(value: float | str) -> str:

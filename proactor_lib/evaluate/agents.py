@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from proactor_lib import agent, policies
 from proactor_lib.agent import Parsed, parse
-from proactor_lib.endpoint import Answer, Endpoint, Failed, after_thinking
+from proactor_lib.endpoint import Answer, Endpoint, Failed
 from proactor_lib.evaluate import graph
 from proactor_lib.evaluate.confidence import with_confidence
+from proactor_lib.replies import after_thinking
 from proactor_lib.schema import Case, TurnPrediction
 
 if TYPE_CHECKING:
@@ -173,9 +174,11 @@ class Served:
     async def _ask(self, request):
         import httpx
 
+        from proactor_lib.artf.serving.completions import WrongModel
+
         try:
             return await request
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, WrongModel) as error:
             raise Unanswered(f"the vLLM server does not answer: {error or type(error).__name__}") from None
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from proactor_lib import progress, provenance
 from proactor_lib.annotate.oracle_run import in_order
-from proactor_lib.endpoint import run_async
+from proactor_lib.concurrency import run_async
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.agents import Agent, EvalCase, Unanswered
 from proactor_lib.evaluate.policy_set import PolicySet

@@ -44,11 +44,15 @@ def frame(folder: Path) -> pd.DataFrame:
 
 
 def read_record(folder: Path) -> dict:
-    """What `proactor run` wrote down; where notebooks were run by hand there is only the machine to tell of."""
-    path = folder / "run.json"
+    """What `proactor run` wrote down; where notebooks were run by hand, only where the run was begun, if that is known.
+
+    `provenance` None: it is not. The machine and the code of whoever reports may be others than the run's.
+    """
+    path, begun = folder / "run.json", folder / "provenance.json"
     if path.exists():
         return json.loads(path.read_text())
-    return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": provenance.collect()}
+    origin = json.loads(begun.read_text()) if begun.exists() else None
+    return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": origin}
 
 
 def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
@@ -74,11 +78,13 @@ def warnings(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: 
     stages, origin = record["stages"], record["provenance"]
     if not stages:
         found.append("The notebooks were run by hand: times, memory and the code's state at the time are not known.")
+    if origin is None:
+        found.append("Nothing says by which code and on which machine this run was made.")
     found += [f"Stage {n} is not done ({s['state']}): {s['problem'] or 'it was stopped'}." for n, s in stages.items()
               if s["state"] != "done"]  # fmt: skip
     if len({s["code"] for s in stages.values()}) > 1:
         found.append("The stages ran on different versions of the code; a new folder makes them agree.")
-    if origin["dirty"]:
+    if origin and origin["dirty"]:
         found.append("The code had uncommitted changes: the commit alone does not tell what ran.")
     return found + _training_warnings(run, steps) + _evaluation_warnings(run, scored)
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from proactor_lib.agent import parse, render
-from proactor_lib.endpoint import run_async
+from proactor_lib.concurrency import run_async
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl
 from proactor_lib.params import Params, validate

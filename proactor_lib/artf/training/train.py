@@ -65,7 +65,7 @@ class Job:
 
     @cached_property
     def served(self) -> str:
-        """The weights that servers hold: the trainer's, dequantised; on GPUs the 4-bit model itself is served."""
+        """The weights that servers hold, on a CPU and on GPUs: the trainer's 4-bit ones, dequantised to bfloat16."""
         return models.matched_export(self.base, self.params.quantization)
 
     @cached_property
