@@ -191,7 +191,7 @@ class AnotherAnswers:
 
 def test_an_answer_of_another_model_is_no_prediction_and_one_sentence(tmp_path):
     run = opened(tmp_path)
-    case = Case(run.dialogues("test")[0], (), run.catalog, (3,))
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, (3,))
     served = Served("policy-v1", AnotherAnswers(), lambda case: DialogueTokens([1], [1] * 50, [2]), 4000, at_once=1)
     log = PredictionLog(tmp_path / "predictions", "mine", {})
     with pytest.raises(agents.Unanswered, match="does not answer: policy-v1 was asked, base answered"):
