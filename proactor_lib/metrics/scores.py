@@ -85,9 +85,9 @@ def score_predictions(
 ) -> Scores:
     """Score one agent. A turn or a dialogue without a prediction is silence; one without references needs nothing.
 
-    `evaluated_turns`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then only those
-    turns are scored, there are no executions, and a reference counts only if [ready, close] holds an asked turn; its
-    timing score is 1 up to the first of these [ours]. `price`: of a false execution, in missed opportunities.
+    `evaluated_turns`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then
+    only those turns are scored, there are no executions, and a reference counts only if [ready, close] holds one of
+    them; its timing score is 1 up to the first of these [ours]. `price`: of a false execution, in missed opportunities.
     Raises UserError for what `Checked` refuses: unknown dialogues, turns beyond the end, anything given twice.
     """
     checked = Checked(dialogues)
@@ -134,7 +134,7 @@ def _only(evaluated_turns: Mapping[str, set[int]], cells: pd.DataFrame) -> pd.Da
 
 
 class Checked:
-    """Dialogues by id, and records that fit them: each method returns its record or raises UserError, saying why not."""
+    """Dialogues by id, and records that fit them: a method returns its record or raises UserError with the reason."""
 
     def __init__(self, dialogues: Iterable[Dialogue]):
         self.lengths: dict[str, int] = {}
