@@ -191,7 +191,7 @@ class TestSampledTurns:
 
     def found(self, outputs, evaluated_turns=(1, 3, 5)):
         references = [needs(reference(), reference("pay", (9, 9, 9)))]
-        return metrics(references, says(outputs), evaluated_turns={"d": asked})
+        return metrics(references, says(outputs), evaluated_turns={"d": evaluated_turns})
 
     def test_only_the_turns_asked_are_scored(self):
         assert self.found({3: candidate()})["ac"] == 1 / 2  # turns 3 and 5

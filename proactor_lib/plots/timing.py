@@ -129,6 +129,27 @@ def _waiting(frame: pd.DataFrame, bootstrap: int, seed: int) -> tuple[np.ndarray
     return tuple(np.clip(x, 0, 1) for x in statistics.bootstrap(share, len(sums), bootstrap, seed)[:3])
 
 
+def utility_curve(curve: pd.DataFrame) -> Figure:
+    """Utility by the price of a false execution, a line for each method with its 95% band.
+
+    `curve`: `metrics.utility.curve`. A line falls by the false executions per reference; the higher, the better.
+    """
+    methods = list(dict.fromkeys(curve.method))
+    paint, dash = colours(methods), dashes(methods)
+    with figure(size=(WIDTH, 3.0)) as (made, ax):
+        for name in methods:
+            own = curve[curve.method == name]
+            ax.fill_between(own.price, own.low, own.high, color=paint[name], alpha=0.15, lw=0)
+            ax.plot(own.price, own.utility, color=paint[name], ls=dash[name], lw=1.6, label=name)
+        ax.axhline(0, color="#666666", lw=0.8)  # silence
+        ax.set(
+            xlabel="price of a false execution, in missed opportunities", ylabel="utility", xlim=(0, curve.price.max())
+        )
+        ax.set_ylim(max(float(curve.low.min()), -1.05), 1.03)
+        legend_above(made, ax.get_legend_handles_labels()[0])
+    return made
+
+
 def trade_off(curves: Mapping[str, pd.DataFrame], chosen: Mapping[str, float] | None = None) -> Figure:
     """Opportunity timing against FTR as each method's readiness threshold moves, with 95% intervals.
 
