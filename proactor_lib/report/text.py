@@ -91,11 +91,7 @@ def _finding(a: str, b: str, verdicts: Mapping[str, str]) -> str:
     if not set(verdicts.values()) - {"same", "undefined"}:
         return f"{a} and {b} come out the same by all other metrics."
     said = [f"{word} by {listed(ms)}" for word, ms in (("better", better), ("worse", worse)) if ms]
-    return (
-        f"Against {b}, {a} is {'; '.join(said)}."
-        if said
-        else f"By the other metrics, the data do not tell {a} from {b}."
-    )
+    return f"Against {b}, {a} is {'; '.join(said)}." if said else f"No other metric tells {a} from {b}."
 
 
 def listed(names: Iterable[str]) -> str:
