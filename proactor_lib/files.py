@@ -14,6 +14,7 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -200,6 +201,20 @@ def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
     Blank lines are skipped. The file is opened on the first item, so a missing file raises there.
     """
     return (record for _, record in numbered_jsonl(path, model))
+
+
+def read_lines(path: Path, model: type[M]) -> tuple[M, ...]:
+    """`read_jsonl`'s records, read once a process: again only where the file has changed meanwhile."""
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return _read_lines(Path(path).absolute(), model, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _read_lines(path: Path, model: type[M], state: tuple[int, int, int]) -> tuple[M, ...]:
+    return tuple(read_jsonl(path, model))
 
 
 def numbered_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:

@@ -5,6 +5,8 @@ Turns count from 1. Parameter values are strings: what a dialogue says, not what
 
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -197,6 +199,30 @@ class DialogueReferences(Record):
 
     dialogue_id: str
     references: tuple[ReferenceAction, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dialogue, its references, and the catalog that it is shown: agents, rewards and judges see no other actions."""
+
+    dialogue: Dialogue
+    references: tuple[ReferenceAction, ...]
+    catalog: Catalog
+
+    @property
+    def line(self) -> DialogueReferences:
+        """The references as a line of a references file."""
+        return DialogueReferences(dialogue_id=self.dialogue.id, references=self.references)
+
+
+def cases(dialogues: Iterable[Dialogue], lines: Iterable[DialogueReferences], catalog: Catalog) -> tuple[Case, ...]:
+    """Each dialogue with its line's references (without a line it has none) and its part of the catalog, in order."""
+    references = {line.dialogue_id: line.references for line in lines}
+    shown: dict[tuple[str, ...], Catalog] = {}
+    for dialogue in (dialogues := tuple(dialogues)):
+        if dialogue.actions not in shown:
+            shown[dialogue.actions] = catalog.subset(dialogue.actions)
+    return tuple(Case(d, references.get(d.id, ()), shown[d.actions]) for d in dialogues)
 
 
 class PredictedAction(Record):

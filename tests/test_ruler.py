@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import replace
 
 import pytest
 from proactor_lib.errors import UserError
@@ -43,7 +42,7 @@ def test_the_context_is_shown_once_and_nothing_of_the_future():
 
 
 def test_order_and_labels_are_random_but_the_same_again():
-    groups = [replace(group(RIGHT, WRONG), dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(20)]
+    groups = [group(RIGHT, WRONG, dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(20)]
     _, _, first = judged(lambda r, n: said(good(r)), *groups, judge_concurrency=1)
     _, _, again = judged(lambda r, n: said(good(r)), *groups, judge_concurrency=1)
     orders = [tuple(answers(r).values()) for r in first.requests]
@@ -128,7 +127,7 @@ def test_the_better_of_two_incomplete_answers_is_kept():
 
 def test_slow_judges_are_bound_by_the_concurrency_alone():
     """64 groups, judges of 0.5 s (5 s scaled down), 16 at once: 4 rounds, 2 s; one group at a time would take 32 s."""
-    groups = [replace(group(RIGHT, WRONG), dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(64)]
+    groups = [group(RIGHT, WRONG, dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(64)]
     start = time.monotonic()
     slow = lambda r, n: Reply(said(good(r)).text, delay=0.5)  # noqa: E731
     values, counters, server = judged(slow, *groups, judge_concurrency=16)

@@ -40,7 +40,7 @@ class EndpointJudge:
     async def mark(self, group: Group, outputs: Sequence[Parsed], criteria: Sequence[str]) -> list[Marks | None]:
         """As Judge.mark. All marks come from one answer, so that they stay relative to each other."""
         answers = [render(o.actions) for o in outputs]
-        labels = _labels(len(answers), f"{self.repeat} {group.dialogue.id} {group.turn} {answers}")
+        labels = _labels(len(answers), f"{self.repeat} {group.case.dialogue.id} {group.turn} {answers}")
         question = self._question(group, dict(zip(labels, answers, strict=True)), criteria)
         best: dict[str, Marks] = {}
 
@@ -61,8 +61,8 @@ class EndpointJudge:
     def _question(self, group: Group, answers: dict[str, str], criteria: Sequence[str]) -> Messages:
         shown = sorted(answers.items())  # the labels are random, so their order is
         content = _template("ruler.group.j2").render(
-            actions=group.catalog.subset(group.dialogue.actions).actions,
-            transcript=transcript(group.dialogue, group.turn),
+            actions=group.case.catalog.actions,
+            transcript=transcript(group.case.dialogue, group.turn),
             turn=group.turn,
             answers=shown,
             criteria=criteria if self.endpoint.form != "schema" else (),
