@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from proactor_lib import agent, models
+from proactor_lib import models
 from proactor_lib.artf import head, packing
-from proactor_lib.artf.tokens import Trunk
+from proactor_lib.artf.tokens import Trunk, reference_tokens
 from proactor_lib.artf.visits import Visit, Visits
 from proactor_lib.params import Params
 
@@ -76,8 +76,7 @@ def reference_row(visit: Visit, trunk: Trunk, tokenizer) -> packing.DialogueRow:
     row = packing.DialogueRow()
     for turn in visit.turns:
         prompt = trunk.prompt(turn)
-        text = agent.render(agent.reference_output(visit.references, turn))
-        output = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        output = reference_tokens(tokenizer, visit.references, turn)
         mask = np.array([0] * len(prompt) + [1] * len(output))
         row.add({"input_ids": np.array(prompt + output), "completion_mask": mask, "group_id": turn, "metrics": {},
                  "old_log_probs": np.zeros(len(mask), dtype=np.float32), "advantage": 1.0})  # fmt: skip
