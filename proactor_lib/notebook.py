@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proactor_lib import processes
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import BadInput, missing_extra
 from proactor_lib.files import read_text, write_json
 
 State = Literal["done", "failed", "refused", "timeout"]
@@ -172,6 +172,9 @@ def _verdict(target: Path, status: int) -> tuple[State, str]:
         sentence = " ".join(output["evalue"].split())
         if output["ename"] == "BadInput":
             return "refused", sentence
+        absent = sentence.partition("'")[2].rstrip("'") if output["ename"] == "ModuleNotFoundError" else None
+        if extra := missing_extra(absent):
+            return "refused", extra
         return "failed", f"cell {number} of {target} raised {output['ename']}: {sentence}"
     log = target.with_suffix(".log")
     return "failed", f"{_last_line(log)} (exit status {status}; {log})"
@@ -195,7 +198,7 @@ def _run_job(source: str, target: str, parameters: dict[str, Any], parent: int) 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     processes.follow_parent()
     processes.adopt_orphans()
-    if os.getppid() != parent:
+    if sys.platform == "linux" and os.getppid() != parent:  # it died before it could be followed
         sys.exit(143)
     import papermill
     from nbclient.exceptions import DeadKernelError

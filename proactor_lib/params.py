@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem, read_text
+from proactor_lib.files import first_problem, read_text, shipped
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.schema import Count, Natural, NonNegative, Positive, Share
 
@@ -175,9 +175,10 @@ def read_layers(path: Path) -> dict[str, Any]:
 def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
     """The run's parameters: defaults, then the file (with what it extends), then the overrides.
 
-    Raises BadInput, naming the file, the key, the value and what is accepted.
+    path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises BadInput, naming the file,
+    the key, the value and what is accepted.
     """
-    values = {**(read_layers(Path(path)) if path else {}), **(overrides or {})}
+    values = {**(read_layers(shipped(path)) if path else {}), **(overrides or {})}
     return validate(values, str(path or "the overrides"))
 
 

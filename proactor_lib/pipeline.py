@@ -17,15 +17,15 @@ import psutil
 
 from proactor_lib import notebook, processes, provenance
 from proactor_lib.errors import BadInput
-from proactor_lib.files import read_text, write_json
+from proactor_lib.files import home, read_text, shipped, write_json
 from proactor_lib.params import Params, load_params
 
 MAIN_JOB = ("01", "02", "03", "04")
 
 
 def notebooks_folder() -> Path:
-    """The clone's `notebooks/`: in the working directory, else beside the package. BadInput when neither is there."""
-    for folder in (Path("notebooks"), provenance.PACKAGE.parent / "notebooks"):
+    """`notebooks/` in the working directory, else those that came with the package. BadInput when neither is there."""
+    for folder in (Path("notebooks"), home() / "notebooks"):
         if folder.is_dir():
             return folder.resolve()
     raise BadInput("no folder notebooks/ here: run this in a clone of the project, or name the folder with --notebooks")
@@ -65,7 +65,7 @@ class Pipeline:
         from proactor_lib.run import Run
 
         self.params, self.out, self.notebooks = load_params(params_file, overrides), out.resolve(), notebooks
-        self.given = {"params_file": str(params_file.resolve()), "out": str(self.out), "overrides": overrides}
+        self.given = {"params_file": str(shipped(params_file).resolve()), "out": str(self.out), "overrides": overrides}
         for path in notebooks:
             notebook.check_parameters(path, self.given)
         Run.open(self.params, self.out)

@@ -1,16 +1,15 @@
-"""A family of processes: what it weighs, and how to end all of it. Linux."""
+"""A family of processes: what it weighs, and how to end all of it; what Linux alone can do is left out elsewhere."""
 
 import contextlib
 import ctypes
 import os
 import secrets
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -22,12 +21,22 @@ def follow_parent() -> None:
 
     Strictly, when the thread ends that started it: start children from one that lives as long as they should.
     """
-    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PDEATHSIG, signal.SIGTERM)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value)
 
 
 def adopt_orphans() -> None:
     """Make this process the new parent of descendants whose own parent dies, so that none is lost from sight."""
-    ctypes.CDLL(None).prctl(_SUBREAPER, 1)
+    _prctl(_SUBREAPER, 1)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def family(pid: int | None = None, itself: bool = True) -> list[psutil.Process]:
@@ -54,26 +63,30 @@ def end(pid: int | None = None, itself: bool = True, grace: float = 5.0) -> None
     """
     seen, deadline = set(family(pid, itself)), time.monotonic() + grace
     for process in seen:
-        _send(process, signal.SIGTERM)
+        _send(process, psutil.Process.terminate)
     while left := [p for p in seen if _alive(p)]:
         if time.monotonic() > deadline:
             for process in left:
-                _send(process, signal.SIGKILL)
+                _send(process, psutil.Process.kill)
         time.sleep(0.05)
         seen.update(family(pid, itself))
 
 
-def _send(process: psutil.Process, number: int) -> None:
+def _send(process: psutil.Process, signal_of: Callable[[psutil.Process], None]) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
+        signal_of(process)
 
 
 def pss_bytes(processes: list[psutil.Process]) -> int:
-    """Sum of the processes' proportional set sizes: shared pages are counted once in all. A gone process counts 0."""
+    """Sum of the processes' proportional set sizes: shared pages are counted once in all. A gone process counts 0.
+
+    Where the system does not know them (it is not Linux), pages that are not shared.
+    """
     total = 0
     for process in processes:
         try:
-            total += process.memory_full_info().pss
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total
@@ -128,11 +141,13 @@ def guarded() -> Iterator[None]:
 def _guard(mark: str, pid: int, spared: set[int]) -> None:
     """Watch the family of `pid` until standard input ends, then end what is left of it."""
     seen: set[psutil.Process] = set()
-    while not select.select([sys.stdin], [], [], 0.5)[0]:
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    while not ended.wait(0.5):
         seen.update(p for p in family(pid, itself=False) if p.pid not in spared)
     while left := [p for p in psutil.process_iter() if (p in seen or _has_mark(p, mark)) and _alive(p)]:
         for process in left:
-            _send(process, signal.SIGKILL)
+            _send(process, psutil.Process.kill)
         time.sleep(0.1)
 
 

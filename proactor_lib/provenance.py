@@ -2,13 +2,14 @@
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import subprocess
 from functools import lru_cache
 from pathlib import Path
 
 import psutil
+
+from proactor_lib import processes
 
 PACKAGE = Path(__file__).parent
 VERSIONED = (
@@ -60,7 +61,7 @@ def hardware() -> dict:
     gpus = _output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
     return {
         "cpu": model.partition(":")[2].strip(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": processes.cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "gpus": gpus.splitlines() if gpus else [],
     }

@@ -1,7 +1,8 @@
 """Every command of the README, run as it stands there, on a working copy whose parameter files are small.
 
-Two commands are not run whole here: `make test` is what runs this test, and of `proactor run` only stages 01 and 02
-are run; tests/test_whole_run.py runs all four. Of `make demo` the commands that its recipe holds are run.
+Three commands are not run whole here: `make test` is what runs this test; of `proactor run` only stages 01 and 02
+are run, tests/test_whole_run.py runs all four; `uv pip install` says what it would install.
+Of `make demo` the commands that its recipe holds are run.
 """
 
 import os
@@ -18,7 +19,7 @@ import yaml
 from proactor_lib.params import Params, load_params
 
 from house_map import files, house_map
-from reward_cases import BOTH, RIGHT, SILENCE, group, scores
+from support.reward_cases import BOTH, RIGHT, SILENCE, group, scores
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,6 +27,7 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 SHIMS = """
 set -euo pipefail
 make() {{ command make -n -s -C {root} "$@" > recipe.txt; python {extract} recipe.txt > recipe.sh; source recipe.sh; }}
+uv() {{ if [ "$1" = pip ]; then command uv "$@" --dry-run; else command uv "$@"; fi; }}
 proactor() {{ if [ "$1" = run ]; then command proactor "$@" --stage 01,02; else command proactor "$@"; fi; }}
 """
 EXTRACT = r"""
@@ -43,7 +45,8 @@ def copy(tmp_path_factory):
     here = tmp_path_factory.mktemp("readme") / "clone"
     (here / "outputs").mkdir(parents=True)
     (here.parent / "shared").symlink_to(ROOT.parent / "shared")
-    (here / "notebooks").symlink_to(ROOT / "notebooks")
+    for name in ("notebooks", "requirements", "proactor_lib", "pyproject.toml", "README.md"):
+        (here / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "params", here / "params")
     small = "extends: smoke.yaml\nname: cpu-demo\n"
     (here / "params" / "cpu-demo.yaml").write_text(small)
@@ -90,8 +93,15 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
     outside = re.sub(r"```.*?```|<!-- map:.*<!-- end of map -->", "", README, flags=re.S)
     inline = re.findall(r"`((?:make|proactor) [^`]*)`", outside)
     blocks = "\n".join(BLOCKS)
-    # For machines with a GPU; tests/test_catalog.py; tests/test_bench_*.py; tests/test_cluster.py.
-    known = {"make env EXTRA=gpu", "proactor catalog import", "proactor bench", "proactor cluster up"}
+    # tests/test_environments.py; tests/test_catalog.py; tests/test_bench_*.py; tests/test_cluster.py.
+    known = {
+        "make env",
+        "make env EXTRA=gpu",
+        "make env EXTRA=light",
+        "proactor catalog import",
+        "proactor bench",
+        "proactor cluster up",
+    }
     for command in inline:
         assert command in known or " ".join(command.split()[:2]) in blocks, command
 

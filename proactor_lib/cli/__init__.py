@@ -1,7 +1,7 @@
 """The command `proactor`: one file a room, each imported only for what it offers.
 
 A user's mistake (BadInput) ends with one sentence on standard error and exit status 2, a server of ours that does not
-come up (Broken) with one and status 1.
+come up (Broken) with one and status 1. A package that only an extra brings is a user's matter.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from proactor_lib.errors import BadInput, Broken
+from proactor_lib.errors import BadInput, Broken, missing_extra
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,6 +36,11 @@ def main() -> None:
     except (BadInput, Broken) as error:
         print(f"proactor: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, BadInput) else 1)
+    except ModuleNotFoundError as error:
+        if (sentence := missing_extra(error.name)) is None:
+            raise
+        print(f"proactor: {sentence}", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
             print("proactor: stopped; the same command goes on from here", file=sys.stderr)

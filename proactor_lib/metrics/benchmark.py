@@ -2,12 +2,13 @@
 
 import os
 import re
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 
@@ -15,7 +16,7 @@ from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 @contextmanager
 def one_core() -> Iterator[None]:
     """Keep this process, and threads that it starts inside, on one core where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
+    if not hasattr(os, "sched_getaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
@@ -31,6 +32,11 @@ def peak_mb() -> float:
     status = Path("/proc/self/status")  # of this program alone; getrusage counts what its parent held at the fork
     if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.M)):
         return int(found[1]) * 1024 / 1e6
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return memory.peak_wset / 1e6
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

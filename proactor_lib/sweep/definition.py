@@ -14,7 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem, read_text
+from proactor_lib.files import first_problem, read_text, shipped
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Point = dict[str, Any]  # parameter -> value
@@ -130,6 +130,7 @@ class Sweep(Part):
 
 def read_sweep(path: Path) -> Sweep:
     """The file as a Sweep, its paths resolved. BadInput names the file, the key, the value and what is accepted."""
+    path = shipped(path)
     try:
         values = yaml.safe_load(read_text(path))
         sweep = Sweep.model_validate(values)

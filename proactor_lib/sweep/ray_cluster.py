@@ -42,7 +42,7 @@ def _alone(cpus: int | None):
     try:
         with processes.guarded():
             ray.init(
-                num_cpus=cpus or len(os.sched_getaffinity(0)), include_dashboard=False, _node_ip_address="127.0.0.1",
+                num_cpus=cpus or processes.cores(), include_dashboard=False, _node_ip_address="127.0.0.1",
                 object_store_memory=STORE_BYTES, log_to_driver=False, logging_level="ERROR", _temp_dir=folder,
             )  # fmt: skip
             yield ray

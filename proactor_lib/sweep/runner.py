@@ -1,12 +1,13 @@
 """Places the cells that are missing or failed, tries again what may be tried again, and keeps the sweep's folder."""
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from proactor_lib import notebook, provenance
 from proactor_lib.errors import BadInput
@@ -81,17 +82,18 @@ def _alone_in(store: Store) -> Iterator[None]:
         yield
         return
     lock = store.local(".lock")
+    held = FileLock(lock, timeout=0)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(lock, "w")  # noqa: SIM115
+        held.acquire()
+    except Timeout:
+        raise BadInput(f"{store.out} is being run by another process: wait for it, or end it") from None
     except OSError as error:
         raise BadInput(f"cannot write into {store.out}: {error.strerror}") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{store.out} is being run by another process: wait for it, or end it") from None
+    try:
         yield
+    finally:
+        held.release()
 
 
 def _check_fit(sweep: Sweep, resources: dict[str, float]) -> None:
