@@ -1,13 +1,12 @@
 """Advantages, the weight of a turn, and rewards along trajectories, against numbers worked out by hand."""
 
 import pytest
+from metric_cases import reference
 from proactor_lib.agent import parse
-from proactor_lib.artf.credit import advantages, natural_weights, trajectory_scores
-from proactor_lib.errors import BadInput
+from proactor_lib.artf.training.credit import advantages, natural_weights, trajectory_scores
+from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score
-
-from metric_cases import reference
 
 
 def scores(*values):
@@ -92,5 +91,5 @@ def test_trajectories_need_all_turns_and_utility():
     asked = {"credit": "trajectory", "reward": "utility"}
     assert load_params(None, asked).credit == "trajectory"
     for other in ({"turns_per_dialogue": 4}, {"reward": "rac"}):
-        with pytest.raises(BadInput, match="credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0"):
+        with pytest.raises(UserError, match="credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0"):
             load_params(None, asked | other)

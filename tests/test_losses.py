@@ -4,7 +4,7 @@ from math import exp, log
 
 import pytest
 import torch
-from proactor_lib.artf.losses import LOSSES, Rule, Tokens, divergence, policy_loss
+from proactor_lib.artf.training.losses import LOSSES, Rule, Tokens, divergence, policy_loss
 
 # Two outputs of a step of two: the first has one token, the second three. Ratios trainer : server.
 RATIOS = torch.tensor([1.5, 1.1, 0.5, 1.0])

@@ -6,12 +6,12 @@ import time
 
 import numpy as np
 import pytest
-from proactor_lib.artf.credit import trajectory_scores
-from proactor_lib.artf.records import step_line
-from proactor_lib.artf.rollouts import Crediting, RolloutWorker
-from proactor_lib.artf.sampler import Sampler
-from proactor_lib.artf.tokens import Trunk
-from proactor_lib.artf.visits import Visits
+from proactor_lib.artf.serving.completions import CompletionClient
+from proactor_lib.artf.training.credit import trajectory_scores
+from proactor_lib.artf.training.episodes import DialogueSampler
+from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
+from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.artf.training.training_log import step_line
 from proactor_lib.datasets import load
 from proactor_lib.metrics import TURN_KINDS
 from proactor_lib.params import load_params
@@ -27,7 +27,7 @@ TRAINED = {"tokens_packed": 1, "kl": 0.0, "clipped_share": 0.0, "entropy": 1.0, 
 def trunk(visit):
     """A token a turn, another for each dialogue: no tokenizer is needed to see what is asked."""
     number = sum(map(ord, visit.dialogue.id))
-    return Trunk(
+    return DialogueTokens(
         [number, *range(100, 100 + len(visit.dialogue.turns))], list(range(2, 2 + len(visit.dialogue.turns))), [7]
     )
 
@@ -51,9 +51,9 @@ def work(corpus, server):
 
     def start(reward=None, version=0, **settings):
         settings = {"k": 4, "visits_per_step": 2, "max_steps": 4, "max_staleness": 0} | settings
-        visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, settings.pop("turns", 3), seed=0)
+        visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, settings.pop("turns", 3), seed=0)
         reward = reward or make_reward(load_params())
-        worker = RolloutWorker(visits, trunk, Sampler(server.url, 8), reward, lambda v: f"v{v}", **settings)
+        worker = RolloutWorker(visits, trunk, CompletionClient(server.url, 8), reward, lambda v: f"v{v}", **settings)
         worker.update_model_version(version)
         worker.start()
         workers.append(worker)
@@ -162,7 +162,7 @@ class Judge:
 
 
 def test_a_slow_and_a_failing_judge_call_stop_neither_the_others_nor_the_run(work, corpus, caplog):
-    visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+    visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
     slow, failing = visits[0].turns[0], visits[1].turns[2]
     judge = Judge({slow}, {failing})
     worker = work(judge)
