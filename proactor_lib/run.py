@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proactor_lib import progress
+from proactor_lib.annotate import corrections
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, read_jsonl, write_json, write_jsonl
 from proactor_lib.params import Params
