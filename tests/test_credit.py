@@ -1,12 +1,13 @@
 """Advantages, the weight of a turn, and rewards along trajectories, against numbers worked out by hand."""
 
 import pytest
-from metric_cases import reference
 from proactor_lib.agent import parse
 from proactor_lib.artf.training.credit import advantages, natural_weights, trajectory_scores
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score
+
+from support.metric_cases import reference
 
 
 def scores(*values):

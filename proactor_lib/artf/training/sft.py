@@ -83,8 +83,8 @@ def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> tree_atte
     return row
 
 
-def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer, out: Path,
-              on_step: Callable[[int, float], None]) -> None:  # fmt: skip
+def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer,
+              out: Path, on_step: Callable[[int, float], None]) -> None:  # fmt: skip
     """Train `params.sft_steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
 
     `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it.

@@ -28,6 +28,7 @@ from proactor_lib.artf.training.trl_async import (
     DataCollatorForRollout,
     async_grpo_trainer,
 )
+from proactor_lib.files import disk_failed
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +212,9 @@ class DialogueTrainer(AsyncGRPOTrainer):
             if self.accelerator.is_main_process and not final.exists():
                 os.replace(Path(self._staging) / name, final)
                 _forget_all_but(2, self.args.output_dir)
-        except Exception as error:  # a full disk is an OSError to Python, and to each library its own
+        except Exception as error:
+            if not disk_failed(error):
+                raise
             log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
         finally:
             if self.accelerator.is_main_process:
