@@ -207,7 +207,8 @@ def test_what_a_judge_or_a_disk_does_leaves_a_group_without_a_score(error):
         async def score(self, group):
             raise error
 
-    group = SimpleNamespace(dialogue=SimpleNamespace(id="d"), turn=3, outputs=(1, 2))
+    case = SimpleNamespace(dialogue=SimpleNamespace(id="d"))
+    group = SimpleNamespace(case=case, turn=3, outputs=(1, 2))
     assert asyncio.run(scored(Failing((), ()), group)) == [Score(None)] * 2
 
 

@@ -169,7 +169,7 @@ def warm_start(job: Job) -> None:
         progress.report(job.run.out, "sft", step, total, f"loss {loss:.3f}")
 
     progress.report(job.run.out, "sft", 0, total)
-    fine_tune(job.params, job.base, job.visits(None), job.trunk, job.tokenizer, job.sft_adapter, on_step)
+    fine_tune(job.params, job.base, job.visits(None), job.dialogue_tokens, job.tokenizer, job.sft_adapter, on_step)
 
 
 def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Reward | None = None) -> None:
@@ -193,7 +193,7 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
     sync = _sync(job, server, scratch)
     reward = reward or make_reward(p)
     worker = RolloutWorker(
-        job.visits(p.turns_per_dialogue), job.trunk, _sampler(p, server), reward, sync.model_name,
+        job.visits(p.turns_per_dialogue), job.dialogue_tokens, _sampler(p, server), reward, sync.model_name,
         k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
         max_staleness=p.max_staleness, first_step=first_step, crediting=_crediting(p),
         longest_prompt=min(p.max_context, p.token_budget) - p.max_completion_tokens,
