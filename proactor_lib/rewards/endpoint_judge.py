@@ -13,8 +13,7 @@ from typing import Any
 
 from proactor_lib.agent import Parsed, _template, render, transcript
 from proactor_lib.endpoint import Endpoint, Failed, Messages, json_form
-from proactor_lib.rewards.base import Group
-from proactor_lib.rewards.judge import Marks
+from proactor_lib.rewards.base import Group, Marks
 
 # One short sentence. Hosted models know `pattern` but refuse `maxLength`; xgrammar fails to compile repeats above 128.
 REASON = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,120}$'}
