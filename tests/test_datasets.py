@@ -241,7 +241,7 @@ def test_bad_places_are_named(tmp_path):
         (("sgd", None, "train"), "needs a data folder"),
         (("sgd", tmp_path / "none", "train"), "none is not there"),
         (("sgd", tmp_path, "train"), "no schema.json"),
-        (("abcd", tmp_path, "train"), "ontology.json is not there"),
+        (("abcd", tmp_path, "train"), "cannot read .*ontology.json: No such file"),
         (("jsonl", tmp_path, "train"), "catalog.json"),
         (("homeloan", None, "train", 3, 20), "30 turns or more"),
         (("homeloan", None, "tset", 3), "the simulator has no split 'tset'; accepted: train, dev, test"),

@@ -17,7 +17,7 @@ from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, load_or_score, readiness
-from proactor_lib.evaluate.agents import Case, Prompted, Served
+from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import EvalSplit, predict, spread
 from proactor_lib.files import read_jsonl
@@ -91,7 +91,7 @@ def test_thinking_is_not_acting():
 def follow(name, answer, tmp_path, turns=(1, 2, 3), kept=None):
     """What a prompted policy says of a dialogue, by turn, and the requests that it sent."""
     run = opened(tmp_path / "run")
-    case = Case(run.dialogues("test")[0], (), run.catalog, turns)
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, turns)
     kept = kept or PredictionLog(tmp_path / "predictions", name, {})
 
     async def ask(url):
@@ -157,8 +157,8 @@ def test_a_graph_is_carried_from_turn_to_turn_and_over_a_kill(tmp_path):
 
 def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_not_at_all(tiny_server, tmp_path):
     run, tokenizer = opened(tmp_path / "run"), load_tokenizer(resolve(TINY))
-    case = Case(run.dialogues("test")[0], (), run.catalog, (3, 10, 17))
-    prompts = dialogue_tokens(tokenizer, case.dialogue, run.catalog)
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, (3, 10, 17))
+    prompts = dialogue_tokens(tokenizer, case)
 
     def asked(folder, longest=4000):
         kept = PredictionLog(tmp_path / folder, "base", {})
@@ -191,7 +191,7 @@ class AnotherAnswers:
 
 def test_an_answer_of_another_model_is_no_prediction_and_one_sentence(tmp_path):
     run = opened(tmp_path)
-    case = Case(run.dialogues("test")[0], (), run.catalog, (3,))
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, (3,))
     served = Served("policy-v1", AnotherAnswers(), lambda case: DialogueTokens([1], [1] * 50, [2]), 4000, at_once=1)
     log = PredictionLog(tmp_path / "predictions", "mine", {})
     with pytest.raises(agents.Unanswered, match="does not answer: policy-v1 was asked, base answered"):

@@ -23,7 +23,7 @@ from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.bench.fake_vllm import Script
 from proactor_lib.errors import ProcessError
-from proactor_lib.schema import DialogueReferences
+from proactor_lib.schema import Case
 from safetensors.torch import load_file, save_file
 
 from support.clusters import cluster, events
@@ -281,9 +281,8 @@ class Killer:
 
 def test_a_run_survives_ten_kills_with_all_its_groups(tmp_path, adapter):
     steps, turns = 10, len(DIALOGUE.turns)
-    dialogues = [DIALOGUE.model_copy(update={"id": f"d{n}"}) for n in range(3)]
-    references = [DialogueReferences(dialogue_id=d.id, references=(BOOK,)) for d in dialogues]
-    visits = DialogueSampler(dialogues, references, CATALOG, 0, seed=0)
+    cases = [Case(DIALOGUE.model_copy(update={"id": f"d{n}"}), (BOOK,), CATALOG) for n in range(3)]
+    visits = DialogueSampler(cases, 0, seed=0)
     script = Script(service=0.2, seqs=16, texts=(RIGHT, SILENCE))
     made = []
     with cluster(tmp_path, seqs=16, made=made, script=script) as c:

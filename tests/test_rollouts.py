@@ -16,6 +16,7 @@ from proactor_lib.datasets import load
 from proactor_lib.errors import ProcessError
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score, make_reward
+from proactor_lib.schema import cases
 
 from support.fake_vllm import Completions, drawn
 from support.waiting import wait_until
@@ -51,7 +52,7 @@ def work(corpus, server):
 
     def start(reward=None, version=0, patience=60.0, **settings):
         settings = {"k": 4, "visits_per_step": 2, "max_steps": 4, "max_staleness": 0} | settings
-        visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+        visits = DialogueSampler(cases(corpus.dialogues, corpus.truth, corpus.catalog), 3, seed=0)
         reward = reward or make_reward(load_params())
         worker = RolloutWorker(
             visits, trunk, CompletionClient(server.url, 8, patience=patience), reward, lambda v: f"v{v}", **settings
@@ -164,7 +165,7 @@ class Judge:
 
 
 def test_a_slow_and_a_failing_judge_call_stop_neither_the_others_nor_the_run(work, corpus, caplog):
-    visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+    visits = DialogueSampler(cases(corpus.dialogues, corpus.truth, corpus.catalog), 3, seed=0)
     slow, failing = visits[0].turns[0], visits[1].turns[2]
     judge = Judge({slow}, {failing})
     worker = work(judge)

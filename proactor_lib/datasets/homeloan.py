@@ -14,8 +14,6 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import count, islice, pairwise
 
-import yaml
-
 from proactor_lib.errors import UserError
 from proactor_lib.schema import (
     Action,
@@ -30,6 +28,7 @@ from proactor_lib.schema import (
     Window,
 )
 from proactor_lib.values import normalise
+from proactor_lib.yaml_text import read_yaml
 
 SIZES = {"train": 774, "dev": 97, "test": 97}  # calls [paper]
 AGENT, BORROWER = "agent", "borrower"
@@ -50,7 +49,7 @@ SPELLED = 0.12  # values said in another spelling than the log's
 
 @lru_cache
 def _says() -> dict:
-    return yaml.safe_load((files(__package__) / "homeloan.yaml").read_text(encoding="utf-8"))
+    return read_yaml(files(__package__) / "homeloan.yaml")
 
 
 @lru_cache

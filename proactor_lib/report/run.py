@@ -219,11 +219,10 @@ def _timeline(run: Run, scored: EvalResults | None) -> timeline.Timeline | None:
     if scored is None or (watched := scored.scores[focus(scored.scores)]).references.empty:
         return None
     chosen = timeline.median_dialogue(watched.references)
-    dialogue = next(d for d in run.dialogues("test") if d.id == chosen)
-    references = next(r.references for r in run.references("test") if r.dialogue_id == chosen)
+    case = next(c for c in run.split("test") if c.dialogue.id == chosen)
     return timeline.draw(
-        dialogue,
-        references,
+        case.dialogue,
+        case.references,
         {name: _triggers(s.references, chosen) for name, s in scored.scores.items()},
         {name: [p for p in lines if p.dialogue_id == chosen] for name, lines in scored.predictions.items()},
         run.params.theta,

@@ -255,8 +255,8 @@ class RolloutWorker:
     async def _group(self, visit: Episode, turn: int, trunk: DialogueTokens, model: str, step: int) -> ScoredGroup:
         outputs = await self._sampler.sample(model, trunk.prompt(turn), self._k, visit.session)
         parsed = [Parsed((), unreadable=True) if o.truncated else parse(o.text) for o in outputs]
-        group = Group(visit.dialogue, turn, visit.references, visit.catalog, tuple(o.text for o in outputs),
-                      tuple(parsed), progress=step / max(1, self._max_steps - 1))  # fmt: skip
+        group = Group(visit, turn, tuple(o.text for o in outputs), tuple(parsed),
+                      progress=step / max(1, self._max_steps - 1))  # fmt: skip
         scores = await scored(self.reward, group)
         return ScoredGroup(visit, turn, outputs, parsed, scores, advantages(scores))
 
@@ -280,7 +280,8 @@ async def scored(reward: Reward, group: Group) -> list[Score]:
     except Exception as error:
         if not (isinstance(error, httpx.HTTPError | ConnectionError | TimeoutError) or disk_failed(error)):
             raise
-        log.exception("group %s, turn %d has no score: reward %s failed", group.dialogue.id, group.turn, reward.name)
+        where = f"group {group.case.dialogue.id}, turn {group.turn}"
+        log.exception("%s has no score: reward %s failed", where, reward.name)
         return [Score(None)] * len(group.outputs)
 
 

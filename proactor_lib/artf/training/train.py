@@ -79,16 +79,14 @@ class Job:
 
         def of(visit: Episode) -> DialogueTokens:
             if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit.dialogue, self.run.catalog)
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit)
             return made[visit.dialogue.id]
 
         return of
 
     def visits(self, turns_per_dialogue: int | None) -> DialogueSampler:
         """The training split's visits; for `turns_per_dialogue` see there."""
-        split = "train"
-        return DialogueSampler(self.run.dialogues(split), self.run.references(split), self.run.catalog,
-                               turns_per_dialogue, self.params.seed, self.params.open_share)  # fmt: skip
+        return DialogueSampler(self.run.split("train"), turns_per_dialogue, self.params.seed, self.params.open_share)
 
 
 def train(run: Run, **kwargs) -> None:
@@ -167,7 +165,7 @@ def warm_start(job: Job) -> None:
         progress.report(job.run.out, "sft", step, total, f"loss {loss:.3f}")
 
     progress.report(job.run.out, "sft", 0, total)
-    fine_tune(job.params, job.base, job.visits(None), job.trunk, job.tokenizer, job.sft_adapter, on_step)
+    fine_tune(job.params, job.base, job.visits(None), job.dialogue_tokens, job.tokenizer, job.sft_adapter, on_step)
 
 
 def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Reward | None = None) -> None:
@@ -191,7 +189,7 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
     sync = _sync(job, server, scratch)
     reward = reward or make_reward(p)
     worker = RolloutWorker(
-        job.visits(p.turns_per_dialogue), job.trunk, _sampler(p, server), reward, sync.model_name,
+        job.visits(p.turns_per_dialogue), job.dialogue_tokens, _sampler(p, server), reward, sync.model_name,
         k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
         max_staleness=p.max_staleness, first_step=first_step,
     )  # fmt: skip
