@@ -1,8 +1,13 @@
 """What the numbers mean, in a line each. [paper] as published, [ours] our definition (see SPEC 4)."""
 
-from proactor_lib.plots.style import NAMES
-
-__all__ = ["BETTER", "MEANINGS", "NAMES"]
+NAMES = {
+    "utility": "utility", "execution_precision": "execution precision", "execution_recall": "execution recall",
+    "execution_f1": "execution F1", "false_executions": "false executions per reference",
+    "ac": "AC", "max_ac": "Max AC", "difference": "Difference", "pt": "PT", "ftr": "FTR", "rar": "RAR", "pri": "PRI",
+    "opportunity_timing": "opportunity timing", "lead": "lead, turns", "missed": "missed", "late": "late",
+    "premature": "premature", "balanced_accuracy": "balanced accuracy", "missed_needs": "missed needs",
+    "false_needs": "false needs", "argument_accuracy": "argument accuracy",
+}  # fmt: skip
 BETTER = {
     "utility": "↑", "execution_precision": "↑", "execution_recall": "↑", "execution_f1": "↑", "false_executions": "↓",
     "ac": "↑", "max_ac": "↑", "difference": "↓", "pt": "↑", "ftr": "↓", "rar": "", "pri": "↑",

@@ -19,14 +19,6 @@ STYLE = {
     "figure.constrained_layout.use": True, "figure.dpi": 110, "savefig.dpi": 200, "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }  # fmt: skip
-NAMES = {
-    "utility": "utility", "execution_precision": "execution precision", "execution_recall": "execution recall",
-    "execution_f1": "execution F1", "false_executions": "false executions per reference",
-    "ac": "AC", "max_ac": "Max AC", "difference": "Difference", "pt": "PT", "ftr": "FTR", "rar": "RAR", "pri": "PRI",
-    "opportunity_timing": "opportunity timing", "lead": "lead, turns", "missed": "missed", "late": "late",
-    "premature": "premature", "balanced_accuracy": "balanced accuracy", "missed_needs": "missed needs",
-    "false_needs": "false needs", "argument_accuracy": "argument accuracy",
-}  # fmt: skip
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:

@@ -10,11 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from proactor_lib.metrics import statistics
+from proactor_lib.metrics.glossary import NAMES
 from proactor_lib.plots.style import (
     ANTICIPATED,
     EXECUTABLE,
     FAULT,
-    NAMES,
     WIDTH,
     colours,
     dashes,
