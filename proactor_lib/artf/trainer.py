@@ -6,21 +6,23 @@ and how a checkpoint gets its name (written aside, then renamed).
 """
 
 import logging
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast_object_list
 
 from datasets import Dataset
-from proactor_lib.artf import head, packing
+from proactor_lib.artf import head, packing, parts
 from proactor_lib.artf.policy import PolicySync
 from proactor_lib.artf.rollouts import RolloutWorker, StepBatch
-from proactor_lib.artf.sft import take_input_as_it_is
+from proactor_lib.artf.sft import lean
 from proactor_lib.artf.trl_async import AsyncGRPOConfig, AsyncGRPOTrainer, DataCollatorForRollout, async_grpo_trainer
 
 log = logging.getLogger(__name__)
@@ -57,10 +59,28 @@ def _share(batch: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]
     return {key: value[rank : rank + 1] for key, value in batch.items()}
 
 
+def _parts(row: dict[str, torch.Tensor], token_budget: int) -> list[dict[str, torch.Tensor]]:
+    """A rank's row (each tensor (1, ...)) in parts that fit into memory. Several ranks' rows fit, and are padded."""
+    packed = {key: value[0] for key, value in row.items()}
+    if len(row["attention_mask"][0]) <= token_budget:
+        return [row]
+    cut = parts.split(packed, token_budget)
+    for n, part in enumerate(cut):
+        part["attention_mask"] = torch.ones_like(part["input_ids"])
+        part["global_n_forward_tokens"] = packed["global_n_forward_tokens"] * (
+            n == min(1, len(cut) - 1)
+        )  # counted once
+    return [{key: value[None] for key, value in part.items()} for part in cut]
+
+
+def _forward(model, part: dict[str, torch.Tensor]) -> None:
+    head.row_log_probs(model, {key: value[0] for key, value in part.items()})
+
+
 class DialogueTrainer(AsyncGRPOTrainer):
     """AsyncGRPOTrainer over StepBatches. `on_step(batch, metrics)` gets each trained step, on rank 0.
 
-    attention: the name of its rows' attention; before_row: called before each row's forward.
+    attention: the name of its rows' attention; before_row: called before each forward of a row or a part of one.
     """
 
     attention = packing.TREE_ATTENTION
@@ -78,7 +98,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
             **kwargs,
         )
         self.model.set_attn_implementation(self.attention)
-        take_input_as_it_is(self.model)
+        lean(self.model)
         if start_from is not None:
             load_adapter(self.model, start_from)
 
@@ -97,8 +117,9 @@ class DialogueTrainer(AsyncGRPOTrainer):
         return micro_batches(rows, self.accelerator.num_processes, self.processing_class.pad_token_id)
 
     def rows(self, samples: list[dict]) -> list[packing.DialogueRow]:
-        """How a step's samples become rows."""
-        return packing.dialogue_rows(samples, self.args.token_budget)
+        """How a step's samples become rows: whole dialogues, or on several ranks what each can hold."""
+        alone = self.accelerator.num_processes == 1
+        return packing.dialogue_rows(samples, math.inf if alone else self.args.token_budget)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward of the step's rows, one after another; the loss is the mean over the step's tokens."""
@@ -106,17 +127,20 @@ class DialogueTrainer(AsyncGRPOTrainer):
         rows = inputs["rows"]
         model.train()
         for n, row in enumerate(rows):
-            self.before_row()
-            row = self._prepare_inputs(row)
+            row = _parts(self._prepare_inputs(row), self.args.token_budget)
             last = n + 1 == len(rows)
             with nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, row)
-                self.accelerator.backward(loss)
-            total += loss.detach()
+                total += parts.backward(
+                    row, partial(self._loss, model), partial(_forward, model), self.accelerator.backward
+                )
         self._step_microbatches += len(rows)
         self._current_train_step_time += time.perf_counter() - began
         return total
+
+    def _loss(self, model, part: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.before_row()
+        with self.compute_loss_context_manager():
+            return self.compute_loss(model, part)
 
     # policy
 
