@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-STEP = Path(__file__).with_name("ddp_step.py")
+STEP = Path(__file__).parent / "support" / "ddp_step.py"
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
 
 
