@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from proactor_lib.artf import head, packing, parts
-from proactor_lib.artf.trainer import micro_batches
+from proactor_lib.artf import parts
+from proactor_lib.artf.training import head, tree_attention
+from proactor_lib.artf.training.trainer import micro_batches
 from proactor_lib.bench.packing import tiny_float32
 
 TRUNK = list(range(100, 112))
@@ -29,8 +30,8 @@ def samples() -> list[dict]:
     return [sample(end, output, 0.5 + n) for end, outputs in OUTPUTS.items() for n, output in enumerate(outputs)]
 
 
-def row_of(some: list[dict]) -> packing.DialogueRow:
-    row = packing.DialogueRow()
+def row_of(some: list[dict]) -> tree_attention.DialogueRow:
+    row = tree_attention.DialogueRow()
     for s in some:
         row.add(s)
     return row
@@ -45,7 +46,7 @@ def model():
     return tiny_float32()
 
 
-def loss_and_gradients(model, rows: list[packing.DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(model, rows: list[tree_attention.DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     total = 0.0
     for row in rows:
@@ -73,7 +74,7 @@ def test_every_token_sees_its_own_path_only():
     packed = row.pack()
     n = len(packed["input_ids"])
     seen = torch.zeros(n, n, dtype=torch.bool)
-    blocks = packing._blocks(
+    blocks = tree_attention._blocks(
         packed["tree_kv_index"], packed["tree_cu_seqlens_q"], packed["tree_cu_seqlens_k"], torch.float32
     )
     for start, stop, trunk, mask in blocks:
@@ -102,7 +103,7 @@ def test_gradients_agree_with_plain_attention():
     q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16, requires_grad=True) for h in (4, 2, 2))
     weights, results = torch.randn(1, len(packed["input_ids"]), 4, 16), []
     for kernel in (None, "sdpa"):
-        out = packing.tree_attention(None, q, k, v, None, **tree, kernel=kernel)[0]
+        out = tree_attention.tree_attention(None, q, k, v, None, **tree, kernel=kernel)[0]
         results.append((out, *torch.autograd.grad((out * weights).sum(), (q, k, v))))
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
@@ -115,7 +116,8 @@ def test_the_mask_for_gpus_is_the_same_attention():
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16) for h in (4, 2, 2))
     plain, flex, sdpa = (
-        packing.tree_attention(None, q, k, v, None, **tree, kernel=kernel)[0] for kernel in (None, "flex", "sdpa")
+        tree_attention.tree_attention(None, q, k, v, None, **tree, kernel=kernel)[0]
+        for kernel in (None, "flex", "sdpa")
     )
     torch.testing.assert_close(flex, plain, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sdpa, plain, rtol=1e-4, atol=1e-5)
@@ -158,13 +160,13 @@ def test_parts_see_what_the_whole_row_sees(kernel):
     layer = type("Layer", (), {"layer_idx": 0})
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16) for h in (4, 2, 2))
-    whole = packing.tree_attention(layer, q, k, v, None, **tree_of(packed))[0]
+    whole = tree_attention.tree_attention(layer, q, k, v, None, **tree_of(packed))[0]
     for chosen in (kernel, None):
         start, outputs = 0, []
         with torch.no_grad(), parts.TrunkKeys() as keys:
             for part in parts.split(packed, 30):
                 own = [x[:, :, start : start + len(part["input_ids"])] for x in (q, k, v)]
-                outputs.append(packing.tree_attention(layer, *own, None, **tree_of(part), kernel=chosen)[0])
+                outputs.append(tree_attention.tree_attention(layer, *own, None, **tree_of(part), kernel=chosen)[0])
                 start += len(part["input_ids"])
                 if not keys._seen:
                     keys.cut()
@@ -211,14 +213,14 @@ def test_log_probabilities_are_those_of_the_plain_model(model):
 
 def test_rows_keep_dialogues_apart_and_obey_the_budget():
     some = [sample(3, [7, 2], dialogue="a"), sample(12, [9, 2], dialogue="a"), sample(3, [7, 2], dialogue="b")]
-    assert [len(r.samples) for r in packing.dialogue_rows(some, token_budget=100)] == [2, 1]
-    assert [len(r.samples) for r in packing.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
+    assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=100)] == [2, 1]
+    assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
     with pytest.raises(ValueError, match="16 tokens, token_budget is 15"):
-        packing.dialogue_rows(some, token_budget=15)
+        tree_attention.dialogue_rows(some, token_budget=15)
 
 
 def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
-    rows = packing.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
+    rows = tree_attention.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
     batches = micro_batches(rows, ranks=2, pad_token_id=0)
     assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
     assert batches[1]["advantages"][0].abs().sum() > 0 and batches[1]["advantages"][1].abs().sum() == 0

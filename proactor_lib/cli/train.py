@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; training goes on from what is there.")]):
     """Warm start, then GRPO, in a run's folder; metrics go to training/metrics.jsonl step by step."""
-    from proactor_lib.artf.train import train as bring_to_end
+    from proactor_lib.artf.training.train import train as run_to_completion
     from proactor_lib.files import read_json
     from proactor_lib.params import Params
     from proactor_lib.run import Run
@@ -24,4 +24,4 @@ def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; tra
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds: servers are stopped
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    bring_to_end(Run.open(read_json(out / "params.json", Params), out))
+    run_to_completion(Run.open(read_json(out / "params.json", Params), out))
