@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from proactor_lib.artf import parts
+from proactor_lib.artf.training import parts
 from proactor_lib.bench import gpu_train, layouts, packing
 from proactor_lib.bench.shapes import SHAPES, Shape, samples
 

@@ -99,7 +99,7 @@ def _take_gradients(model) -> dict:
 
 
 def _backward(model, packed: dict, total: float, token_budget: float = math.inf) -> float:
-    from proactor_lib.artf import parts
+    from proactor_lib.artf.training import parts
     from proactor_lib.artf.training.head import row_log_probs
 
     def loss(part: dict):

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from proactor_lib.catalog import openapi, tools
 from proactor_lib.catalog.json_schema import Notes
 from proactor_lib.datasets.raw import parsed
 from proactor_lib.errors import UserError
-from proactor_lib.files import first_error, read_text
+from proactor_lib.files import first_error
 from proactor_lib.schema import Action, Catalog
+from proactor_lib.yaml_text import read_yaml
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,7 @@ def read(path: Path, source: str, domain: str | None = None) -> Imported:
 
 
 def _document(path: Path) -> Any:
-    if path.suffix not in (".yaml", ".yml"):
-        return parsed(path)
-    try:
-        return yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return read_yaml(path) if {".yaml", ".yml"} & set(path.suffixes) else parsed(path)
 
 
 def _listed(path: Path, actions: tuple[Action, ...], domain: str, version: str = "1") -> Catalog:

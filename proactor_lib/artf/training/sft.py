@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from proactor_lib import agent, models
-from proactor_lib.artf import lean_layers, parts
-from proactor_lib.artf.training import head, tree_attention
+from proactor_lib.artf.training import head, lean_layers, parts, tree_attention
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.params import Params
@@ -91,8 +90,8 @@ def _loss(model, total: int, row: dict[str, torch.Tensor]) -> torch.Tensor:
     return -head.row_log_probs(model, row).sum() / total
 
 
-def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer, out: Path,
-              on_step: Callable[[int, float], None]) -> None:  # fmt: skip
+def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer,
+              out: Path, on_step: Callable[[int, float], None]) -> None:  # fmt: skip
     """Train `params.sft_steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
 
     `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it.

@@ -19,9 +19,8 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from datasets import Dataset
-from proactor_lib.artf import parts
 from proactor_lib.artf.serving.policy_sync import PolicySync
-from proactor_lib.artf.training import head, tree_attention
+from proactor_lib.artf.training import head, parts, tree_attention
 from proactor_lib.artf.training.rollouts import RolloutWorker, StepBatch
 from proactor_lib.artf.training.sft import lean
 from proactor_lib.artf.training.trl_async import (
@@ -30,6 +29,7 @@ from proactor_lib.artf.training.trl_async import (
     DataCollatorForRollout,
     async_grpo_trainer,
 )
+from proactor_lib.files import disk_failed
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,9 @@ class DialogueTrainer(AsyncGRPOTrainer):
             if self.accelerator.is_main_process and not final.exists():
                 os.replace(Path(self._staging) / name, final)
                 _forget_all_but(2, self.args.output_dir)
-        except Exception as error:  # a full disk is an OSError to Python, and to each library its own
+        except Exception as error:
+            if not disk_failed(error):
+                raise
             log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
         finally:
             if self.accelerator.is_main_process:

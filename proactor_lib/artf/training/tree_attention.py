@@ -19,8 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from proactor_lib.artf import cpu_attention
-from proactor_lib.artf.parts import TrunkKeys
+from proactor_lib.artf.training import cpu_attention
+from proactor_lib.artf.training.parts import TrunkKeys
 from proactor_lib.artf.training.trl_async import TREE_ATTENTION, TreeRow
 
 
