@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from proactor_lib.artf.training import parts
+from proactor_lib.artf.training import parts, tree_attention
 from proactor_lib.bench import gpu_train, layouts, packing
 from proactor_lib.bench.shapes import SHAPES, Shape, samples
 
@@ -22,7 +22,7 @@ def test_made_up_dialogues_have_the_shape_that_was_asked_for():
 def test_twenty_times_fewer_tokens_than_padded(shape):
     shape = SHAPES[shape]
     made = samples(shape, vocabulary=49152)
-    rows = layouts.packing.dialogue_rows(made, shape.token_budget)
+    rows = tree_attention.dialogue_rows(made, shape.token_budget)
     assert max(len(row.tokens) for row in rows) <= shape.token_budget
     assert sum(len(s["input_ids"]) for s in made) >= 20 * sum(len(row.tokens) for row in rows)
 

@@ -94,7 +94,7 @@ def padded_attention(module, query, key, value, attention_mask, *, tree_cu_seqle
 
 
 def whole_rows(samples: list[dict], token_budget: int) -> list[tree_attention.DialogueRow]:
-    """One row per dialogue, whatever its length: `artf/training/parts.py` forwards it in parts that fit `token_budget`."""
+    """One row per dialogue, whatever its length: `artf/training/parts.py` forwards parts that fit `token_budget`."""
     return tree_attention.dialogue_rows(samples)
 
 
