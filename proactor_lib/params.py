@@ -89,7 +89,16 @@ class TrainingParams(BaseModel):
     open_share: Share = 0.5  # of such a sample: turns with something to do
     max_completion_tokens: Count = 120  # an output's limit
     temperature: Positive = 1.0
-    epsilon: Share = 0.2  # PPO clipping
+    credit: Literal["turn", "trajectory"] = "turn"  # reward at the turn, or along the k-th outputs of all turns
+    scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages by the standard deviation of that
+    turn_weights: Literal["natural", "none"] = "none"  # natural: each kind of turn weighs as in its dialogue
+    loss: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "dapo"  # dapo: GRPO's, averaged over a step's tokens
+    epsilon: Share = 0.2  # clipping of the ratio: not below 1 - epsilon
+    epsilon_high: Positive | None = None  # nor above 1 + epsilon_high; none: epsilon
+    importance_sampling: Literal["none", "truncate", "mask"] = "none"  # of trainer against server, beyond the cap
+    importance_cap: Annotated[float, Field(ge=1)] = 2.0  # ratio; masked below 1 / importance_cap too
+    kl_beta: NonNegative = 0.0  # weight of the KL to the policy that training started from
+    anchor: NonNegative = 0.0  # weight of a supervised loss on the references at the sampled turns
     max_staleness: Natural = 1  # policy versions that a sample may lag behind
     token_budget: Count = 16384  # packed tokens of a row
     gradient_checkpointing: bool = False
@@ -150,6 +159,8 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError("quality_filter: 'iou' needs a second_annotator")
         if self.judge != "rubric" and self.judge_url is None:
             raise ValueError(f"judge {self.judge!r} needs judge_url")
+        if self.credit == "trajectory" and (self.reward != "utility" or self.turns_per_dialogue):
+            raise ValueError("credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0, all turns")
         if (self.policy_url is None) != (self.policy_model is None):
             raise ValueError("policy_url and policy_model need each other")
         return self

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from proactor_lib import agent, models
+from proactor_lib import models
 from proactor_lib.artf.training import head, lean_layers, parts, tree_attention
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
-from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,7 @@ def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> tree_atte
     row = tree_attention.DialogueRow()
     for turn in visit.turns:
         prompt = trunk.prompt(turn)
-        text = agent.render(agent.reference_output(visit.references, turn))
-        output = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        output = reference_tokens(tokenizer, visit.references, turn)
         mask = np.array([0] * len(prompt) + [1] * len(output))
         row.add({"input_ids": np.array(prompt + output), "completion_mask": mask, "group_id": turn, "metrics": {},
                  "old_log_probs": np.zeros(len(mask), dtype=np.float32), "advantage": 1.0})  # fmt: skip
