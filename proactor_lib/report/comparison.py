@@ -14,8 +14,8 @@ from proactor_lib.metrics import glossary
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, render, run, training
 from proactor_lib.run import Run
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import read_definition, table
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import read_definition, table
 
 PAIR = ["key", "metric", "a", "b", "pairs", "difference", "low", "high", "p_holm", "verdict"]
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
-
 from datasets import Dataset
+
 from proactor_lib.artf.serving.policy_sync import PolicySync
 from proactor_lib.artf.training import head, losses, parts, tree_attention
 from proactor_lib.artf.training.rollouts import RolloutWorker, StepBatch

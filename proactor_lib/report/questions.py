@@ -13,8 +13,8 @@ from proactor_lib.evaluate.results import load_or_score
 from proactor_lib.params import Params, validate
 from proactor_lib.reward_lab.scoring import judge_name
 from proactor_lib.run import Run
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import read_definition, table
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import read_definition, table
 
 if TYPE_CHECKING:
     from proactor_lib.metrics.scores import DialogueTable
