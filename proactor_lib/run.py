@@ -27,21 +27,36 @@ def prepare_data(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLI
     `log` takes one line of text a fact. Raises UserError as `datasets.load`.
     """
     made: dict[str, Corpus] = {}
+    hidden = _hidden(run.params) if run.params.split_by == "service" else None
     for done, split in enumerate(reversed(splits)):
         progress.report(run.out, "data", done, len(splits), split)
-        made[split] = _prepare_split(run, split, [d for c in made.values() for d in c.dialogues], log)
+        made[split] = _prepare_split(run, split, [d for c in made.values() for d in c.dialogues], hidden, log)
     write_json(run.data / "catalog.json", _union([made[s].catalog for s in splits]).model_dump(mode="json"))
     progress.report(run.out, "data", len(splits), len(splits))
 
 
-def _prepare_split(run: Run, split: str, taken: list[Dialogue], log) -> "Corpus":
-    from proactor_lib import datasets
+def _hidden(p: Params) -> frozenset[str]:
+    """The services that training may not see."""
+    from proactor_lib.datasets import read_catalog, services
 
-    p = run.params
+    train, test = (read_catalog(p.dataset, p.data_dir, split) for split in (p.train_split, p.test_split))
+    return services.unseen(train, test, p.seed)
+
+
+def _prepare_split(run: Run, split: str, taken: list[Dialogue], hidden: frozenset[str] | None, log) -> "Corpus":
+    from proactor_lib import datasets
+    from proactor_lib.datasets import services
+
+    p, held_out = run.params, split == "test"
     name, limit = getattr(p, f"{split}_split"), getattr(p, f"{split}_dialogues")
     corpus = datasets.load(
-        p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log, taken=taken
-    )
+        p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log, taken=taken,
+        wanted=None if hidden is None else lambda d: services.belongs(d, hidden, held_out),
+    )  # fmt: skip
+    if hidden and not held_out:
+        corpus = services.without(corpus, hidden)
+    room = p.max_context - p.max_completion_tokens
+    corpus = services.widened(corpus, p.catalog_scope, p.distractor_services, p.seed, room)
     write_jsonl(run.data / f"{split}.jsonl", corpus.dialogues)
     if corpus.truth:
         write_jsonl(run.annotations / f"truth-{split}.jsonl", corpus.truth)
