@@ -1,14 +1,21 @@
 """What an agent would have executed, and what that is worth, against numbers worked out by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from proactor_lib import policies
-from proactor_lib.metrics import evaluate_predictions, score_predictions
+from proactor_lib import datasets, policies
+from proactor_lib.annotate.evidence import annotate
+from proactor_lib.evaluate.run import spread
+from proactor_lib.metrics import compare, evaluate_predictions, score_predictions, table
 from proactor_lib.metrics.executions import Executor
 from proactor_lib.metrics.intervals import METRICS, estimate
 from proactor_lib.metrics.utility import curve, primary, utility_at
+from proactor_lib.schema import cases
 
 from support.metric_cases import candidate, dialogue, needs, ready, reference, says
+
+ROOT = Path(__file__).parents[1]
 
 
 def executed(references, outputs, theta=0.75):
@@ -131,8 +138,6 @@ def test_the_curve_over_the_price():
 
 
 def test_the_primary_endpoint_says_why_it_is_null():
-    from proactor_lib.metrics import compare, table
-
     tables = tables_of("silent", "right")
     found = primary(table(tables, 20), compare(tables, [("right", "silent")], bootstrap=20), 0.25, sampled=False)
     assert found["policies"] == {"silent": [0, 0, 0], "right": [1, 1, 1]} and found["against"] == {"silent": [1, 1, 1]}
@@ -145,42 +150,33 @@ def test_the_primary_endpoint_says_why_it_is_null():
 
 @pytest.fixture(scope="module", params=["homeloan", "sgd"])
 def corpus(request):
-    """Dialogues, references and catalog of each corpus."""
-    from pathlib import Path
-
-    from proactor_lib import datasets
-    from proactor_lib.annotate.evidence import annotate
-
-    folder = Path(__file__).parents[1] / "../shared/data/sgd"
+    """The cases of 40 dialogues of each corpus."""
+    folder = ROOT / "../shared/data/sgd"
     if request.param == "sgd" and not folder.is_dir():
         pytest.skip("needs ../shared/data/sgd")
     loaded = datasets.load(request.param, folder if request.param == "sgd" else None, "train", 40)
-    return loaded.dialogues, [annotate(d, loaded.catalog) for d in loaded.dialogues], loaded.catalog
+    return cases(loaded.dialogues, [annotate(d, loaded.catalog) for d in loaded.dialogues], loaded.catalog)
 
 
-def predicted(corpus, policy):
-    dialogues, lines, catalog = corpus
-    return [
-        p for d, r in zip(dialogues, lines, strict=True) for p in policies.POLICIES[policy](d, r.references, catalog, 0)
+def scored(corpus, policy, evaluated_turns=None):
+    said = [
+        p
+        for c in corpus
+        for p in policies.POLICIES[policy](c, 0)
+        if evaluated_turns is None or p.turn in evaluated_turns[c.dialogue.id]
     ]
+    dialogues, lines = [c.dialogue for c in corpus], [c.line for c in corpus]
+    return score_predictions(dialogues, lines, said, evaluated_turns=evaluated_turns)
 
 
 def test_the_oracle_is_worth_one_and_firing_everything_less(corpus):
-    dialogues, lines, _ = corpus
     prices = (0.05, 0.25, 1)
-    oracle, everything = (
-        utility_at(evaluate_predictions(dialogues, lines, predicted(corpus, p)), prices)[0]
-        for p in ("oracle", "everything_ready")
-    )
+    oracle, everything = (utility_at(scored(corpus, p).dialogues, prices)[0] for p in ("oracle", "everything_ready"))
     assert (oracle >= 0.995).all() and (everything < oracle).all()
 
 
 @pytest.mark.parametrize("count", [0, 2, 6])
 def test_the_oracles_timing_is_1_at_any_number_of_turns(corpus, count):
-    from proactor_lib.evaluate.run import spread
-
-    dialogues, lines, _ = corpus
-    asked = {d.id: spread(len(d.turns), count) for d in dialogues}
-    said = [p for p in predicted(corpus, "oracle") if p.turn in asked[p.dialogue_id]]
-    scores = score_predictions(dialogues, lines, said, evaluated_turns=asked)
-    assert len(scores.references) > 10 and scores.references.timing.mean() == pytest.approx(1, abs=5e-4)
+    turns = {c.dialogue.id: spread(len(c.dialogue.turns), count) for c in corpus}
+    references = scored(corpus, "oracle", turns).references
+    assert len(references) > 10 and references.timing.mean() == pytest.approx(1, abs=5e-4)
