@@ -234,7 +234,7 @@ def test_findings_know_which_end_of_a_metric_is_the_better():
     told = verdicts(ac="higher", ftr="lower", missed="higher", pt="unclear", rar="higher", lead="lower")
     assert text.findings(told) == ["Against base, p is better by AC and FTR; worse by missed."]
     assert text.findings(verdicts(ac="unclear", rar="higher")) == ["No other metric tells p from base."]
-    assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same."]
+    assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same by all other metrics."]
     assert text.findings(None) == text.findings(SimpleNamespace(comparisons=None)) == []
 
 
