@@ -13,7 +13,7 @@ from proactor_lib import progress
 from proactor_lib.annotate import overlay
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_json, read_jsonl, write_json, write_jsonl
-from proactor_lib.params import Params
+from proactor_lib.params import WHERE, Params
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, Record
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class Run:
         """The run in folder `out`, new or begun. BadInput if the folder was made with other parameters."""
         run = cls(params, Path(out))
         if run.params_file.exists():
-            _refuse_other(params, read_json(run.params_file, Params), run.out)
-        else:
+            before = read_json(run.params_file, Params)
+            _refuse_other(params, before, run.out)
+        if not run.params_file.exists() or params != before:
             write_json(run.params_file, params.model_dump(mode="json"))
         return run
 
@@ -167,7 +168,9 @@ def _without(line: DialogueReferences, removed: dict[tuple[str, str | None], str
 
 def _refuse_other(params: Params, before: Params, out: Path) -> None:
     now, then = params.model_dump(mode="json"), before.model_dump(mode="json")
-    if changed := [f"{k} was {json.dumps(then[k])}, now {json.dumps(v)}" for k, v in now.items() if then[k] != v]:
+    if changed := [
+        f"{k} was {json.dumps(then[k])}, now {json.dumps(v)}" for k, v in now.items() if then[k] != v and k not in WHERE
+    ]:
         raise BadInput(
             f"{out} was made with other parameters ({'; '.join(changed)}): choose another folder, or delete it"
         )

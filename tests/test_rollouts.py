@@ -17,7 +17,7 @@ from proactor_lib.rewards import Score, make_reward
 from completions import Completions, drawn, wait_for
 
 TRAINED = {"tokens_packed": 1, "kl": 0.0, "clip_ratio/region_mean": 0.0, "entropy": 1.0, "rollout_wait_s": 0.0,
-           "train_s": 0.0, "sync_s": 0.0, "elapsed_s": 0.0}  # fmt: skip
+           "ranks": 1, "train_s": 0.0, "sync_s": 0.0, "elapsed_s": 0.0}  # fmt: skip
 
 
 def trunk(visit):

@@ -57,6 +57,7 @@ def step_line(batch: StepBatch, trained: dict[str, float]) -> dict:
         "output_tokens": sum(len(o.tokens) for g in batch.groups for o in g.outputs),
         "tokens_padded": sum(len(s["input_ids"]) for s in batch.samples),
         "tokens_packed": trained["tokens_packed"],
+        "ranks": trained["ranks"],
         "kl": trained["kl"],
         "clipped_share": trained["clip_ratio/region_mean"],
         "entropy": trained["entropy"],

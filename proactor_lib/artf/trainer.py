@@ -148,7 +148,8 @@ class DialogueTrainer(AsyncGRPOTrainer):
             statistics = {k: sum(v) / len(v) for k, v in sink.items() if v and not isinstance(v[0], tuple)}
             statistics |= {"rollout_wait_s": self._waited, "train_s": self._current_train_step_time,
                            "sync_s": self._synced, "tokens_packed": self._step_forward_tokens,
-                           "elapsed_s": time.monotonic() - self._began}  # fmt: skip
+                           "elapsed_s": time.monotonic() - self._began,
+                           "ranks": self.accelerator.num_processes}  # fmt: skip
             self._on_step(self._batch, statistics)
         self._metrics["train"].clear()
         self._current_train_step_time, self._step_microbatches = 0.0, 0
@@ -170,17 +171,19 @@ class DialogueTrainer(AsyncGRPOTrainer):
         if self.accelerator.is_main_process:
             shutil.rmtree(self._staging, ignore_errors=True)  # a killed run's
         self.accelerator.wait_for_everyone()
+        whole = True
         try:
             super()._save_checkpoint(model, trial)
-            if self.accelerator.is_main_process and not final.exists():
+        except Exception as error:  # a full disk is an OSError to Python, and to each library its own
+            whole = False
+            log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
+        self.accelerator.wait_for_everyone()  # every rank has its part in it
+        if self.accelerator.is_main_process:
+            if whole and not final.exists():
                 os.replace(Path(self._staging) / name, final)
                 _forget_all_but(2, self.args.output_dir)
-        except Exception as error:  # a full disk is an OSError to Python, and to each library its own
-            log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
-        finally:
-            if self.accelerator.is_main_process:
-                shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging = None
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging = None
 
 
 def last_checkpoint(folder: Path) -> Path | None:
