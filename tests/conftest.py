@@ -2,12 +2,14 @@
 
 import io
 import os
+import shutil
 import signal
 from typing import NamedTuple
 
 import pytest
 from proactor_lib import models
 from proactor_lib.artf.server import Server
+from selenium import webdriver
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +56,15 @@ def cli(monkeypatch, capsys):
 
     yield call
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, without a cache or a profile of anyone's."""
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1600"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()

@@ -11,10 +11,10 @@ from proactor_lib.schema import Window
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from jupyter import chromium, lab, run_all
-from misbehaving import Misbehaving, Reply
-from own_domain import write_zoo
-from truthful import Truthful
+from support.fake_endpoint import FakeEndpoint, Reply
+from support.jupyter import chromium, lab, run_all
+from support.truthful_oracle import Truthful
+from support.zoo import write_zoo
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "01_annotation.ipynb"
@@ -44,7 +44,7 @@ def test_it_runs_headless_with_an_oracle_and_leaves_failed_dialogues_out(tmp_pat
     loaded = [datasets.load("homeloan", None, s, limit=n, max_turns=50, seed=0, log=False) for s, n in sizes.items()]
     answers = Truthful([d for c in loaded for d in c.dialogues], [t for c in loaded for t in c.truth])
     bad = loaded[0].dialogues[1].id
-    with Misbehaving(lambda r, n: answers(r) if answers.dialogue(r)[0].id != bad else Reply('{"ver')) as server:
+    with FakeEndpoint(lambda r, n: answers(r) if answers.dialogue(r)[0].id != bad else Reply('{"ver')) as server:
         oracle = {"annotator": "oracle", "oracle_url": server.url, "oracle_model": "m", "homeloan_log": False}
         run, text = execute(tmp_path, oracle)
     assert len(run.dialogues("train")) == len(run.references("train")) == sizes["train"] - 1

@@ -20,7 +20,7 @@ from proactor_lib.params import Params, load_params
 from proactor_lib.run import Run
 from safetensors.torch import load_file
 
-from completions import Completions
+from support.fake_vllm import Completions
 
 
 @pytest.fixture

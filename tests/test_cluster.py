@@ -27,7 +27,8 @@ from proactor_lib.bench.traffic import Talk, drive
 from proactor_lib.errors import BadInput
 from proactor_lib.params import Params
 
-from fleet import cluster, events, until
+from support.clusters import cluster, events
+from support.waiting import wait_until
 
 
 def talks(count, turns):
@@ -64,9 +65,9 @@ class GivenMeanwhile(Nothing):
 def test_a_policy_that_is_given_in_the_middle_of_a_look_takes_over_at_the_next(tmp_path):
     with cluster(tmp_path) as c:
         c.sync = first = GivenMeanwhile(c)
-        until(lambda: c.sync is first.then)
+        wait_until(lambda: c.sync is first.then)
         kill(c.serving()[0])
-        until(lambda: "removed" in events(tmp_path) and len(c.serving()) == 2)
+        wait_until(lambda: "removed" in events(tmp_path) and len(c.serving()) == 2)
         assert c.failure is None
 
 
@@ -78,7 +79,7 @@ def test_a_killed_server_is_replaced_on_another_port_and_its_dialogues_go_on(tmp
         old = c.serving()[0]
         threading.Timer(0.4, kill, [old]).start()
         done = drive([c.url], talks(8, 30), key=c.key, routed=True)
-        until(lambda: len(c.serving()) == 2)
+        wait_until(lambda: len(c.serving()) == 2)
         assert len(done.latencies) == 240 and old not in c.serving()
         assert old.port not in {s.port for s in c.serving()}
         assert sorted(c._router.servers()) == sorted(s.url for s in c.serving())
@@ -89,7 +90,7 @@ def test_a_server_that_hangs_is_replaced(tmp_path):
     with cluster(tmp_path, hang_timeout=1.0) as c:
         old = c.serving()[0]
         old.misbehave(hang=True)
-        until(lambda: old not in c.serving() and len(c.serving()) == 2)
+        wait_until(lambda: old not in c.serving() and len(c.serving()) == 2)
         assert not old.alive()
 
 
@@ -113,7 +114,7 @@ def test_a_killed_router_is_started_anew_at_its_address(tmp_path):
         kill(c._router)
         done = drive([c.url], talks(2, 2), key=c.key, routed=True, patience=60)
         assert len(done.latencies) == 4
-        until(lambda: len(c._router.servers()) == 2)
+        wait_until(lambda: len(c._router.servers()) == 2)
 
 
 # a stuck pause
@@ -134,7 +135,7 @@ def test_a_server_that_stays_paused_is_replaced(tmp_path):
         stuck = c.serving()[0]
         stuck.misbehave(lose_resume=10_000)
         stuck.post("/pause")
-        until(lambda: stuck not in c.serving() and len(c.serving()) == 2)
+        wait_until(lambda: stuck not in c.serving() and len(c.serving()) == 2)
 
 
 # with the load
@@ -146,7 +147,7 @@ def test_servers_come_with_a_queue_and_go_when_it_is_over_and_no_request_is_lost
         done = drive([c.url], [Talk(f"d{n}", n * 0.05, 4) for n in range(40)], key=c.key, routed=True)
         assert len(done.latencies) == 160 and done.retries == 0
         assert len(made) == 3
-        until(lambda: len(c.members) == 1)
+        wait_until(lambda: len(c.members) == 1)
     found = events(tmp_path)
     assert found.count("drains") == found.count("stopped") == 2
 
@@ -156,7 +157,7 @@ def test_a_server_that_can_sleep_does_so_and_is_woken(tmp_path):
     load = [Talk(f"d{n}", n * 0.05, 4) for n in range(20)]
     with cluster(tmp_path, least=1, most=2, seqs=2, made=made, sleeps=True, script=Script(service=0.1, seqs=2)) as c:
         drive([c.url], load, key=c.key, routed=True)
-        until(lambda: [m.state for m in c.members] == ["serving", "asleep"] or c.members[0].state == "asleep")
+        wait_until(lambda: [m.state for m in c.members] == ["serving", "asleep"] or c.members[0].state == "asleep")
         asleep = next(m.server for m in c.members if m.state == "asleep")
         assert asleep.get("/is_sleeping").json()["is_sleeping"] and asleep.url not in c._router.servers()
         drive([c.url], load, key=c.key, routed=True)
@@ -267,7 +268,7 @@ def test_up_status_down(tmp_path, cli, ending):
     else:
         process.kill()
     process.wait(30)
-    until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if _of(p, shown)])
+    wait_until(lambda: not [p for p in psutil.process_iter(["cmdline"]) if _of(p, shown)])
     assert cli("cluster", "status", "--out", tmp_path).stdout == "no cluster runs there\n"
 
 

@@ -21,7 +21,8 @@ from proactor_lib.bench.router import answered
 from proactor_lib.bench.traffic import Talk, drive
 from safetensors.torch import load_file, save_file
 
-from fleet import events, until
+from support.clusters import events
+from support.waiting import wait_until
 
 PROMPT = list(range(100, 140))
 
@@ -90,11 +91,11 @@ def test_real_servers_hold_the_version_and_take_the_dialogues_of_a_killed_one(cl
     threading.Timer(0.5, os.kill, [scripted.process.pid, signal.SIGKILL]).start()
     done = drive([cluster.url], [Talk(f"d{n}", 0.0, 12) for n in range(8)], routed=True)
     assert len(done.latencies) == 96 and answered(tiny_server) - before > 48  # its own four dialogues, and more
-    until(lambda: len(cluster.serving()) == 2)
+    wait_until(lambda: len(cluster.serving()) == 2)
     assert all(s.weight_version() == sync.label(1) for s in cluster.serving())
 
     httpx.post(f"{tiny_server.url}/pause", params={"mode": "keep"}).raise_for_status()
-    until(lambda: not tiny_server.paused())
+    wait_until(lambda: not tiny_server.paused())
     tiny_server.reload(tiny_server.model)  # behind the cluster's back: as bare as after a restart
-    until(lambda: tiny_server.weight_version() == sync.label(1))
+    wait_until(lambda: tiny_server.weight_version() == sync.label(1))
     assert {"removed", "was paused", "did not hold the policy"} <= set(events(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens, in_a_loop_of_its_own
 from proactor_lib.errors import BadInput
 
-from misbehaving import Misbehaving, Reply
+from support.fake_endpoint import FakeEndpoint, Reply
 
 SCHEMA = {
     "type": "object",
@@ -28,7 +28,7 @@ def ask(answer, use, **options):
         async with Endpoint(server.url, "m", **settings) as endpoint:
             return await use(endpoint), endpoint
 
-    with Misbehaving(answer) as server:
+    with FakeEndpoint(answer) as server:
         return *asyncio.run(go()), server
 
 
@@ -88,7 +88,7 @@ def test_a_closed_port_is_unreachable():
         async with Endpoint(url, "m", retries=1, backoff=0.01) as endpoint:
             return await endpoint.complete(ASK)
 
-    with Misbehaving(lambda r, n: Reply("x")) as server:
+    with FakeEndpoint(lambda r, n: Reply("x")) as server:
         pass
     assert asyncio.run(go(server.url)).kind == "unreachable"
 

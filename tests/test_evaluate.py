@@ -23,23 +23,14 @@ from proactor_lib.evaluate.run import EvalSplit, predict, spread
 from proactor_lib.files import read_jsonl
 from proactor_lib.metrics.thresholds import persistence
 from proactor_lib.models import TINY, load_tokenizer, resolve
-from proactor_lib.params import load_params
-from proactor_lib.run import Run, annotate_run, prepare_data
 from proactor_lib.schema import PredictedAction, TurnPrediction
 
-from misbehaving import Misbehaving, Reply
+from support.fake_endpoint import FakeEndpoint, Reply
+from support.runs import opened
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "params" / "smoke.yaml"
 SGD = ROOT.parent / "shared" / "data" / "sgd"
-
-
-def opened(out, **overrides):
-    """A smoke run with its data and windows."""
-    run = Run.open(load_params(SMOKE, overrides), out)
-    prepare_data(run)
-    annotate_run(run)
-    return run
 
 
 def lines(path):
@@ -106,7 +97,7 @@ def follow(name, answer, tmp_path, turns=(1, 2, 3), kept=None):
     async def ask(url):
         await predict(Prompted(name, Endpoint(url, "m", backoff=0.01, retries=1), 64), [case], kept, lambda: None)
 
-    with Misbehaving(answer) as server:
+    with FakeEndpoint(answer) as server:
         try:
             asyncio.run(ask(server.url))
         finally:
@@ -263,7 +254,7 @@ def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_th
         finished.append(json.dumps(request["messages"]))
         return Reply("none", delay=0.02)
 
-    with Misbehaving(answer) as server:
+    with FakeEndpoint(answer) as server:
         env = os.environ | {"PROACTOR_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
         run = command(tmp_path / "out", *asked, "--url", server.url, "--model", "m", "--turns", "3",
                       dataset=sgd, limit=12)  # fmt: skip

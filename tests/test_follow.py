@@ -10,7 +10,7 @@ from proactor_lib.errors import BadInput
 from proactor_lib.params import load_params
 from proactor_lib.run import Run
 
-from test_evaluate import SMOKE, opened
+from support.runs import SMOKE, opened
 
 
 def test_a_second_notebook_finds_the_process_and_it_can_be_stopped(tmp_path):

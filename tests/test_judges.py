@@ -10,10 +10,10 @@ from proactor_lib.artf.sampler import Output
 from proactor_lib.artf.train import Job
 from proactor_lib.rewards import make_reward
 
-from misbehaving import Misbehaving, Reply
-from reward_cases import GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores
-from test_evaluate import opened
-from test_ruler import FAULTS, WORTH
+from support.fake_endpoint import FakeEndpoint, Reply
+from support.judges import FAULTS, WORTH
+from support.reward_cases import GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores
+from support.runs import opened
 
 
 def test_a_random_model_scores_every_label(tiny_server):
@@ -72,7 +72,7 @@ def test_training_goes_on_whatever_a_judge_does_and_every_failure_is_counted(tmp
             seen[first] = next(ways)
         return WAYS[seen[first]](request)
 
-    with Misbehaving(judge) as server:
+    with FakeEndpoint(judge) as server:
         asking = {"judge": "judge-1", "judge_url": server.url, "judge_timeout": 1.5, "judge_retries": 0}
         run = opened(tmp_path, reward="custom_ruler", num_generations=4, max_steps=12, **asking)
         steps = trained(run)

@@ -8,7 +8,7 @@ from proactor_lib.metrics.thresholds import agreement, cost, fired_from, persist
 from proactor_lib.metrics.variants import agreement as variant_agreement
 from proactor_lib.metrics.variants import verdicts
 
-from metric_cases import candidate, dialogue, needs, ready, reference, says
+from support.metric_cases import candidate, dialogue, needs, ready, reference, says
 
 
 def confidences(predictions):

@@ -16,7 +16,7 @@ from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.metrics.published import beside, published
 from proactor_lib.metrics.ranking import pri
 
-from metric_cases import candidate, dialogue, needs, ready, reference, says
+from support.metric_cases import candidate, dialogue, needs, ready, reference, says
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from proactor_lib.metrics.intervals import estimate
 from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.schema import TurnPrediction
 
-from metric_cases import candidate, dialogue, needs, ready, reference, says
+from support.metric_cases import candidate, dialogue, needs, ready, reference, says
 
 
 def metrics(references, predictions, dialogues=None, **options):

@@ -3,7 +3,7 @@
 import pytest
 from proactor_lib.metrics import alignment, as_set, f1, matches, pair, turn_kind, turn_scores
 
-from metric_cases import candidate, ready, reference
+from support.metric_cases import candidate, ready, reference
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,8 @@ import pytest
 from proactor_lib import notebook, processes, progress
 from proactor_lib.errors import BadInput
 
-
-def write_notebook(path, *cells, parameters="x = 1\nout = None"):
-    """A notebook with a parameters cell and these code cells."""
-    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-    node = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
-    node.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(node, path)
-    return path
+from support.notebooks import write_notebook
+from support.waiting import wait_until
 
 
 def run(tmp_path, *cells, given=None, **options):
@@ -119,19 +112,12 @@ def test_nothing_is_left_when_the_caller_is_stopped(tmp_path, number):
     code = "import sys; from pathlib import Path; from proactor_lib.notebook import execute; "
     code += f"execute(Path({str(source)!r}), Path({str(tmp_path / 'out' / 'n.ipynb')!r}), {{}})"
     caller = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    _until(lambda: living(marker))
+    wait_until(lambda: living(marker))
     tree = processes.family(caller.pid, itself=False)
     caller.send_signal(number)
     assert caller.wait(15) != 0
-    _until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree))
+    wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree))
     assert living(marker) == []
-
-
-def _until(holds, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 def test_pss_counts_shared_pages_once():
@@ -172,8 +158,8 @@ def test_a_guard_ends_daemons_too(number):
     code = "import subprocess, time; from proactor_lib.processes import guarded\nwith guarded():\n"
     code += f"    subprocess.run('setsid {marker} &', shell=True)\n    time.sleep({60 if number else 2})"
     caller = subprocess.Popen([sys.executable, "-c", code])
-    _until(lambda: living(marker))
+    wait_until(lambda: living(marker))
     if number:
         caller.send_signal(number)
     caller.wait(20)
-    _until(lambda: not living(marker))
+    wait_until(lambda: not living(marker))

@@ -18,8 +18,8 @@ from proactor_lib.files import read_jsonl
 from proactor_lib.run import FailedDialogue
 from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, Parameter, ReferenceParam, Turn
 
-from misbehaving import Misbehaving, Reply
-from truthful import Truthful
+from support.fake_endpoint import FakeEndpoint, Reply
+from support.truthful_oracle import Truthful
 
 CATALOG = Catalog(
     domain="taxi",
@@ -62,7 +62,7 @@ def facts(line):
 @pytest.mark.parametrize(("judged", "overlap"), [(60, 15), (13, 4), (10, 0), (2, 8)])
 def test_the_truth_comes_out_as_the_truth(calls, tmp_path, judged, overlap):
     answers = Truthful(calls.dialogues, calls.truth)
-    with Misbehaving(answers) as server:
+    with FakeEndpoint(answers) as server:
         cut = {"judged": judged, "overlap": overlap}
         lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", oracle=cut)
     assert not failed and summary.annotated == len(calls.dialogues) == 30
@@ -81,7 +81,7 @@ def test_what_does_not_fit_into_an_answer_is_asked_for_in_halves(calls, tmp_path
         true = answers(request)
         return true if asked[-1] <= 15 else Reply(true.text[:-9] + 2000 * " ", finish="length")
 
-    with Misbehaving(short) as server:
+    with FakeEndpoint(short) as server:
         lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", oracle={"attempts": 2})
         echoed = [m["content"] for r in server.requests for m in r["messages"] if m["role"] == "assistant"]
     assert not failed and [facts(line) for line in lines] == [facts(t) for t in calls.truth]
@@ -90,7 +90,7 @@ def test_what_does_not_fit_into_an_answer_is_asked_for_in_halves(calls, tmp_path
 
 def test_the_log_is_not_shown_to_the_model_and_pairs_with_what_it_found(tmp_path):
     logged = datasets.load("homeloan", None, "train", limit=3, seed=5)
-    with Misbehaving(Truthful(logged.dialogues, logged.truth)) as server:
+    with FakeEndpoint(Truthful(logged.dialogues, logged.truth)) as server:
         lines, *_ = annotate(server, logged, tmp_path / "refs.jsonl")
     got = [sorted((r.name, r.observed_turn) for r in line.references) for line in lines]
     assert got == [sorted((o.name, o.turn) for o in d.observed) for d in logged.dialogues]
@@ -131,7 +131,7 @@ def misbehave(answers):
 
 def test_every_dialogue_ends_annotated_or_failed_with_its_reason(calls, tmp_path):
     answers = Truthful(calls.dialogues, calls.truth)
-    with Misbehaving(misbehave(answers)) as server:
+    with FakeEndpoint(misbehave(answers)) as server:
         lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", concurrency=40, timeout=4, retries=1)
     reasons = {int(f.dialogue_id[-2:]) % 10: f.reason for f in failed}
     assert summary.annotated == len(lines) == 15 and len(failed) == sum(summary.failed.values()) == 15
@@ -146,12 +146,12 @@ def test_every_dialogue_ends_annotated_or_failed_with_its_reason(calls, tmp_path
 def test_a_run_again_repeats_no_answered_call_and_tries_faults_of_transport_again(calls, tmp_path):
     out, answers = tmp_path / "refs.jsonl", Truthful(calls.dialogues, calls.truth)
     down = {d.id for d in calls.dialogues[:5]}
-    with Misbehaving(lambda r, n: Reply(status=503) if answers.dialogue(r)[0].id in down else answers(r)) as server:
+    with FakeEndpoint(lambda r, n: Reply(status=503) if answers.dialogue(r)[0].id in down else answers(r)) as server:
         assert annotate(server, calls, out, retries=0)[2].failed == {"server": 5}
-    with Misbehaving(answers) as server:
+    with FakeEndpoint(answers) as server:
         lines, failed, summary = annotate(server, calls, out)
     assert len(lines) == 30 and not failed and (summary.calls, summary.cached, len(server.requests)) == (5, 25, 5)
-    with Misbehaving(answers) as server:
+    with FakeEndpoint(answers) as server:
         assert annotate(server, calls, out)[2].cached == 30 and not server.requests
 
 
@@ -169,7 +169,7 @@ bulk.annotate_file(corpus.dialogues, corpus.catalog, Path(sys.argv[2]), settings
 def test_a_killed_run_goes_on_without_repeating_a_call(calls, tmp_path):
     out, cache, answers = tmp_path / "refs.jsonl", tmp_path / "cache", Truthful(calls.dialogues, calls.truth)
     slow = lambda r, n: Reply(answers(r).text, delay=0.1)  # noqa: E731
-    with Misbehaving(slow) as server:
+    with FakeEndpoint(slow) as server:
         child = subprocess.Popen([sys.executable, "-c", KILLED, server.url, out, cache])
         while len(list(cache.rglob("*.json"))) < 10:
             assert child.poll() is None
@@ -186,7 +186,7 @@ def test_a_killed_run_goes_on_without_repeating_a_call(calls, tmp_path):
 
 def test_a_dry_run_sends_nothing_and_counts_what_a_run_sends(calls, tmp_path):
     answers = Truthful(calls.dialogues, calls.truth)
-    with Misbehaving(answers) as server:
+    with FakeEndpoint(answers) as server:
         settings = bulk.OracleSettings(
             server.url, "m", cache=tmp_path / "cache", prices=(2.0, 8.0), oracle={"judged": 30, "overlap": 5}
         )
@@ -209,7 +209,7 @@ def test_a_dry_run_needs_no_key(calls, tmp_path, monkeypatch):
 
 def test_a_dry_run_sends_nothing_where_the_cache_holds_an_answer_that_is_asked_again(calls, tmp_path):
     answers = Truthful(calls.dialogues, calls.truth)
-    with Misbehaving(lambda r, n: answers(r) if len(r["messages"]) > 2 else Reply("no")) as server:
+    with FakeEndpoint(lambda r, n: answers(r) if len(r["messages"]) > 2 else Reply("no")) as server:
         settings = bulk.OracleSettings(server.url, "m", cache=tmp_path / "cache", oracle={"attempts": 1})
         bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
         server.requests.clear()
@@ -220,7 +220,7 @@ def test_a_dry_run_sends_nothing_where_the_cache_holds_an_answer_that_is_asked_a
 
 
 def test_an_oracle_that_cannot_be_asked_stops_at_once(calls, tmp_path):
-    with Misbehaving(lambda r, n: Reply(status=401)) as server, pytest.raises(BadInput, match="401"):
+    with FakeEndpoint(lambda r, n: Reply(status=401)) as server, pytest.raises(BadInput, match="401"):
         annotate(server, calls, tmp_path / "refs.jsonl")
     with pytest.raises(BadInput, match="no connection"):
         annotate(server, calls, tmp_path / "refs.jsonl")
@@ -236,7 +236,7 @@ def test_the_command_plans_annotates_and_says_what_became_of_the_dialogues(calls
     bad = calls.dialogues[0].id
     out = tmp_path / "refs.jsonl"
     command = "annotate --dataset homeloan --seed 5 --no-log --limit 30 --annotator oracle --json".split()  # noqa: SIM905
-    with Misbehaving(lambda r, n: Reply("no") if answers.dialogue(r)[0].id == bad else answers(r)) as server:
+    with FakeEndpoint(lambda r, n: Reply("no") if answers.dialogue(r)[0].id == bad else answers(r)) as server:
         command += ["--url", server.url, "--model", "m", "--price", 1, 4, "--cache", tmp_path / "cache", "--out", out]
         planned = proactor(*command, "--dry-run")
         assert not server.requests and not out.exists()
@@ -250,7 +250,7 @@ def test_the_command_plans_annotates_and_says_what_became_of_the_dialogues(calls
 
 def test_the_command_asks_with_the_fields_and_the_form_that_it_is_given(calls, cli, tmp_path):
     nothing = json.dumps({action.name: [] for action in calls.catalog.actions})
-    with Misbehaving(lambda r, n: Reply(f"```json\n{nothing}\n```")) as server:
+    with FakeEndpoint(lambda r, n: Reply(f"```json\n{nothing}\n```")) as server:
         command = "annotate --dataset homeloan --seed 5 --no-log --limit 2 --annotator oracle --model m".split()  # noqa: SIM905
         command += ["--url", server.url, "--cache", tmp_path / "cache", "--out", tmp_path / "refs.jsonl", "--form"]
         done = cli(*command, "object", "--sampling", "max_completion_tokens=900", "--sampling", "reasoning_effort=low")

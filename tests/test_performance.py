@@ -12,8 +12,8 @@ from proactor_lib.errors import BadInput
 from proactor_lib.report import performance
 from proactor_lib.run import Run
 
-from test_plots import readable
-from test_simulate import lines
+from support.figures import readable
+from support.records import write_records
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "05_performance.ipynb"
@@ -39,7 +39,7 @@ def executed(out, bench):
 
 
 def test_it_takes_a_run_apart_and_shows_benchmarks_that_are_there(tmp_path):
-    lines(tmp_path / "run")
+    write_records(tmp_path / "run")
     bench = tmp_path / "bench"
     bench.mkdir()
     packing = {"padded_tokens": 340000, "library_tokens": 20000, "packed_tokens": 9100}
@@ -85,7 +85,7 @@ def test_a_benchmarks_file_that_is_none_is_refused(tmp_path):
 
 
 def test_figures_show_what_they_are_given(tmp_path):
-    lines(tmp_path)
+    write_records(tmp_path)
     steps = performance.with_rest(calibrate.run_steps(Run(None, tmp_path)))
     (ax,) = readable(plots.step_parts(steps)).axes
     tops = [sum(p.get_height() for p in ax.patches[i :: len(steps)]) for i in range(1, len(steps))]

@@ -12,7 +12,7 @@ from proactor_lib import pipeline
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import BadInput
 
-from test_notebook import write_notebook
+from support.notebooks import write_notebook
 
 ROOT = Path(__file__).parents[1]
 CELL = "params_file = None\nout = None\noverrides = {}"

@@ -25,8 +25,9 @@ from proactor_lib.artf.visits import Visits
 from proactor_lib.schema import DialogueReferences
 from safetensors.torch import load_file, save_file
 
-from fleet import cluster, events, until
-from reward_cases import BOOK, CATALOG, DIALOGUE, RIGHT, SILENCE, reward
+from support.clusters import cluster, events
+from support.reward_cases import BOOK, CATALOG, DIALOGUE, RIGHT, SILENCE, reward
+from support.waiting import wait_until
 
 
 @contextmanager
@@ -98,7 +99,7 @@ def test_a_server_that_does_not_take_a_version_is_replaced_by_one_that_holds_it(
         made[1].misbehave(refuse_load=1)
         sync.publish(1, adapter)
         assert c.serving() == [made[0]] and c._router.servers() == [made[0].url]
-        until(lambda: len(c.serving()) == 2)
+        wait_until(lambda: len(c.serving()) == 2)
         assert sync.model_name(1) in made[2].models() and made[2].models() == made[0].models()
     assert "lost" in events(tmp_path)
 
@@ -108,7 +109,7 @@ def test_a_server_that_forgets_its_adapters_gets_them_again(tmp_path, adapter):
         c.sync = sync = AdapterSync(c, max_staleness=0)
         sync.publish(0, adapter)
         c.serving()[0].misbehave(drop_adapters=True)
-        until(lambda: "holds it again" in events(tmp_path))
+        wait_until(lambda: "holds it again" in events(tmp_path))
         assert "did not hold the policy" in events(tmp_path) and len(c._router.servers()) == 2
         assert all(sync.model_name(0) in s.models() for s in c.serving()) and len(c.serving()) == 2
 
@@ -135,7 +136,7 @@ def test_requests_wait_until_the_version_that_they_name_is_there(tmp_path, adapt
         sync = AdapterSync([server], max_staleness=0)
         server.misbehave(answer_base=True)
         waiting = pool.submit(ask, server.url, sync.model_name(0))
-        until(lambda: server.seen()["models"].get("policy"))
+        wait_until(lambda: server.seen()["models"].get("policy"))
         sync.publish(0, adapter)
         outputs, counters = waiting.result(30)
         assert counters["wrong_model"] >= 1 and server.seen()["models"][sync.model_name(0)] == 1 and outputs
@@ -151,7 +152,7 @@ def test_a_server_that_joins_serves_nothing_before_it_holds_all_that_requests_ma
         for version in range(3):
             sync.publish(version, adapter)
         os.kill(made[0].process.pid, signal.SIGKILL)
-        until(lambda: len(made) == 3 and made[2] in c.serving())
+        wait_until(lambda: len(made) == 3 and made[2] in c.serving())
         calls = list(made[2].seen()["adapters"])
         assert calls == [sync.model_name(1), sync.model_name(2)]
         for _ in range(8):
@@ -168,9 +169,9 @@ def test_merged_weights_are_confirmed_and_a_bare_server_is_brought_up_to_date(tm
         assert [s.weight_version() for s in c.serving()] == [version] * 2
         assert made[0].seen()["weights"] == str(tmp_path / "merged")
         made[0].misbehave(forget_version=True)  # as if it had been restarted at its old address
-        until(lambda: made[0].weight_version() == version)
+        wait_until(lambda: made[0].weight_version() == version)
         os.kill(made[1].process.pid, signal.SIGKILL)
-        until(lambda: len(made) == 3 and len(c.serving()) == 2)
+        wait_until(lambda: len(made) == 3 and len(c.serving()) == 2)
         ask(c.url, sync.model_name(7), key=c.key, routed=True)
         assert made[2].weight_version() == version and set(made[2].seen()["versions"]) <= {version}
     assert "did not hold the policy" in events(tmp_path)
@@ -208,7 +209,7 @@ def test_a_leased_version_stays_until_it_is_given_back(tmp_path, adapter):
         sync = AdapterSync([server], max_staleness=0)
         sync.publish(0, adapter)
         waiting = pool.submit(ask, server.url, sync.model_name(0))
-        until(lambda: server.load().running)
+        wait_until(lambda: server.load().running)
         sync.publish(1, adapter, leased={0})
         assert set(sync.held) == {0, 1} and sync.model_name(0) in server.models()
         assert len(waiting.result(30)[0]) == 2
@@ -261,7 +262,7 @@ class Killer:
         self.worker.update_model_version(version)
 
     def kill(self):
-        until(lambda: any(s.load().running for s in self.fleet.serving()))
+        wait_until(lambda: any(s.load().running for s in self.fleet.serving()))
         busiest = max(self.fleet.serving(), key=lambda s: s.load().running)
         os.kill(busiest.process.pid, signal.SIGKILL)
         self.kills += 1
@@ -270,7 +271,7 @@ class Killer:
         self.worker.start()
         batches = []
         for step in range(steps):
-            until(self.whole)
+            wait_until(self.whole)
             self.publish(step)  # lets a step begin that had to wait for it: there is somebody to kill
             self.kill()
             batches.append(self.worker.next_step())
@@ -296,7 +297,7 @@ def test_a_run_survives_ten_kills_with_all_its_groups(tmp_path, adapter):
             batches = killer.run(steps)
         finally:
             worker.stop()
-        until(killer.whole)
+        wait_until(killer.whole)
         alive = [s.seen() for s in c.serving()]
     assert killer.kills == 10 and len(made) == 12 and events(tmp_path).count("removed") == 10
     assert [b.step for b in batches] == list(range(steps)) and all(b.step - b.version <= 1 for b in batches)

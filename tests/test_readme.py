@@ -19,7 +19,7 @@ import yaml
 from proactor_lib.params import Params, load_params
 
 from house_map import files, house_map
-from reward_cases import BOTH, RIGHT, SILENCE, group, scores
+from support.reward_cases import BOTH, RIGHT, SILENCE, group, scores
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

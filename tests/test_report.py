@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,38 +12,14 @@ from proactor_lib.cli import app
 from proactor_lib.errors import BadInput
 from proactor_lib.files import read_jsonl, write_json, write_jsonl
 from proactor_lib.params import Params
-from proactor_lib.policies import POLICIES
 from proactor_lib.report import page, timeline, training, words
-from proactor_lib.run import Run, annotate_run, prepare_data
+from proactor_lib.run import Run
 from proactor_lib.schema import Dialogue, ReferenceAction, Turn, TurnPrediction
 from scipy import stats
-from selenium import webdriver
 from typer.testing import CliRunner
 
-STEPS = 20
-
-
-def make_run(folder, **settings) -> Run:
-    """A run's folder without its model: simulated dialogues, fixed policies as predictions, a made-up metrics file."""
-    settings = {"train_dialogues": 2, "dev_dialogues": 2, "test_dialogues": 6, "bootstrap": 200} | settings
-    run = Run.open(
-        Params(name="a run", question="Does it move?", policies=("silent", "random", "oracle_late"), **settings), folder
-    )
-    prepare_data(run)
-    annotate_run(run)
-    references = {r.dialogue_id: r.references for r in run.references("test")}
-    for name in run.params.policies:
-        lines = [p for d in run.dialogues("test") for p in POLICIES[name](d, references[d.id], run.catalog, 0)]
-        write_jsonl(run.predictions / f"{name}.jsonl", lines)
-    write_jsonl(run.training / "metrics.jsonl", map(step, range(1, STEPS + 1)))
-    return run
-
-
-def step(number):
-    """A line of the trainer's metrics; the reward grows by 0.01 a step from 0.3, two groups 0.1 around it."""
-    mean = 0.3 + 0.01 * number
-    groups = [mean - 0.1, mean + 0.1]
-    return {"step": number, "reward_mean": mean, "reward_groups": groups, "kl": 0.002, "clipped_share": 0.01}
+from support.pages import check_page
+from support.runs import make_run
 
 
 @pytest.fixture(scope="module")
@@ -52,32 +27,6 @@ def run(tmp_path_factory):
     made = make_run(tmp_path_factory.mktemp("run") / "out")
     report.build(made.out)
     return made
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, without a cache or a profile of anyone's."""
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1600"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
-def check_page(browser, path):
-    """Open a report: no console line, no request but for the file, every figure drawn; returns the page's text."""
-    browser.get_log("performance"), browser.get_log("browser")
-    browser.get(path.resolve().as_uri())
-    assert browser.get_log("browser") == []
-    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert [u for u in asked if not u.startswith("data:")] == [path.resolve().as_uri()]
-    script = "return [...document.images].map(i => i.complete && i.naturalWidth > 50 && i.clientWidth > 50)"
-    drawn = browser.execute_script(script)
-    assert drawn and all(drawn)
-    return browser.execute_script("return document.body.innerText")
 
 
 def test_the_gain_is_the_difference_of_fifths_with_welchs_interval():

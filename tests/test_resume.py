@@ -5,8 +5,11 @@ import json
 import pytest
 from safetensors.numpy import load_file
 
-from completions import Completions, begin, metrics, trainer, wait_for
-from test_evaluate import opened
+from support.fake_vllm import Completions
+from support.records import metrics
+from support.runs import opened
+from support.trainer_process import begin, trainer
+from support.waiting import wait_until
 
 TIMES = {"rollout_s", "rollout_wait_s", "train_s", "sync_s", "elapsed_s"}
 SETTINGS = {"sft_steps": 0, "max_steps": 6, "save_steps": 2, "num_generations": 4, "policy_sync": "adapter"}
@@ -53,7 +56,7 @@ def test_killed_at_every_point_it_ends_as_if_it_had_not_been(undisturbed, tmp_pa
             seen = []
             server.on = lambda asked, _, path=path, seen=seen: seen.append(asked) if asked == path else None
             process = begin(tmp_path, server.port)
-            wait_for(lambda seen=seen: len(seen) >= 3)  # a second step's request, a second version on its way
+            wait_until(lambda seen=seen: len(seen) >= 3)  # a second step's request, a second version on its way
             process.kill()
             process.join()
         server.on = lambda *_: None

@@ -23,11 +23,11 @@ from proactor_lib.rewards import REWARDS, make_reward
 from proactor_lib.run import Run, annotate_run, prepare_data
 from typer.testing import CliRunner
 
-from metric_cases import reference
-from misbehaving import Misbehaving
-from reward_cases import BOOK, CATALOG, DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, scores
-from test_report import make_run
-from test_ruler import good, said
+from support.fake_endpoint import FakeEndpoint
+from support.judges import good, said
+from support.metric_cases import reference
+from support.reward_cases import BOOK, CATALOG, DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, scores
+from support.runs import make_run
 
 SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_reward_ablation.ipynb"
@@ -215,7 +215,7 @@ def test_a_judge_that_contradicts_itself(tmp_path):
         reverse = len(server.requests) > 1
         return said({k: i | {"score": 1 - i["score"]} if reverse else i for k, i in good(request).items()})
 
-    with Misbehaving(wavering) as server:
+    with FakeEndpoint(wavering) as server:
         params = load_params(None, {"reward": "general_ruler", "judge": "j", "judge_url": server.url})
         params = scoring.with_cache(params, tmp_path)
         noise = samples.judge_noise(params, [group(RIGHT, SILENCE)], repeats=2)
@@ -224,7 +224,7 @@ def test_a_judge_that_contradicts_itself(tmp_path):
 
 
 def test_what_a_judge_costs_per_1000_groups():
-    with Misbehaving(lambda r, n: said(good(r))) as server:
+    with FakeEndpoint(lambda r, n: said(good(r))) as server:
         settings = {"reward": "general_ruler", "judge": "j", "judge_url": server.url, "judge_prices": (1e6, 0)}
         scored = scoring.score(load_params(None, settings), [group(RIGHT, WRONG), group(SILENCE, RIGHT, turn=5)])
     cost = samples.judge_cost(scored)

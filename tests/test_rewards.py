@@ -15,8 +15,21 @@ from proactor_lib.rewards import REWARDS, make_reward
 from proactor_lib.rewards.metric import MetricReward
 from proactor_lib.rewards.schedule import eased
 
-from metric_cases import reference
-from reward_cases import BOOK, BOTH, GARBAGE, PARTIAL, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores, values
+from support.metric_cases import reference
+from support.reward_cases import (
+    BOOK,
+    BOTH,
+    GARBAGE,
+    PARTIAL,
+    RIGHT,
+    SILENCE,
+    WAITING,
+    WRONG,
+    group,
+    reward,
+    scores,
+    values,
+)
 
 OUTPUTS = (RIGHT, WAITING, PARTIAL, WRONG, BOTH, SILENCE, GARBAGE)
 PATIENT = [r for r in REWARDS if REWARDS[r].timed and r != "utility"]  # utility looks at one turn: see its test

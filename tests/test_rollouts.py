@@ -14,7 +14,8 @@ from proactor_lib.datasets import load
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score, make_reward
 
-from completions import Completions, drawn, wait_for
+from support.fake_vllm import Completions, drawn
+from support.waiting import wait_until
 
 TRAINED = {"tokens_packed": 1, "kl": 0.0, "clip_ratio/region_mean": 0.0, "entropy": 1.0, "rollout_wait_s": 0.0,
            "ranks": 1, "train_s": 0.0, "sync_s": 0.0, "elapsed_s": 0.0}  # fmt: skip
@@ -93,7 +94,7 @@ def test_all_turns_of_a_visit_are_asked_of_one_version_under_one_session(work, s
     worker.update_model_version(1)
     go.set()
     batches = [worker.next_step() for _ in range(2)]
-    wait_for(lambda: "v1" in {model for _, model in server.sessions})
+    wait_until(lambda: "v1" in {model for _, model in server.sessions})
     asked = {}
     for session, model in server.sessions:
         asked.setdefault(session, set()).add(model)

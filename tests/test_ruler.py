@@ -1,7 +1,6 @@
 """RULER against judges over real HTTP: good ones, slow ones and those that misbehave in every known way."""
 
 import json
-import re
 import time
 from dataclasses import replace
 
@@ -9,38 +8,16 @@ import pytest
 from proactor_lib.errors import BadInput
 from proactor_lib.rewards.endpoint_judge import answer_schema, read_marks
 
-from misbehaving import Misbehaving, Reply
-from reward_cases import BOTH, DIALOGUE, GARBAGE, PARTIAL, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores
+from support.fake_endpoint import FakeEndpoint, Reply
+from support.judges import FAULTS, answers, fields, good, said
+from support.reward_cases import DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores
 
-WORTH = {RIGHT: 0.9, WAITING: 0.6, PARTIAL: 0.7, WRONG: 0.2, BOTH: 0.4, SILENCE: 0.1}  # what a good judge says
 CUSTOM = ("timing", "alignment", "restraint", "completeness")
-
-
-def answers(request) -> dict[str, str]:
-    """The answers by label that a judge was shown, in the order shown."""
-    shown = request["messages"][1]["content"]
-    return dict(re.findall(r'<answer label="(\w+)">\n(.*?)\n</answer>', shown, re.DOTALL))
-
-
-def fields(request) -> list[str]:
-    schema = request["response_format"]["json_schema"]["schema"]
-    assert list(schema["properties"]) == schema["required"] == list(answers(request))
-    item = next(iter(schema["properties"].values()))
-    return [name for name in item["required"] if name != "reason"]
-
-
-def good(request) -> dict[str, dict]:
-    """The right answer by label, with the same mark for each criterion."""
-    return {k: {"reason": "so"} | dict.fromkeys(fields(request), WORTH[a]) for k, a in answers(request).items()}
-
-
-def said(items: dict[str, dict]) -> Reply:
-    return Reply(json.dumps(items))
 
 
 def judged(answer, *groups, name="general_ruler", **settings):
     """The groups' values, the reward's counters and the server, after `answer` was the judge."""
-    with Misbehaving(answer) as server:
+    with FakeEndpoint(answer) as server:
         settings = {"judge": "judge-1", "judge_url": server.url, "judge_retries": 0, "judge_timeout": 5} | settings
         ruler = reward(name, **settings)
         found = scores(ruler, *groups)
@@ -83,32 +60,6 @@ def test_custom_ruler_mixes_four_marks():
     assert "Judge proactiveness" in server.requests[0]["messages"][0]["content"] and fields(server.requests[0]) == [
         *CUSTOM
     ]
-
-
-def label(request) -> str:
-    """The label of RIGHT."""
-    return next(k for k, a in answers(request).items() if a == RIGHT)
-
-
-def without(request) -> dict[str, dict]:
-    """A good answer that lacks the label of RIGHT."""
-    return {k: item for k, item in good(request).items() if k != label(request)}
-
-
-def spoilt(request, mark) -> Reply:
-    """A good answer but for that mark of RIGHT."""
-    return said(good(request) | {label(request): {"reason": "so"} | dict.fromkeys(fields(request), mark)})
-
-
-FAULTS = {
-    "empty": lambda r: Reply(""),
-    "not_json": lambda r: Reply("I'm sorry, I can't judge these answers."),
-    "missing_label": lambda r: said(without(r)),
-    "repeated_label": lambda r: Reply(said(good(r)).text[:-1] + f', "{label(r)}": {{"reason": "", "score": 1}}}}'),
-    "out_of_range": lambda r: spoilt(r, 7),
-    "not_a_number": lambda r: spoilt(r, "high"),
-    "unknown_label": lambda r: said(good(r) | {"Z999": {"reason": "so", "score": 1}}),
-}
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -189,7 +140,7 @@ def test_slow_judges_are_bound_by_the_concurrency_alone():
 def test_several_judges_and_their_disagreement():
     harsh = lambda r: {k: i | {"score": i["score"] / 2} for k, i in good(r).items()}  # noqa: E731
     ask = lambda r, n: said(good(r) if r["model"] == "mild" else harsh(r))  # noqa: E731
-    with Misbehaving(ask) as server:
+    with FakeEndpoint(ask) as server:
         ruler = reward("general_ruler", judge="mild, harsh", judge_url=server.url)
         ((right, wrong),) = scores(ruler, group(RIGHT, WRONG))
     assert right.value == pytest.approx((0.9 + 0.45) / 2)
@@ -205,7 +156,7 @@ def test_one_judge_of_two_that_fails_leaves_the_other():
 
 
 def test_judges_at_addresses_of_their_own():
-    with Misbehaving(lambda r, n: said(good(r))) as a, Misbehaving(lambda r, n: said(good(r))) as b:
+    with FakeEndpoint(lambda r, n: said(good(r))) as a, FakeEndpoint(lambda r, n: said(good(r))) as b:
         scores(reward("general_ruler", judge="one,two", judge_url=f"{a.url},{b.url}"), group(RIGHT))
         assert [r["model"] for r in a.requests] == ["one"] and [r["model"] for r in b.requests] == ["two"]
     with pytest.raises(BadInput, match="2 addresses for 3 judges"):

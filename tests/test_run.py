@@ -11,8 +11,8 @@ from proactor_lib.params import load_params
 from proactor_lib.run import SPLITS, Run, annotate_run, prepare_data
 from proactor_lib.schema import DialogueReferences, ReferenceAction, Window
 
-from misbehaving import Misbehaving, Reply
-from truthful import Truthful
+from support.fake_endpoint import FakeEndpoint, Reply
+from support.truthful_oracle import Truthful
 
 
 def test_open_again_with_the_same_parameters(tmp_path):
@@ -88,7 +88,7 @@ def asked_twice(tmp_path, second, **more):
     def answer(request, n):
         return answers(request) if n == 1 else Reply(json.dumps(half(json.loads(answers(request).text))))
 
-    with Misbehaving(answer) as server:
+    with FakeEndpoint(answer) as server:
         asked = {"annotator": "oracle", "oracle_url": server.url, "oracle_model": "m", "second_annotator": second}
         run = Run.open(load_params(None, sizes | asked | more), tmp_path / "run")
         prepare_data(run)
@@ -119,7 +119,7 @@ def test_a_second_annotator_is_compared_with_and_stays_out_of_what_follows(tmp_p
 
 
 def test_nothing_is_paid_for_where_the_second_annotator_refuses_the_corpus(tmp_path):
-    with Misbehaving(lambda r, n: Reply("no")) as server:
+    with FakeEndpoint(lambda r, n: Reply("no")) as server:
         asked = {"annotator": "oracle", "oracle_url": server.url, "oracle_model": "m", "second_annotator": "evidence"}
         run = Run.open(load_params(None, {"train_dialogues": 2, "homeloan_log": False} | asked), tmp_path / "run")
         prepare_data(run, splits=("train",))

@@ -9,7 +9,7 @@ import pytest
 from proactor_lib import cli
 from proactor_lib.files import write_jsonl
 
-from metric_cases import candidate, dialogue, needs, ready, reference, says
+from support.metric_cases import candidate, dialogue, needs, ready, reference, says
 
 KEYS = ["ac", "max_ac", "difference", "pt", "ftr", "rar", "opportunity_timing", "lead", "missed", "late", "premature"]
 

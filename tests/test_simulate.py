@@ -10,7 +10,8 @@ from proactor_lib.artf.simulate import Plan, simulate
 from proactor_lib.errors import BadInput
 from proactor_lib.files import write_json
 
-from test_evaluate import opened
+from support.records import write_records
+from support.runs import opened
 
 # A dialogue of one turn and one output of 10 tokens after a prompt of 100: the prompt alone takes 100 * 0.01 + 0.1 s,
 # the output 5 * 0.01 + 10 * 0.1, its score 0.5: rollouts 2.65 s. It trains 100 + 5 + 10 tokens in 1.15 s.
@@ -88,28 +89,8 @@ def test_output_lengths_have_the_mean_and_the_spread():
 # a run's lines
 
 
-def lines(out, count=12, staleness=0):
-    """A run whose steps took what these times make of their tokens."""
-    run = opened(out, max_staleness=staleness, num_generations=8, turns_per_dialogue=2, dialogues_per_step=1)
-    rng, now, records, events = np.random.default_rng(1), 100.0, [], []
-    for step in range(1, count + 1):
-        output, packed = int(rng.integers(100, 120)), int(rng.integers(1000, 1300))
-        rollout, train = 2.0 + 0.02 * output, 0.5 + 0.004 * packed
-        now += rollout + train + 0.3 + 0.1
-        records.append({
-            "step": step, "staleness": 0, "groups": 2, "groups_skipped": 0, "outputs": 16, "output_tokens": output,
-            "tokens_padded": 16 * 900 + output, "tokens_packed": packed, "rollout_s": rollout,
-            "rollout_wait_s": rollout - 0.05, "train_s": train, "sync_s": 0.3,
-        })  # fmt: skip
-        events.append({"time": now, "stage": "grpo", "done": step, "total": count, "text": ""})
-    run.training.mkdir(parents=True, exist_ok=True)
-    for path, rows in ((run.training / "metrics.jsonl", records), (out / "progress.jsonl", events)):
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return records
-
-
 def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
-    records = lines(tmp_path)
+    records = write_records(tmp_path)
     found = calibrate.measured(tmp_path)
     times, work = found.service, found.workload
     assert (times.source, times.sync_s, times.slots) == ("measured", pytest.approx(0.3), 8)
@@ -125,7 +106,7 @@ def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
 
 
 def test_what_half_a_run_tells_predicts_the_other_half(tmp_path):
-    lines(tmp_path)
+    write_records(tmp_path)
     found = capacity.check(tmp_path)
     assert found.steps == 6 and abs(found.error) < 0.05
     with pytest.raises(BadInput, match="metrics.jsonl has 0 steps, at least 2 are needed: train first"):
@@ -142,7 +123,7 @@ def changed(out, change):
 
 
 def test_a_cold_start_is_left_out(tmp_path):
-    lines(tmp_path)
+    write_records(tmp_path)
     warm = calibrate.measured(tmp_path).service
     assert changed(tmp_path, lambda r: {"rollout_s": 30.0} if r["step"] == 1 else {}).service == warm
     assert abs(capacity.check(tmp_path).error) < 0.05
@@ -150,7 +131,7 @@ def test_a_cold_start_is_left_out(tmp_path):
 
 
 def test_a_sync_that_waits_for_rollouts_is_not_taken_for_a_long_one(tmp_path):
-    lines(tmp_path, staleness=1)
+    write_records(tmp_path, staleness=1)
     waits = changed(tmp_path, lambda r: {"staleness": 1, "sync_s": 0.3 + 2.0 * (r["step"] % 2)})
     assert waits.service.sync_s == pytest.approx(0.3)
     alone = changed(tmp_path, lambda r: {"staleness": 0})
@@ -158,7 +139,7 @@ def test_a_sync_that_waits_for_rollouts_is_not_taken_for_a_long_one(tmp_path):
 
 
 def test_short_dialogues_do_not_make_others_look_like_two_rounds(tmp_path):
-    lines(tmp_path)
+    write_records(tmp_path)
     settings = json.loads((tmp_path / "params.json").read_text())
     write_json(tmp_path / "params.json", settings | {"turns_per_dialogue": 0})
     found = changed(tmp_path, lambda r: {"groups": {3: 4, 7: 16}.get(r["step"], 8)})
@@ -195,7 +176,7 @@ def test_the_command_prints_one_object(cli, tmp_path):
     assert (found["cluster"], found["gpus"], found["source"]) == ("4xH200", 4, "estimated")
     assert [p["name"] for p in found["plans"]] == ["synchronous, padded", "synchronous, packed", "ART-F, staleness 1"]
     assert found["plans"][0]["speedup"] == 1.0 and found["plans"][2]["servers"] + found["plans"][2]["trainers"] == 4
-    lines(tmp_path / "run")
+    write_records(tmp_path / "run")
     found = json.loads(cli("simulate", "--run", tmp_path / "run", "--json").stdout)
     assert abs(found["error"]) < 0.05 and set(found["step_s"]) == {"0", "1", "2"}
     assert "predicted" in cli("simulate", "--run", tmp_path / "run").stdout

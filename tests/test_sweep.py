@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from proactor_lib.cli import app
 from proactor_lib.errors import BadInput
 from proactor_lib.params import Params
@@ -17,18 +16,8 @@ from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.table import collect, flatten
 from typer.testing import CliRunner
 
-from test_notebook import write_notebook
-
-CELL = "params_file = None\nout = None\noverrides = {}\nscale = 1.0\nlabel = 'a'\nflag = False"
-
-
-def write_sweep(folder, **values):
-    """A sweep file over a notebook that does nothing."""
-    if not (folder / "n.ipynb").exists():
-        write_notebook(folder / "n.ipynb", "1", parameters=CELL)
-    path = folder / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"name": "s", "notebook": "n.ipynb", **values}, sort_keys=False))
-    return path
+from support.notebooks import write_notebook
+from support.sweeps import CELL, write_sweep
 
 
 def cells_of(folder, **values):

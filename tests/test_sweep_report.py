@@ -16,9 +16,9 @@ from proactor_lib.sweep.runner import describe
 from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.table import collect
 
-from test_notebook import write_notebook
-from test_report import browser, check_page, make_run  # noqa: F401  (browser is a fixture)
-from test_sweep import write_sweep
+from support.notebooks import write_notebook
+from support.runs import make_run
+from support.sweeps import write_sweep
 
 DRAWN = """import pandas as pd
 import matplotlib.pyplot as plt

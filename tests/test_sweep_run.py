@@ -27,9 +27,9 @@ from proactor_lib.sweep.live import Lines, View, Widget
 from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.table import ABOUT, TIMES, collect
 
-from fleet import until
-from test_notebook import write_notebook
-from test_sweep import write_sweep
+from support.notebooks import write_notebook
+from support.sweeps import write_sweep
+from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 CELL = "params_file = None\nout = None\noverrides = {}\nseed = 0\nmode = 'good'\npause = 0.0"
@@ -224,7 +224,7 @@ def test_servers_go_to_the_nodes_as_actors_and_a_killed_one_is_replaced(cluster,
             assert sorted(len(_scripted(raylet)) for raylet in raylets) == [1, 1]
             assert len(drive([c.url], [Talk(f"d{n}", 0.0, 2) for n in range(4)], key=c.key, routed=True).latencies) == 8
             _scripted(raylets[0])[0].kill()
-            until(lambda: len(c.serving()) == 2 and c.serving() != first, 60)
+            wait_until(lambda: len(c.serving()) == 2 and c.serving() != first, 60)
         assert [len(_scripted(raylet)) for raylet in raylets] == [0, 0]
 
 

@@ -6,9 +6,11 @@ import re
 import pytest
 from proactor_lib.artf.alarms import Alarms
 
-from completions import UNIFORM, Completions, drawn, metrics, trainer
-from misbehaving import Misbehaving, Reply
-from test_evaluate import opened
+from support.fake_endpoint import FakeEndpoint, Reply
+from support.fake_vllm import UNIFORM, Completions, drawn
+from support.records import metrics
+from support.runs import opened
+from support.trainer_process import trainer
 
 LINE = {"step": 1, "staleness": 0, "kl": 0.002, "groups": 4, "groups_skipped": 1, "outputs": 16, "outputs_unscored": 0}
 
@@ -66,7 +68,7 @@ def test_a_run_with_a_bad_judge_other_weights_and_a_policy_that_collapses(tmp_pa
 
     settings = {"reward": "general_ruler", "judge": "j", "judge_timeout": 0.5, "judge_retries": 0, "max_steps": 6,
                 "save_steps": 6, "sft_steps": 0, "num_generations": 4, "policy_sync": "adapter"}  # fmt: skip
-    with Misbehaving(judge) as endpoint, Completions(texts, log_prob=UNIFORM - 0.3) as server:
+    with FakeEndpoint(judge) as endpoint, Completions(texts, log_prob=UNIFORM - 0.3) as server:
         run = opened(tmp_path, **settings, judge_url=endpoint.url)
         assert trainer(tmp_path, server.port) == 0
     lines, log = metrics(tmp_path), (run.training / "train.log").read_text()

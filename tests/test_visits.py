@@ -3,7 +3,7 @@
 from proactor_lib.artf.visits import Visits
 from proactor_lib.schema import Catalog, DialogueReferences
 
-from metric_cases import dialogue, reference
+from support.metric_cases import dialogue, reference
 
 
 def visits(turns_per_dialogue, seed=0, **kwargs):

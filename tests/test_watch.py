@@ -8,8 +8,8 @@ from proactor_lib.schema import Action, Catalog, Turn
 from proactor_lib.widgets import Watch
 from proactor_lib.widgets.watch import TYPED
 
-from metric_cases import candidate, ready, reference
-from test_evaluate import opened
+from support.metric_cases import candidate, ready, reference
+from support.runs import opened
 
 R = [reference("book", (2, 4, 6), to="Rome"), reference("pay", (5, 5, 7))]
 

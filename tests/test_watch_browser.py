@@ -3,8 +3,8 @@
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
-from jupyter import chromium, lab, run_all
-from test_evaluate import opened
+from support.jupyter import chromium, lab, run_all
+from support.runs import opened
 
 SOURCE = """
 from proactor_lib.params import Params

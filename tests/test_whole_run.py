@@ -12,7 +12,7 @@ import psutil
 import pytest
 from proactor_lib import pipeline
 
-from own_domain import write_zoo
+from support.zoo import write_zoo
 
 ROOT = Path(__file__).parents[1]
 POLICIES = ["base", "sft", "trained"]

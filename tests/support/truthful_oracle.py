@@ -6,7 +6,7 @@ import re
 from proactor_lib.agent import turn_line
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction
 
-from misbehaving import Reply
+from support.fake_endpoint import Reply
 
 CARRIED = re.compile(r"^(\d+)\. (\S+), (?:ready|candidate)(.*)$", re.MULTILINE)
 CARRIED_PARAM = re.compile(r", (\w+) = (.*?) \(turn \d+\)")

@@ -1,7 +1,6 @@
 """Clusters of scripted servers behind a real router, and dialogues for them."""
 
 import json
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,11 +32,3 @@ def cluster(folder: Path, least=2, most=2, seqs=64, made=None, sleeps=False, scr
 def events(folder: Path) -> list[str]:
     """What happened in the cluster of this folder, in order."""
     return [json.loads(line)["event"] for line in (folder / EVENTS).read_text().splitlines()]
-
-
-def until(condition, seconds=30.0):
-    """Wait until it holds; AssertionError if it never does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)

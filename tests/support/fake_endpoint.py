@@ -1,6 +1,6 @@
 """An OpenAI-compatible endpoint on 127.0.0.1, over real HTTP, that answers what a test says and misbehaves on purpose.
 
-with Misbehaving(lambda request, n: Reply("hello") if n > 1 else Reply(status=429)) as server:
+with FakeEndpoint(lambda request, n: Reply("hello") if n > 1 else Reply(status=429)) as server:
     ...  # server.url, server.requests
 """
 
@@ -30,7 +30,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # many clients may connect at once
 
 
-class Misbehaving:
+class FakeEndpoint:
     """`answer(request, n)` makes the reply to a request's JSON; `n` counts, from 1, how often these messages came."""
 
     def __init__(self, answer: Callable[[dict, int], Reply]):
@@ -38,7 +38,7 @@ class Misbehaving:
         self._lock, self._open, self._times = threading.Lock(), 0, {}
         self._closing = threading.Event()
 
-    def __enter__(self) -> "Misbehaving":
+    def __enter__(self) -> "FakeEndpoint":
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -7,7 +7,7 @@ from proactor_lib.params import load_params
 from proactor_lib.rewards import Group, make_reward
 from proactor_lib.schema import Action, Catalog, Dialogue, Parameter, Turn
 
-from metric_cases import reference
+from support.metric_cases import reference
 
 CATALOG = Catalog(
     domain="trips",

@@ -1,0 +1,17 @@
+"""Reports opened in a browser."""
+
+import json
+
+
+def check_page(browser, path):
+    """Open a report: no console line, no request but for the file, every figure drawn; returns the page's text."""
+    browser.get_log("performance"), browser.get_log("browser")
+    browser.get(path.resolve().as_uri())
+    assert browser.get_log("browser") == []
+    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert [u for u in asked if not u.startswith("data:")] == [path.resolve().as_uri()]
+    script = "return [...document.images].map(i => i.complete && i.naturalWidth > 50 && i.clientWidth > 50)"
+    drawn = browser.execute_script(script)
+    assert drawn and all(drawn)
+    return browser.execute_script("return document.body.innerText")
