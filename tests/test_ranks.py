@@ -15,15 +15,18 @@ from proactor_lib.errors import BadInput, Broken
 from proactor_lib.params import Params
 from proactor_lib.run import Run
 
-from completions import Completions, metrics, trainer, wait_for
-from test_evaluate import opened
+from support.fake_vllm import Completions
+from support.records import metrics
+from support.runs import opened
+from support.trainer_process import trainer
+from support.waiting import wait_until
 
-HERE = Path(__file__).parent
+SCRIPTS = Path(__file__).parent / "support"
 
 
 def run_ranks(count, script, folder, *arguments):
     """`python script folder arguments` as so many ranks, from a process of its own (a launcher ends its children)."""
-    command = [sys.executable, str(HERE / script), str(folder), *map(str, arguments)]
+    command = [sys.executable, str(SCRIPTS / script), str(folder), *map(str, arguments)]
     launch = f"ranks.launch({count}, {command!r}, Path({str(folder)!r}))"
     launcher = [sys.executable, "-c", f"from pathlib import Path\nfrom proactor_lib.artf import ranks\n{launch}"]
     with open(folder / "launcher.log", "w") as log:
@@ -57,7 +60,7 @@ def test_a_killed_rank_ends_all_with_a_sentence_and_one_rank_goes_on(tmp_path):
         server.on = lambda path, body: second.set() if path == "/v1/load_lora_adapter" and "-v2" in str(body) else None
         run.training.mkdir()
         launcher = run_ranks(2, "ranks_job.py", run.out, server.port)
-        wait_for(lambda: second.is_set() or launcher.poll() is not None)
+        wait_until(second.is_set, process=launcher)
         family = psutil.Process(launcher.pid).children(recursive=True)
         [rank_1] = [p for p in family if p.environ().get("RANK") == "1"]
         rank_1.kill()
