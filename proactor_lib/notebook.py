@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proactor_lib import processes
-from proactor_lib.errors import BadInput, missing_extra
+from proactor_lib.errors import UserError, missing_extra
 from proactor_lib.files import read_text, write_json
 
 State = Literal["done", "failed", "refused", "timeout"]
@@ -27,7 +27,7 @@ State = Literal["done", "failed", "refused", "timeout"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an execution ended. `refused`: the notebook raised BadInput, whose sentence `problem` then is."""
+    """How an execution ended. `refused`: the notebook raised UserError, whose sentence `problem` then is."""
 
     state: State
     seconds: float
@@ -36,13 +36,13 @@ class Outcome:
 
 
 def read_notebook(path: Path) -> dict:
-    """The notebook as its JSON object; BadInput when it is missing or is none."""
+    """The notebook as its JSON object; UserError when it is missing or is none."""
     try:
         value = json.loads(read_text(path))
         [cell["source"] for cell in value["cells"]]
         return value
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise BadInput(f"{path} is not a notebook (nbformat 4 JSON with cells)") from None
+        raise UserError(f"{path} is not a notebook (nbformat 4 JSON with cells)") from None
 
 
 def _source(cell: dict) -> str:
@@ -52,14 +52,14 @@ def _source(cell: dict) -> str:
 def parameters(path: Path) -> dict[str, Any]:
     """Names and defaults of the notebook's parameters cell (tag `parameters`), in order; empty without such a cell.
 
-    A default that is not a literal is given as its source text. Raises BadInput if the cell is not Python.
+    A default that is not a literal is given as its source text. Raises UserError if the cell is not Python.
     """
     for cell in read_notebook(path)["cells"]:
         if cell["cell_type"] == "code" and "parameters" in cell.get("metadata", {}).get("tags", ()):
             try:
                 return dict(_assignments(ast.parse(_source(cell))))
             except SyntaxError as error:
-                raise BadInput(f"{path}: the parameters cell is not Python: {error.msg}") from None
+                raise UserError(f"{path}: the parameters cell is not Python: {error.msg}") from None
     return {}
 
 
@@ -79,13 +79,13 @@ def _literal(node: ast.expr) -> Any:
 
 
 def check_parameters(path: Path, given: dict[str, Any]) -> None:
-    """Raise BadInput if `given` has a name that the notebook's parameters cell does not have."""
+    """Raise UserError if `given` has a name that the notebook's parameters cell does not have."""
     known = parameters(path)
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             accepted = f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(known) or 'none'}"
-            raise BadInput(f"{path} has no parameter {name!r} in its parameters cell; {accepted}")
+            raise UserError(f"{path} has no parameter {name!r} in its parameters cell; {accepted}")
 
 
 def digest(path: Path) -> str:
@@ -100,13 +100,13 @@ def execute(
     given: dict[str, Any],
     *,
     timeout: float | None = None,  # seconds
-    watch: Callable[[], None] = lambda: None,
+    on_tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run `source` with the parameters `given`; `target` is the executed notebook, beside it `<target>.log`.
 
-    `target` appears whole, when the run has ended, however it ended; a failed cell holds its error. `watch` is called a
-    few times a second meanwhile. Whatever ends this call (an exception in `watch` or Ctrl-C too), no process that the
-    notebook started is left. Raises BadInput for an unknown parameter or a source that is no notebook.
+    `target` appears whole, when the run has ended, however it ended; a failed cell holds its error. `on_tick` is called a
+    few times a second meanwhile. Whatever ends this call (an exception in `on_tick` or Ctrl-C too), no process that the
+    notebook started is left. Raises UserError for an unknown parameter or a source that is no notebook.
     """
     check_parameters(source, given)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def execute(
         )  # fmt: skip
     with processes.PeakMemory(child.pid) as memory:
         try:
-            in_time = _wait(child, start, timeout, watch)
+            in_time = _wait(child, start, timeout, on_tick)
         finally:
             processes.end(child.pid)
             child.wait()
@@ -132,14 +132,14 @@ def execute(
     return Outcome(state if in_time else "timeout", time.monotonic() - start, memory.gb, problem)
 
 
-def _wait(child: subprocess.Popen, start: float, timeout: float | None, watch: Callable[[], None]) -> bool:
+def _wait(child: subprocess.Popen, start: float, timeout: float | None, on_tick: Callable[[], None]) -> bool:
     """Whether the child ended in time."""
     while True:
         try:
             child.wait(0.2)
             return True
         except subprocess.TimeoutExpired:
-            watch()
+            on_tick()
         if timeout is not None and time.monotonic() - start > timeout:
             return False
 
@@ -149,7 +149,7 @@ def _publish(running: Path, target: Path) -> None:
     try:
         read_notebook(running)
         os.replace(running, target)
-    except BadInput:
+    except UserError:
         running.unlink(missing_ok=True)
 
 
@@ -170,7 +170,7 @@ def _verdict(target: Path, status: int) -> tuple[State, str]:
     """What the notebook's first error says, or else its log."""
     for number, output in _errors(target):
         sentence = " ".join(output["evalue"].split())
-        if output["ename"] == "BadInput":
+        if output["ename"] == "UserError":
             return "refused", sentence
         absent = sentence.partition("'")[2].rstrip("'") if output["ename"] == "ModuleNotFoundError" else None
         if extra := missing_extra(absent):

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem, read_text, shipped
+from proactor_lib.errors import UserError
+from proactor_lib.files import first_error, read_text, shipped
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.schema import Count, Natural, NonNegative, Positive, Share
 
@@ -155,13 +155,13 @@ WHERE = ("trainers",)
 
 
 def read_layers(path: Path) -> dict[str, Any]:
-    """The file's values over those of the files that it extends, unvalidated. BadInput if a file is not YAML."""
+    """The file's values over those of the files that it extends, unvalidated. UserError if a file is not YAML."""
     try:
         values = yaml.safe_load(read_text(path)) or {}
     except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise BadInput(f"{path} must hold `name: value` lines, got a {type(values).__name__}")
+        raise UserError(f"{path} must hold `name: value` lines, got a {type(values).__name__}")
     below = values.pop("extends", None)
     return {**(read_layers(Path(path).parent / below) if below else {}), **values}
 
@@ -169,7 +169,7 @@ def read_layers(path: Path) -> dict[str, Any]:
 def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
     """The run's parameters: defaults, then the file (with what it extends), then the overrides.
 
-    path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises BadInput, naming the file,
+    path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises UserError, naming the file,
     the key, the value and what is accepted.
     """
     values = {**(read_layers(shipped(path)) if path else {}), **(overrides or {})}
@@ -177,12 +177,12 @@ def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None
 
 
 def validate(values: dict[str, Any], source: str) -> Params:
-    """`values` as Params; BadInput says what is wrong in `source`, with the nearest known name for an unknown one."""
+    """`values` as Params; UserError says what is wrong in `source`, with the nearest known name for an unknown one."""
     if unknown := sorted(set(values) - set(Params.model_fields)):
         near = difflib.get_close_matches(unknown[0], Params.model_fields, n=1)
         accepted = f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(sorted(Params.model_fields))}"
-        raise BadInput(f"{source}: unknown parameter {unknown[0]!r}; {accepted}")
+        raise UserError(f"{source}: unknown parameter {unknown[0]!r}; {accepted}")
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise BadInput(f"{source}: {first_problem(error)}") from None
+        raise UserError(f"{source}: {first_error(error)}") from None

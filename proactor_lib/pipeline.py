@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from proactor_lib import notebook, processes, provenance
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import home, read_text, shipped, write_json
 from proactor_lib.params import WHERE, Params, load_params
 
@@ -24,11 +24,13 @@ MAIN_JOB = ("01", "02", "03", "04")
 
 
 def notebooks_folder() -> Path:
-    """`notebooks/` in the working directory, else those that came with the package. BadInput when neither is there."""
+    """`notebooks/` in the working directory, else those that came with the package. UserError when neither is there."""
     for folder in (Path("notebooks"), home() / "notebooks"):
         if folder.is_dir():
             return folder.resolve()
-    raise BadInput("no folder notebooks/ here: run this in a clone of the project, or name the folder with --notebooks")
+    raise UserError(
+        "no folder notebooks/ here: run this in a clone of the project, or name the folder with --notebooks"
+    )
 
 
 def numbered(folder: Path) -> dict[str, Path]:
@@ -37,10 +39,10 @@ def numbered(folder: Path) -> dict[str, Path]:
 
 
 def find(folder: Path, stages: tuple[str, ...] = MAIN_JOB) -> list[Path]:
-    """The notebooks of these numbers, in order. BadInput for a number that none has."""
+    """The notebooks of these numbers, in order. UserError for a number that none has."""
     by_number = numbered(folder)
     if missing := [s for s in stages if s not in by_number]:
-        raise BadInput(f"no notebook {missing[0]}_*.ipynb in {folder}; accepted: {', '.join(by_number) or 'none'}")
+        raise UserError(f"no notebook {missing[0]}_*.ipynb in {folder}; accepted: {', '.join(by_number) or 'none'}")
     return [by_number[s] for s in sorted(set(stages))]
 
 
@@ -61,7 +63,7 @@ class Pipeline:
     """The stages of one run folder."""
 
     def __init__(self, params_file: Path, out: Path, overrides: dict[str, Any], notebooks: list[Path]):
-        """Raises BadInput for parameters that are wrong, or other than those that the folder was made with."""
+        """Raises UserError for parameters that are wrong, or other than those that the folder was made with."""
         from proactor_lib.run import Run
 
         self.params, self.out, self.notebooks = load_params(params_file, overrides), out.resolve(), notebooks
@@ -82,11 +84,11 @@ class Pipeline:
         same = stage is not None and (stage.state, stage.inputs) == ("done", self._digests[path.stem])
         return same and self.executed(path).exists()
 
-    def run(self, path: Path, watch: Callable[[], None] = lambda: None) -> Stage:
-        """Execute the notebook and remember how it went; `watch` is called a few times a second."""
+    def run(self, path: Path, on_tick: Callable[[], None] = lambda: None) -> Stage:
+        """Execute the notebook and remember how it went; `on_tick` is called a few times a second."""
         start = time.monotonic()
         try:
-            outcome = notebook.execute(path, self.executed(path), self.given, watch=watch)
+            outcome = notebook.execute(path, self.executed(path), self.given, on_tick=on_tick)
         except BaseException:
             self._remember(path, "stopped", time.monotonic() - start, 0.0, None)
             raise
@@ -120,7 +122,7 @@ def read_stages(out: Path) -> dict[str, Stage]:
     try:
         return {name: Stage(**stage) for name, stage in json.loads(read_text(path))["stages"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadInput(f"{path} is not what `proactor run` writes: delete it to run all stages again") from None
+        raise UserError(f"{path} is not what `proactor run` writes: delete it to run all stages again") from None
 
 
 def _named_files(params: Params) -> dict[str, str | None]:

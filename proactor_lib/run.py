@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proactor_lib import progress
-from proactor_lib.annotate import overlay
-from proactor_lib.errors import BadInput
+from proactor_lib.annotate import corrections
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, read_jsonl, write_json, write_jsonl
 from proactor_lib.params import WHERE, Params
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, Record
@@ -39,7 +39,7 @@ class Run:
 
     @classmethod
     def open(cls, params: Params, out: Path | str) -> "Run":
-        """The run in folder `out`, new or begun. BadInput if the folder was made with other parameters."""
+        """The run in folder `out`, new or begun. UserError if the folder was made with other parameters."""
         run = cls(params, Path(out))
         if run.params_file.exists():
             before = read_json(run.params_file, Params)
@@ -96,7 +96,7 @@ class Run:
 
     @cached_property
     def catalog(self) -> Catalog:
-        """The catalog of all splits. BadInput if the data stage has not run."""
+        """The catalog of all splits. UserError if the data stage has not run."""
         return read_json(self._made(self.data / "catalog.json"), Catalog)
 
     def dialogues(self, split: str) -> list[Dialogue]:
@@ -105,7 +105,7 @@ class Run:
         return [d for d in self.conversations(split) if d.id not in gone]
 
     def conversations(self, split: str) -> list[Dialogue]:
-        """The split's dialogues, all of them. BadInput if the data stage has not run."""
+        """The split's dialogues, all of them. UserError if the data stage has not run."""
         return list(read_jsonl(self._made(self.data / f"{split}.jsonl"), Dialogue))
 
     def failed(self, split: str) -> dict[str, str]:
@@ -114,7 +114,7 @@ class Run:
 
     def removed(self, split: str) -> dict[tuple[str, str | None], str]:
         """What `quality_filter` took out: (dialogue, reference or None for the whole dialogue) -> the reason."""
-        from proactor_lib.annotate.quality import Removed
+        from proactor_lib.annotate.agreement import Removed
 
         path = self.annotations / f"{split}.removed.jsonl"
         lines = read_jsonl(path, Removed) if path.exists() else ()
@@ -123,18 +123,18 @@ class Run:
     def references(self, split: str) -> list[DialogueReferences]:
         """The references of `dialogues`, with the overlay's corrections, but for those that were filtered out.
 
-        BadInput if not annotated.
+        UserError if not annotated.
         """
         removed = self.removed(split)
         return [_without(r, removed) for r in self.corrected(split) if (r.dialogue_id, None) not in removed]
 
     def corrected(self, split: str) -> list[DialogueReferences]:
-        """The split's references, one record a dialogue, with the overlay's corrections. BadInput if not annotated."""
+        """The split's references, one record a dialogue, with the overlay's corrections. UserError if not annotated."""
         corrections = self.overlay if self.params.overlay or self.overlay.exists() else None
-        return overlay.apply(self.annotated(split), corrections)
+        return corrections.apply(self.annotated(split), corrections)
 
     def annotated(self, split: str) -> list[DialogueReferences]:
-        """The split's references as the annotator left them, without corrections. BadInput if not annotated."""
+        """The split's references as the annotator left them, without corrections. UserError if not annotated."""
         return list(read_jsonl(self._made(self.annotations / f"{split}.jsonl"), DialogueReferences))
 
     def truth(self, split: str) -> list[DialogueReferences] | None:
@@ -149,7 +149,7 @@ class Run:
 
     def sources(self, split: str) -> list[Path]:
         """The files that `dialogues` and `references` are made from; some need not be there."""
-        from proactor_lib.annotate.bulk import failures_path
+        from proactor_lib.annotate.oracle_run import failures_path
 
         annotated = self.annotations / f"{split}.jsonl"
         beside = [failures_path(annotated), self.annotations / f"{split}.removed.jsonl", self.overlay]
@@ -157,7 +157,7 @@ class Run:
 
     def _made(self, path: Path) -> Path:
         if not path.exists():
-            raise BadInput(f"{path} is not there yet: run notebook 01_annotation on {self.out} first")
+            raise UserError(f"{path} is not there yet: run notebook 01_annotation on {self.out} first")
         return path
 
 
@@ -171,7 +171,7 @@ def _refuse_other(params: Params, before: Params, out: Path) -> None:
     if changed := [
         f"{k} was {json.dumps(then[k])}, now {json.dumps(v)}" for k, v in now.items() if then[k] != v and k not in WHERE
     ]:
-        raise BadInput(
+        raise UserError(
             f"{out} was made with other parameters ({'; '.join(changed)}): choose another folder, or delete it"
         )
 
@@ -180,7 +180,7 @@ def prepare_data(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLI
     """Write data/ (and the truth, where the corpus knows it) into the run's folder.
 
     No dialogue is in two of them, even where a corpus has no splits: what is held out is taken first.
-    `log` takes one line of text a fact. Raises BadInput as `datasets.load`.
+    `log` takes one line of text a fact. Raises UserError as `datasets.load`.
     """
     made: dict[str, Corpus] = {}
     for done, split in enumerate(reversed(splits)):
@@ -215,7 +215,7 @@ def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLI
     """Write references/<split>.jsonl for each split with the run's annotator, then see what the filter takes out.
 
     A second annotator's go to second-<split>.jsonl. What an oracle has annotated stays: it was paid for, and its server
-    may be gone. Delete the file to ask again. Raises BadInput: an evidence annotator without logged actions, an oracle
+    may be gone. Delete the file to ask again. Raises UserError: an evidence annotator without logged actions, an oracle
     that cannot be reached.
     """
     for done, split in enumerate(splits):
@@ -249,25 +249,27 @@ def _by_evidence(run: Run, split: str, path: Path) -> str:
 
 
 def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
-    from proactor_lib.annotate import bulk
+    from proactor_lib.annotate import oracle_run
 
     if path.exists():
         failed = len(_failed(path))
         return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
     dialogues = run.conversations(split)
-    with bulk.shown(len(dialogues), path.stem) as bar:
+    with oracle_run.shown(len(dialogues), path.stem) as bar:
 
-        def tell(summary: bulk.Summary) -> None:
+        def tell(summary: oracle_run.Summary) -> None:
             bar(summary)
             done = SPLITS.index(split) + summary.dialogues / len(dialogues)
             progress.report(run.out, "annotate", done, len(SPLITS), f"{path.stem}: {summary}")
 
-        return str(bulk.annotate_file(dialogues, run.catalog, path, bulk.settings(run.params, repeat), tell))
+        return str(
+            oracle_run.annotate_file(dialogues, run.catalog, path, oracle_run.settings(run.params, repeat), tell)
+        )
 
 
 def _failed(path: Path) -> dict[str, str]:
     """The dialogues without references in `path`, each with its reason."""
-    from proactor_lib.annotate.bulk import failures_path
+    from proactor_lib.annotate.oracle_run import failures_path
 
     beside = failures_path(path)
     return {f.dialogue_id: f.reason for f in read_jsonl(beside, FailedDialogue)} if beside.exists() else {}
@@ -275,12 +277,12 @@ def _failed(path: Path) -> dict[str, str]:
 
 def _filter(run: Run, split: str) -> str:
     """Write <split>.removed.jsonl, anew; corrections by hand are taken in first."""
-    from proactor_lib.annotate import quality
+    from proactor_lib.annotate import agreement
 
     path = run.annotations / f"{split}.removed.jsonl"
     path.unlink(missing_ok=True)
-    thresholds = quality.Thresholds(**run.params.quality_filter)
-    kept, removed = quality.filtered(run.dialogues(split), run.corrected(split), thresholds, run.second(split))
+    thresholds = agreement.Thresholds(**run.params.quality_filter)
+    kept, removed = agreement.filtered(run.dialogues(split), run.corrected(split), thresholds, run.second(split))
     write_jsonl(path, removed)
     dialogues = sum(r.reference_id is None for r in removed)
     return f"the filter took out {dialogues} dialogues and {len(removed) - dialogues} references of others: {path}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 from proactor_lib import models
-from proactor_lib.artf.server import Server
+from proactor_lib.artf.serving.server import Server
 from selenium import webdriver
 
 
@@ -29,7 +29,7 @@ def tiny_server(tmp_path_factory):
         yield server.wait_ready(300 if os.cpu_count() > 1 else 600)
 
 
-class Said(NamedTuple):
+class PredictionKey(NamedTuple):
     """How a command ended."""
 
     returncode: int
@@ -52,7 +52,7 @@ def cli(monkeypatch, capsys):
             status = 0
         except SystemExit as end:
             status = end.code or 0
-        return Said(status, *capsys.readouterr())
+        return PredictionKey(status, *capsys.readouterr())
 
     yield call
     signal.signal(signal.SIGTERM, before)

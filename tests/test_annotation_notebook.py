@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from proactor_lib import datasets, notebook
-from proactor_lib.annotate.bulk import failures_path
+from proactor_lib.annotate.oracle_run import failures_path
 from proactor_lib.params import load_params
 from proactor_lib.run import Run
 from proactor_lib.schema import Window

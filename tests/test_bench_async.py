@@ -12,10 +12,10 @@ import psutil
 import pytest
 import torch
 from proactor_lib import processes
-from proactor_lib.artf import train
-from proactor_lib.artf.server import Server
-from proactor_lib.bench import asynchronous, children, learning, sides
-from proactor_lib.errors import BadInput
+from proactor_lib.artf.serving.server import Server
+from proactor_lib.artf.training import train
+from proactor_lib.bench import asynchronous, isolated, learning, sides
+from proactor_lib.errors import UserError
 from proactor_lib.params import Params, load_params
 from proactor_lib.run import Run
 from safetensors.torch import load_file
@@ -59,7 +59,7 @@ def test_asynchronous_and_synchronous_do_the_same_work(tmp_path, pins, monkeypat
             run = Run.open(load_params(Path(out) / "params.json"), out)
             return sides.run_side(side, run, sides.Spread(run.params), server)
 
-        monkeypatch.setattr(children, "call", call)
+        monkeypatch.setattr(isolated, "call", call)
         settings = {"policy_sync": "adapter", "seed": 1}
         found = asynchronous.benchmark(tmp_path, "homeloan", None, ("artf", "sync", "grouped"), "tiny", 2, settings)
     artf, sync, grouped = (found["sides"][side] for side in ("artf", "sync", "grouped"))
@@ -95,7 +95,7 @@ def adapter(folder):
     "sides_, shape, said", [(("ours",), "tiny", "side 'ours'"), (("trl",), "vast", "shape 'vast'")]
 )
 def test_what_is_not_there_is_named(tmp_path, sides_, shape, said):
-    with pytest.raises(BadInput, match=f"{said}: there is none of that name; accepted: "):
+    with pytest.raises(UserError, match=f"{said}: there is none of that name; accepted: "):
         asynchronous.benchmark(tmp_path, "homeloan", None, sides_, shape, 1)
 
 
@@ -112,8 +112,8 @@ def test_a_trainer_borrows_the_cores_of_idle_servers():
 
 
 def test_a_child_that_fails_is_told_with_its_last_words(tmp_path):
-    with pytest.raises(BadInput, match="ended with status 2: proactor: shape 'huge': there is none"):
-        children.call("proactor_lib", "bench", "packing", "--shape", "huge", log=tmp_path / "log.txt")
+    with pytest.raises(UserError, match="ended with status 2: proactor: shape 'huge': there is none"):
+        isolated.call("proactor_lib", "bench", "packing", "--shape", "huge", log=tmp_path / "log.txt")
 
 
 def test_a_child_ends_with_the_bench_that_was_killed():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from proactor_lib import catalog as catalogs
 from proactor_lib.datasets import homeloan
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Parameter
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -202,6 +202,6 @@ def test_abcd_ontology_with_its_guidelines():
 def test_bad_files_are_named(source, text, said, tmp_path):
     path = tmp_path / "input.json"
     path.write_text(text)
-    with pytest.raises(BadInput, match="^(?s:.*)" + said.replace("[", r"\[")) as error:
+    with pytest.raises(UserError, match="^(?s:.*)" + said.replace("[", r"\[")) as error:
         catalogs.read(path, source)
     assert source == "graphql" or str(path) in str(error.value)

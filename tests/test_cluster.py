@@ -14,17 +14,17 @@ import threading
 import httpx
 import psutil
 import pytest
-from proactor_lib.artf.child import ServerDied
-from proactor_lib.artf.cluster import Cluster, Nothing
-from proactor_lib.artf.guard import KeyEverywhere
-from proactor_lib.artf.router import Router
-from proactor_lib.artf.scaling import Rule
-from proactor_lib.artf.scripted import Script
-from proactor_lib.artf.serving import start_server
-from proactor_lib.artf.slots import Slot, core_slots, gpu_slots
-from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.artf.serving.api_key import KeyEverywhere
+from proactor_lib.artf.serving.autoscaler import ScalingPolicy
+from proactor_lib.artf.serving.cluster import Cluster, NoPolicy
+from proactor_lib.artf.serving.launch import start_server
+from proactor_lib.artf.serving.placement import Slot, core_slots, gpu_slots
+from proactor_lib.artf.serving.process import ServerDied
+from proactor_lib.artf.serving.router import Router
+from proactor_lib.bench.fake_server import FakeServer
+from proactor_lib.bench.fake_vllm import Script
 from proactor_lib.bench.traffic import Talk, drive
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 
 from support.clusters import cluster, events
@@ -50,14 +50,14 @@ def test_every_dialogue_is_on_one_server_and_the_load_is_split(tmp_path):
     assert not held[0].keys() & held[1].keys() and len(held[0]) == len(held[1]) == 10
 
 
-class GivenMeanwhile(Nothing):
+class GivenMeanwhile(NoPolicy):
     """Another takes its place in the middle of a look, between taking its lock and giving it back."""
 
     def __init__(self, cluster):
         super().__init__()
-        self.cluster, self.then = cluster, Nothing()
+        self.cluster, self.then = cluster, NoPolicy()
 
-    def holds(self, server):
+    def is_loaded_on(self, server):
         self.cluster.sync = self.then
         return True
 
@@ -96,15 +96,18 @@ def test_a_server_that_hangs_is_replaced(tmp_path):
 
 def test_a_slot_where_nothing_starts_is_given_up_and_the_cluster_goes_on(tmp_path):
     def make(slot, key):
-        server = StandIn(log_path=tmp_path / f"{slot.name}.log", key=key)
+        server = FakeServer(log_path=tmp_path / f"{slot.name}.log", key=key)
         if slot.name == "bad":
             server._command = lambda: [sys.executable, "-c", "raise SystemExit('Error: no such device')"]
         return server
 
-    with Cluster(make, [Slot("bad"), Slot("good")], Rule(1, 2, 64), tmp_path, period=0.05) as c:
+    with Cluster(make, [Slot("bad"), Slot("good")], ScalingPolicy(1, 2, 64), tmp_path, period=0.05) as c:
         c.wait_ready(60)
         assert [m.slot.name for m in c.members] == ["good"] and "slot given up" in events(tmp_path)
-    with Cluster(make, [Slot("bad")], Rule(1, 1, 64), tmp_path, period=0.05) as c, pytest.raises(ServerDied) as died:
+    with (
+        Cluster(make, [Slot("bad")], ScalingPolicy(1, 1, 64), tmp_path, period=0.05) as c,
+        pytest.raises(ServerDied) as died,
+    ):
         c.wait_ready(60)
     assert "no such device" in str(died.value)
 
@@ -221,9 +224,9 @@ def test_slots_share_the_cores_or_take_the_last_gpus():
     assert [s.cores for s in core_slots(3, "1")] == ["1", "1", "1"]
     assert [s.cores for s in core_slots(2, None)] == [None, None]
     assert [s.gpu for s in gpu_slots(3, 4)] == [1, 2, 3]
-    with pytest.raises(BadInput, match="4 servers need a GPU each, and there are 2"):
+    with pytest.raises(UserError, match="4 servers need a GPU each, and there are 2"):
         gpu_slots(4, 2)
-    with pytest.raises(BadInput, match="cores 'all' is not a list"):
+    with pytest.raises(UserError, match="cores 'all' is not a list"):
         core_slots(2, "all")
 
 
@@ -238,11 +241,11 @@ def test_two_routers_stand_side_by_side(tmp_path):
 
 UP = """
 import sys
-from proactor_lib.artf import serving
-from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.artf.serving import launch
+from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.cli import main
 
-serving.make_server = lambda params, weights, log_path, lora, slot, key: StandIn(log_path=log_path, key=key)
+serving.make_server = lambda params, weights, log_path, lora, slot, key: FakeServer(log_path=log_path, key=key)
 sys.argv = ["proactor", "cluster", "up", "--set", "model=tiny", "--set", "quantization=none", *sys.argv[1:]]
 main()
 """

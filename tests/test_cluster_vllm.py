@@ -9,14 +9,14 @@ from dataclasses import dataclass, fields
 import httpx
 import pytest
 import torch
-from proactor_lib.artf.cluster import Cluster
-from proactor_lib.artf.policy import MergedSync
-from proactor_lib.artf.sampler import Sampler
-from proactor_lib.artf.scaling import Rule
-from proactor_lib.artf.scripted import Script
-from proactor_lib.artf.server import Server
-from proactor_lib.artf.slots import Slot
-from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.artf.serving.autoscaler import ScalingPolicy
+from proactor_lib.artf.serving.cluster import Cluster
+from proactor_lib.artf.serving.completions import CompletionClient
+from proactor_lib.artf.serving.placement import Slot
+from proactor_lib.artf.serving.policy_sync import MergedSync
+from proactor_lib.artf.serving.server import Server
+from proactor_lib.bench.fake_server import FakeServer
+from proactor_lib.bench.fake_vllm import Script
 from proactor_lib.bench.router import answered
 from proactor_lib.bench.traffic import Talk, drive
 from safetensors.torch import load_file, save_file
@@ -59,10 +59,10 @@ def cluster(tmp_path, tiny_server):
     def make(slot: Slot, key: str) -> Server:
         if slot.name == "real":
             return Lent(**{f.name: getattr(tiny_server, f.name) for f in fields(Server)})
-        return StandIn(log_path=tmp_path / "scripted.log", script=Script(service=0.15))
+        return FakeServer(log_path=tmp_path / "scripted.log", script=Script(service=0.15))
 
     try:
-        with Cluster(make, [Slot("real"), Slot("scripted")], Rule(2, 2, 8), tmp_path, key="", period=0.2) as c:
+        with Cluster(make, [Slot("real"), Slot("scripted")], ScalingPolicy(2, 2, 8), tmp_path, key="", period=0.2) as c:
             yield c.wait_ready(120)
     finally:
         tiny_server.reload(tiny_server.model)
@@ -72,7 +72,7 @@ def likeliest(server):
     """Log-probabilities of the likeliest next tokens."""
 
     async def work():
-        sampler = Sampler(server.url, 1, temperature=0.0, top=5)
+        sampler = CompletionClient(server.url, 1, temperature=0.0, top=5)
         (output,) = await sampler.sample("policy", PROMPT, 1, "x")
         await sampler.close()
         return output.top[0]
@@ -87,7 +87,7 @@ def test_real_servers_hold_the_version_and_take_the_dialogues_of_a_killed_one(cl
     assert tiny_server.weight_version() == sync.label(1) and not tiny_server.paused()
     assert likeliest(tiny_server) != base  # it is another policy now
 
-    before, scripted = answered(tiny_server), next(s for s in cluster.serving() if isinstance(s, StandIn))
+    before, scripted = answered(tiny_server), next(s for s in cluster.serving() if isinstance(s, FakeServer))
     threading.Timer(0.5, os.kill, [scripted.process.pid, signal.SIGKILL]).start()
     done = drive([cluster.url], [Talk(f"d{n}", 0.0, 12) for n in range(8)], routed=True)
     assert len(done.latencies) == 96 and answered(tiny_server) - before > 48  # its own four dialogues, and more

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from proactor_lib import datasets
 from proactor_lib.datasets import abcd, homeloan, jsonl, statistics
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.values import normalise
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -169,9 +169,9 @@ def test_abcd_full_file_has_splits(tmp_path):
         json.dump({"train": chats[:2], "dev": chats[2:], "test": []}, f)
     shutil.copy(ABCD / "ontology.json", tmp_path)
     assert [d.id for d in datasets.load("abcd", tmp_path, "dev").dialogues] == ["abcd-" + str(chats[2]["convo_id"])]
-    with pytest.raises(BadInput, match="no split 'validation'; it has: train, dev, test"):
+    with pytest.raises(UserError, match="no split 'validation'; it has: train, dev, test"):
         datasets.load("abcd", tmp_path, "validation")
-    with pytest.raises(BadInput, match="split 'test' has no dialogue"):
+    with pytest.raises(UserError, match="split 'test' has no dialogue"):
         datasets.load("abcd", tmp_path, "test")
 
 
@@ -227,7 +227,7 @@ def test_own_domain(tmp_path):
     ],
 )  # fmt: skip
 def test_bad_lines_are_named(lines, said, tmp_path):
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(UserError, match=said):
         datasets.load("jsonl", own_domain(tmp_path, *lines), "train")
 
 
@@ -241,10 +241,10 @@ def test_bad_places_are_named(tmp_path):
         (("jsonl", tmp_path, "train"), "catalog.json"),
         (("homeloan", None, "train", 3, 20), "30 turns or more"),
     ]:
-        with pytest.raises(BadInput, match=said):
+        with pytest.raises(UserError, match=said):
             datasets.load(*arguments)
     (tmp_path / "catalog.json").write_text(json.dumps(CATALOG))
-    with pytest.raises(BadInput, match="neither dev.jsonl nor dialogues.jsonl; splits there: none"):
+    with pytest.raises(UserError, match="neither dev.jsonl nor dialogues.jsonl; splits there: none"):
         datasets.load("jsonl", tmp_path, "dev")
 
 
@@ -264,6 +264,6 @@ def test_export_refuses_a_folder_of_another_catalog(tmp_path):
     other["actions"][0]["effect"] = "read"
     corpus = datasets.load("jsonl", folder, "train")
     (folder / "catalog.json").write_text(json.dumps(other))
-    with pytest.raises(BadInput, match="describes 'book_visit' otherwise"):
+    with pytest.raises(UserError, match="describes 'book_visit' otherwise"):
         jsonl.write(folder, "dev", corpus.catalog, corpus.dialogues)
     assert not (folder / "dev.jsonl").exists()

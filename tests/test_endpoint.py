@@ -6,8 +6,8 @@ import sys
 import time
 
 import pytest
-from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens, in_a_loop_of_its_own
-from proactor_lib.errors import BadInput
+from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens, run_async
+from proactor_lib.errors import UserError
 
 from support.fake_endpoint import FakeEndpoint, Reply
 
@@ -207,7 +207,7 @@ def test_a_seed_is_refused():
 
 def test_a_public_address_needs_a_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(BadInput, match="OPENAI_API_KEY"):
+    with pytest.raises(UserError, match="OPENAI_API_KEY"):
         Endpoint("https://example.org/v1", "m")
 
 
@@ -220,9 +220,9 @@ def test_a_loop_of_its_own_works_inside_a_running_one():
         return 7
 
     async def cell():
-        return in_a_loop_of_its_own(work())
+        return run_async(work())
 
-    assert in_a_loop_of_its_own(work()) == asyncio.run(cell()) == 7
+    assert run_async(work()) == asyncio.run(cell()) == 7
 
 
 def test_import_is_light():

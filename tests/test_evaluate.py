@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from proactor_lib.artf.sampler import Output, Sampler
-from proactor_lib.artf.tokens import trunk
+from proactor_lib.artf.serving.completions import CompletionClient, Output
+from proactor_lib.artf.training.tokens import dialogue_tokens
 from proactor_lib.endpoint import Endpoint
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, load_or_score, readiness
 from proactor_lib.evaluate.agents import Case, Prompted, Served
 from proactor_lib.evaluate.predictions import PredictionLog
@@ -158,11 +158,11 @@ def test_a_graph_is_carried_from_turn_to_turn_and_over_a_kill(tmp_path):
 def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_not_at_all(tiny_server, tmp_path):
     run, tokenizer = opened(tmp_path / "run"), load_tokenizer(resolve(TINY))
     case = Case(run.dialogues("test")[0], (), run.catalog, (3, 10, 17))
-    prompts = trunk(tokenizer, case.dialogue, run.catalog)
+    prompts = dialogue_tokens(tokenizer, case.dialogue, run.catalog)
 
     def asked(folder, longest=4000):
         kept = PredictionLog(tmp_path / folder, "base", {})
-        sampler = Sampler(tiny_server.url, 6, temperature=0.0, top=confidence.ALTERNATIVES)
+        sampler = CompletionClient(tiny_server.url, 6, temperature=0.0, top=confidence.ALTERNATIVES)
         served = Served(tiny_server.name, sampler, lambda case: prompts, longest, at_once=2)
         asyncio.run(predict(served, [case], kept, lambda: None))
         return kept.of(case.dialogue.id), sampler.counters["requests"]
@@ -211,9 +211,9 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
 
 
 def test_an_unknown_policy_is_one_sentence(tmp_path):
-    with pytest.raises(BadInput, match="unknown policy 'orcale'; accepted: base, sft, trained, non_reasoning"):
+    with pytest.raises(UserError, match="unknown policy 'orcale'; accepted: base, sft, trained, non_reasoning"):
         evaluate_run(opened(tmp_path, policies=["orcale"]))
-    with pytest.raises(BadInput, match="the adapter of policy 'mine' is not there"):
+    with pytest.raises(UserError, match="the adapter of policy 'mine' is not there"):
         evaluate_run(opened(tmp_path / "b", policies=["mine"], adapters={"mine": str(tmp_path / "no")}))
 
 
@@ -227,10 +227,10 @@ def test_a_threshold_is_tuned_on_dev(tmp_path):
 
 def test_a_row_of_ready_turns_goes_over_turns_that_were_not_asked():
     said = [TurnPrediction(dialogue_id="d", turn=t, actions=(PredictedAction(name="a"),)) for t in (2, 6, 9)]
-    sure = [[a.confidence for a in x.actions] for x in persistence(said, 5, asked={"d": (2, 6, 9)})]
+    sure = [[a.confidence for a in x.actions] for x in persistence(said, 5, evaluated_turns={"d": (2, 6, 9)})]
     assert sure == [[0.2], [0.4], [0.6]]
     assert [x.actions[0].confidence for x in persistence(said, 5)] == [0.2, 0.2, 0.2]
-    assert [x.actions[0].confidence for x in persistence(said[::2], 5, asked={"d": (2, 6, 9)})] == [0.2, 0.2]
+    assert [x.actions[0].confidence for x in persistence(said[::2], 5, evaluated_turns={"d": (2, 6, 9)})] == [0.2, 0.2]
 
 
 # the command

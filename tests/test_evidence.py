@@ -9,7 +9,7 @@ import pytest
 from proactor_lib import datasets
 from proactor_lib.annotate import evidence
 from proactor_lib.datasets import homeloan
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
 from proactor_lib.values import same_value
 
@@ -124,7 +124,7 @@ def test_an_action_without_parameters_opens_at_its_mention_or_trigger():
 
 def test_no_log_points_to_the_oracle():
     dialogue, _ = homeloan.simulate("train", 0, log=False)
-    with pytest.raises(BadInput, match="oracle annotator"):
+    with pytest.raises(UserError, match="oracle annotator"):
         evidence.annotate(dialogue, homeloan.catalog())
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from proactor_lib.annotate import overlay
+from proactor_lib.annotate import corrections
 from proactor_lib.schema import (
     Dialogue,
     DialogueReferences,
@@ -94,7 +94,7 @@ def test_withdrawn_and_as_annotated(shown):
     )
     shown.restore.click()
     assert written(shown)[-1]["window"] == {"open": 5, "ready": 6, "close": 7} and not shown.span.disabled
-    assert overlay.apply(LINES, shown._path) == LINES
+    assert corrections.apply(LINES, shown._path) == LINES
 
 
 def test_corrections_are_there_when_it_is_opened_again(shown):

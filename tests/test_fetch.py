@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from proactor_lib.datasets import fetch
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 BODIES = {"abcd_v1.1.json.gz": b"chats" * 100_000, "guidelines.json": b"{}", "ontology.json": b"[]"}
 
@@ -54,7 +54,7 @@ def test_files_arrive_and_are_not_fetched_twice(served, tmp_path):
 def test_a_wrong_checksum_keeps_nothing(served, tmp_path):
     url, folder, _ = served
     (folder / "abcd_v1.1.json.gz").write_bytes(b"other")
-    with pytest.raises(BadInput, match="another version, nothing was kept"):
+    with pytest.raises(UserError, match="another version, nothing was kept"):
         fetch.fetch_abcd(tmp_path / "abcd", url)
     assert content(tmp_path / "abcd") == {}
 
@@ -62,9 +62,9 @@ def test_a_wrong_checksum_keeps_nothing(served, tmp_path):
 def test_what_is_not_there_and_no_network(served, tmp_path):
     url, folder, _ = served
     (folder / "guidelines.json").unlink()
-    with pytest.raises(BadInput, match="guidelines.json answers 404"):
+    with pytest.raises(UserError, match="guidelines.json answers 404"):
         fetch.fetch_abcd(tmp_path / "abcd", url)
     assert list(content(tmp_path / "abcd")) == ["abcd_v1.1.json.gz"]
-    with pytest.raises(BadInput, match="without a network, download it elsewhere to"):
+    with pytest.raises(UserError, match="without a network, download it elsewhere to"):
         fetch.fetch_abcd(tmp_path / "none", "http://127.0.0.1:9")
     assert content(tmp_path / "none") == {}

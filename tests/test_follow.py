@@ -4,9 +4,9 @@ import shutil
 import time
 
 import pytest
-from proactor_lib.artf import follow
-from proactor_lib.artf.train import Job, take_start
-from proactor_lib.errors import BadInput
+from proactor_lib.artf.training import background
+from proactor_lib.artf.training.train import Job, copy_start_adapter
+from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
 from proactor_lib.run import Run
 
@@ -15,30 +15,30 @@ from support.runs import SMOKE, opened
 
 def test_a_second_notebook_finds_the_process_and_it_can_be_stopped(tmp_path):
     run = opened(tmp_path)
-    follow.start(run)
-    first = follow.process(run)
+    background.start(run)
+    first = background.process(run)
     again = Run(run.params, run.out)
-    follow.start(again)
-    assert follow.process(again) == first and first.is_running() and not follow.finished(run)
-    moment = next(follow.follow(again, every=0.1))
+    background.start(again)
+    assert background.process(again) == first and first.is_running() and not background.finished(run)
+    moment = next(background.follow(again, every=0.1))
     assert len(moment.steps) == 0 and moment.doing == "training starts"
-    follow.stop(again)
-    assert follow.process(run) is None
+    background.stop(again)
+    assert background.process(run) is None
 
 
 def test_a_users_mistake_in_training_is_its_own_sentence(tmp_path):
     run = Run.open(load_params(SMOKE, {"model": "/no/such/model"}), tmp_path)
-    with pytest.raises(BadInput, match="^model '/no/such/model': no config.json there; accepted: "):
-        list(follow.follow(run, every=0.1))
+    with pytest.raises(UserError, match="^model '/no/such/model': no config.json there; accepted: "):
+        list(background.follow(run, every=0.1))
 
 
 def test_what_killed_training_is_told_with_its_last_words(tmp_path):
     run = opened(tmp_path)
-    moments = follow.follow(run, every=0.1)
+    moments = background.follow(run, every=0.1)
     next(moments)
-    follow.process(run).kill()
+    background.process(run).kill()
     time.sleep(0.2)
-    with pytest.raises(follow.TrainingFailed, match="training ended before its adapter was written: .*train.log"):
+    with pytest.raises(background.TrainingFailed, match="training ended before its adapter was written: .*train.log"):
         list(moments)
 
 
@@ -46,8 +46,8 @@ def test_a_finished_training_is_not_started_again(tmp_path):
     run = opened(tmp_path)
     (run.training / "adapter").mkdir(parents=True)
     (run.training / "metrics.jsonl").write_text('{"step": 1, "reward_mean": 0.5}\n')
-    (moment,) = follow.follow(run)
-    assert list(moment.steps.reward_mean) == [0.5] and follow.process(run) is None
+    (moment,) = background.follow(run)
+    assert list(moment.steps.reward_mean) == [0.5] and background.process(run) is None
 
 
 def made_adapter(folder, rank):
@@ -61,15 +61,15 @@ def made_adapter(folder, rank):
 def test_training_may_start_from_another_runs_warm_start(tmp_path):
     given = made_adapter(tmp_path / "other" / "sft", load_params(SMOKE).lora_rank)
     job = Job(Run.open(load_params(SMOKE, {"start_from": given}), tmp_path / "run"))
-    take_start(job)
+    copy_start_adapter(job)
     assert (job.sft_adapter / "adapter_model.safetensors").read_bytes() == b"weights"
     assert "2.0" in job.sft_adapter.with_suffix(".jsonl").read_text()
     shutil.rmtree(given)
-    take_start(job)  # what was taken stays
+    copy_start_adapter(job)  # what was taken stays
 
 
 @pytest.mark.parametrize(("rank", "says"), [(None, "holds no adapter_config.json"), (4, "has rank 4, lora_rank is 8")])
 def test_an_adapter_that_training_cannot_start_from_is_named(tmp_path, rank, says):
     given = made_adapter(tmp_path / "sft", rank) if rank else tmp_path / "sft"
-    with pytest.raises(BadInput, match=f"start_from: .*sft.*{says}"):
-        take_start(Job(Run.open(load_params(SMOKE, {"start_from": given}), tmp_path / "run")))
+    with pytest.raises(UserError, match=f"start_from: .*sft.*{says}"):
+        copy_start_adapter(Job(Run.open(load_params(SMOKE, {"start_from": given}), tmp_path / "run")))

@@ -4,10 +4,10 @@ import json
 from collections import defaultdict
 from itertools import cycle
 
-from proactor_lib.artf.records import Records
-from proactor_lib.artf.rollouts import RolloutWorker
-from proactor_lib.artf.sampler import Output
-from proactor_lib.artf.train import Job
+from proactor_lib.artf.serving.completions import Output
+from proactor_lib.artf.training.rollouts import RolloutWorker
+from proactor_lib.artf.training.train import Job
+from proactor_lib.artf.training.training_log import Records
 from proactor_lib.rewards import make_reward
 
 from support.fake_endpoint import FakeEndpoint, Reply

@@ -1,9 +1,9 @@
 """Readiness thresholds and metric variants, by hand."""
 
 import pytest
+from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
-from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.metrics.thresholds import agreement, cost, fired_from, persistence, sweep, trade_off, tune, tuned
 from proactor_lib.metrics.variants import agreement as variant_agreement
 from proactor_lib.metrics.variants import verdicts

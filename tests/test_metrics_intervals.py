@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from proactor_lib.errors import BadInput
+from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import METRICS, compare, evaluate_predictions, score_predictions, table
 from proactor_lib.metrics.breakdowns import breakdown
 from proactor_lib.metrics.comparisons import holm
 from proactor_lib.metrics.intervals import estimate, interval, ratios, resamples
-from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.metrics.published import beside, published
 from proactor_lib.metrics.ranking import pri
 
@@ -99,9 +99,9 @@ def test_holm_by_hand():
 
 
 def test_methods_scored_on_other_dialogues_are_refused(tables):
-    with pytest.raises(BadInput, match="not scored on the same dialogues: 'd00029'"):
+    with pytest.raises(UserError, match="not scored on the same dialogues: 'd00029'"):
         table({"a": tables["a"], "b": tables["b"][:-1]})
-    with pytest.raises(BadInput, match="no dialogues"):
+    with pytest.raises(UserError, match="no dialogues"):
         table({"a": tables["a"][:0]})
 
 

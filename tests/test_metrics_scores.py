@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from proactor_lib.agent import reference_output
-from proactor_lib.errors import BadInput
+from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import METRICS, evaluate_predictions, score_predictions, turn_scores
 from proactor_lib.metrics.intervals import estimate
-from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.schema import TurnPrediction
 
 from support.metric_cases import candidate, dialogue, needs, ready, reference, says
@@ -186,7 +186,7 @@ def test_an_output_is_a_set():
 
 def test_only_the_turns_asked_are_scored():
     references, predictions = [needs(reference(), reference("pay", (9, 9, 9)))], says({3: ready()})
-    found = metrics(references, predictions, asked={"d": [1, 3]})
+    found = metrics(references, predictions, evaluated_turns={"d": [1, 3]})
     assert (found["ac"], found["missed"]) == (1, 0)  # turns 2, 4, 5, 6 and the need at turn 9 were not asked about
 
 
@@ -203,12 +203,12 @@ def test_only_the_turns_asked_are_scored():
     ],
 )
 def test_what_does_not_fit_is_refused(references, predictions, message):
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(UserError, match=message):
         evaluate_predictions([dialogue()], references, predictions)
 
 
 def test_a_dialogue_twice_is_refused():
-    with pytest.raises(BadInput, match="dialogue 'd' is there twice"):
+    with pytest.raises(UserError, match="dialogue 'd' is there twice"):
         evaluate_predictions([dialogue(), dialogue()], [], [])
 
 

@@ -11,7 +11,7 @@ import nbformat
 import psutil
 import pytest
 from proactor_lib import notebook, processes, progress
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 from support.notebooks import write_notebook
 from support.waiting import wait_until
@@ -48,14 +48,14 @@ def test_digest_changes_with_code_not_with_outputs(tmp_path):
 @pytest.mark.parametrize("text", ["not json", "{}", '{"cells": [1]}'])
 def test_what_is_no_notebook_is_refused(tmp_path, text):
     (tmp_path / "n.ipynb").write_text(text)
-    with pytest.raises(BadInput, match="n.ipynb is not a notebook"):
+    with pytest.raises(UserError, match="n.ipynb is not a notebook"):
         notebook.parameters(tmp_path / "n.ipynb")
 
 
 def test_a_missing_notebook_and_an_unknown_parameter_are_refused_before_anything_runs(tmp_path):
-    with pytest.raises(BadInput, match="cannot read .*none.ipynb"):
+    with pytest.raises(UserError, match="cannot read .*none.ipynb"):
         notebook.execute(tmp_path / "none.ipynb", tmp_path / "out" / "done.ipynb", {})
-    with pytest.raises(BadInput, match="has no parameter 'y' .* accepted: x, out"):
+    with pytest.raises(UserError, match="has no parameter 'y' .* accepted: x, out"):
         run(tmp_path, "1", given={"y": 2})
     assert not (tmp_path / "out").exists()
 
@@ -80,7 +80,7 @@ def test_a_failed_notebook_keeps_its_error_in_place(tmp_path):
 
 
 def test_a_users_mistake_keeps_its_sentence(tmp_path):
-    outcome, _ = run(tmp_path, "from proactor_lib.errors import BadInput\nraise BadInput('line 3: no such action')")
+    outcome, _ = run(tmp_path, "from proactor_lib.errors import UserError\nraise UserError('line 3: no such action')")
     assert (outcome.state, outcome.problem) == ("refused", "line 3: no such action")
 
 

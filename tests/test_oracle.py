@@ -11,9 +11,9 @@ import time
 import jsonschema
 import pytest
 from proactor_lib import datasets
-from proactor_lib.annotate import bulk, oracle
+from proactor_lib.annotate import oracle, oracle_run
 from proactor_lib.endpoint import Failed
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl
 from proactor_lib.run import FailedDialogue
 from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, Parameter, ReferenceParam, Turn
@@ -42,10 +42,10 @@ def calls():
 def annotate(server, corpus, out, **options):
     """(the references by dialogue, the failures, the summary) of an annotation through `server`."""
     settings = {"retries": 2, "backoff": 0.01, "timeout": 20.0, "cache": out.parent / "cache", **options}
-    summary = bulk.annotate_file(
-        corpus.dialogues, corpus.catalog, out, bulk.OracleSettings(server.url, "m", **settings)
+    summary = oracle_run.annotate_file(
+        corpus.dialogues, corpus.catalog, out, oracle_run.OracleSettings(server.url, "m", **settings)
     )
-    failed = bulk.failures_path(out)
+    failed = oracle_run.failures_path(out)
     return (
         list(read_jsonl(out, DialogueReferences)),
         list(read_jsonl(failed, FailedDialogue)) if failed.exists() else [],
@@ -159,7 +159,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from proactor_lib import datasets
-from proactor_lib.annotate import bulk
+from proactor_lib.annotate import oracle_run
 corpus = datasets.load("homeloan", None, "train", limit=30, seed=5, log=False)
 settings = bulk.OracleSettings(sys.argv[1], "m", cache=Path(sys.argv[3]), concurrency=4)
 bulk.annotate_file(corpus.dialogues, corpus.catalog, Path(sys.argv[2]), settings)
@@ -187,44 +187,44 @@ def test_a_killed_run_goes_on_without_repeating_a_call(calls, tmp_path):
 def test_a_dry_run_sends_nothing_and_counts_what_a_run_sends(calls, tmp_path):
     answers = Truthful(calls.dialogues, calls.truth)
     with FakeEndpoint(answers) as server:
-        settings = bulk.OracleSettings(
+        settings = oracle_run.OracleSettings(
             server.url, "m", cache=tmp_path / "cache", prices=(2.0, 8.0), oracle={"judged": 30, "overlap": 5}
         )
-        plan = bulk.plan(calls.dialogues, calls.catalog, settings)
+        plan = oracle_run.plan(calls.dialogues, calls.catalog, settings)
         assert not server.requests and plan.cached == 0
         assert plan.price == pytest.approx((2 * plan.prompt_tokens + 8 * plan.output_tokens) / 1e6)
-        bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
+        oracle_run.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
         assert len(server.requests) == plan.calls == sum(-(-len(d.turns) // 30) for d in calls.dialogues)
-        after = bulk.plan(calls.dialogues, calls.catalog, settings)
+        after = oracle_run.plan(calls.dialogues, calls.catalog, settings)
     assert (after.calls, after.cached, after.price) == (0, plan.calls, 0)
 
 
 def test_a_dry_run_needs_no_key(calls, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    settings = bulk.OracleSettings("https://api.example.org/v1", "m", cache=tmp_path / "cache")
-    assert bulk.plan(calls.dialogues, calls.catalog, settings).calls == 30
-    with pytest.raises(BadInput, match="needs an API key"):
-        bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
+    settings = oracle_run.OracleSettings("https://api.example.org/v1", "m", cache=tmp_path / "cache")
+    assert oracle_run.plan(calls.dialogues, calls.catalog, settings).calls == 30
+    with pytest.raises(UserError, match="needs an API key"):
+        oracle_run.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
 
 
 def test_a_dry_run_sends_nothing_where_the_cache_holds_an_answer_that_is_asked_again(calls, tmp_path):
     answers = Truthful(calls.dialogues, calls.truth)
     with FakeEndpoint(lambda r, n: answers(r) if len(r["messages"]) > 2 else Reply("no")) as server:
-        settings = bulk.OracleSettings(server.url, "m", cache=tmp_path / "cache", oracle={"attempts": 1})
-        bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
+        settings = oracle_run.OracleSettings(server.url, "m", cache=tmp_path / "cache", oracle={"attempts": 1})
+        oracle_run.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
         server.requests.clear()
         settings.oracle["attempts"] = 2
-        plan = bulk.plan(calls.dialogues, calls.catalog, settings)
+        plan = oracle_run.plan(calls.dialogues, calls.catalog, settings)
         assert not server.requests and (plan.calls, plan.cached) == (30, 30)
-        assert bulk.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings).calls == 30
+        assert oracle_run.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings).calls == 30
 
 
 def test_an_oracle_that_cannot_be_asked_stops_at_once(calls, tmp_path):
-    with FakeEndpoint(lambda r, n: Reply(status=401)) as server, pytest.raises(BadInput, match="401"):
+    with FakeEndpoint(lambda r, n: Reply(status=401)) as server, pytest.raises(UserError, match="401"):
         annotate(server, calls, tmp_path / "refs.jsonl")
-    with pytest.raises(BadInput, match="no connection"):
+    with pytest.raises(UserError, match="no connection"):
         annotate(server, calls, tmp_path / "refs.jsonl")
-    assert not (tmp_path / "refs.jsonl").exists() and not bulk.failures_path(tmp_path / "refs.jsonl").exists()
+    assert not (tmp_path / "refs.jsonl").exists() and not oracle_run.failures_path(tmp_path / "refs.jsonl").exists()
 
 
 def proactor(*arguments):

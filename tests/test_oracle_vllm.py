@@ -14,14 +14,14 @@ from pathlib import Path
 import httpx
 import jsonschema
 from proactor_lib import datasets
-from proactor_lib.annotate import bulk, oracle
+from proactor_lib.annotate import oracle, oracle_run
 from proactor_lib.endpoint import Endpoint
 
 SAMPLING = {"temperature": 1.0, "max_tokens": 2000}
 RUN = """
 import sys
 from pathlib import Path
-from proactor_lib.annotate import bulk
+from proactor_lib.annotate import oracle_run
 from test_oracle_vllm import SAMPLING, corpus
 calls, oracle = corpus(8), {"sampling": SAMPLING, "attempts": 2}
 settings = bulk.OracleSettings(sys.argv[1], "policy", cache=Path(sys.argv[3]), concurrency=2, oracle=oracle)
@@ -79,14 +79,14 @@ def test_a_killed_run_against_vllm_goes_on_without_repeating_a_call(tiny_server,
     while metric(tiny_server, "num_requests_running") + metric(tiny_server, "num_requests_waiting"):
         time.sleep(0.1)  # what the killed client had in flight
     before = metric(tiny_server, "request_success_total")
-    settings = bulk.OracleSettings(
+    settings = oracle_run.OracleSettings(
         f"{tiny_server.url}/v1", "policy", cache=cache, oracle={"sampling": SAMPLING, "attempts": 2}
     )
-    summary = bulk.annotate_file(calls.dialogues, calls.catalog, out, settings)
+    summary = oracle_run.annotate_file(calls.dialogues, calls.catalog, out, settings)
     assert not out.with_suffix(".part").exists() and summary.dialogues == 8
     assert summary.cached == kept >= 3 and metric(tiny_server, "request_success_total") - before == summary.calls
     # A second question, with the first answer in it, may not fit into this model's context.
     assert set(summary.failed) <= {"invalid", "rejected"} and summary.retries == 0
-    again = bulk.annotate_file(calls.dialogues, calls.catalog, out, settings)
+    again = oracle_run.annotate_file(calls.dialogues, calls.catalog, out, settings)
     assert again.calls == 0 and again.cached == summary.calls + summary.cached
     assert json.loads(json.dumps(again.failed)) == summary.failed and again.annotated == summary.annotated

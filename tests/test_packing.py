@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from proactor_lib.artf import head, packing
-from proactor_lib.artf.trainer import micro_batches
+from proactor_lib.artf.training import head, tree_attention
+from proactor_lib.artf.training.trainer import micro_batches
 from proactor_lib.bench.packing import tiny_float32
 
 TRUNK = list(range(100, 112))
@@ -29,8 +29,8 @@ def samples() -> list[dict]:
     return [sample(end, output, 0.5 + n) for end, outputs in OUTPUTS.items() for n, output in enumerate(outputs)]
 
 
-def row_of(some: list[dict]) -> packing.DialogueRow:
-    row = packing.DialogueRow()
+def row_of(some: list[dict]) -> tree_attention.DialogueRow:
+    row = tree_attention.DialogueRow()
     for s in some:
         row.add(s)
     return row
@@ -41,7 +41,7 @@ def model():
     return tiny_float32()
 
 
-def loss_and_gradients(model, rows: list[packing.DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(model, rows: list[tree_attention.DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     total = 0.0
     for row in rows:
@@ -69,7 +69,7 @@ def test_every_token_sees_its_own_path_only():
     packed = row.pack()
     n = len(packed["input_ids"])
     seen = torch.zeros(n, n, dtype=torch.bool)
-    blocks = packing._blocks(
+    blocks = tree_attention._blocks(
         packed["tree_kv_index"], packed["tree_cu_seqlens_q"], packed["tree_cu_seqlens_k"], torch.float32
     )
     for start, stop, trunk, mask in blocks:
@@ -93,14 +93,14 @@ def test_packing_changes_no_loss_and_no_gradient(model):
 def test_gradients_agree_with_plain_attention(model):
     """The CPU kernels called directly against torch's own differentiation of the same attention."""
     packed = row_of(samples()).pack()
-    blocks = packing._blocks(
+    blocks = tree_attention._blocks(
         packed["tree_kv_index"], packed["tree_cu_seqlens_q"], packed["tree_cu_seqlens_k"], torch.float32
     )
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16, requires_grad=True) for h in (4, 2, 2))
     weights = torch.randn(1, 4, len(packed["input_ids"]), 16)
     found = []
-    for attend in (packing._cpu_attention, packing._sdpa_attention):
+    for attend in (tree_attention._cpu_attention, tree_attention._sdpa_attention):
         out = attend(q, k, v, blocks, None)
         found.append((out, *torch.autograd.grad((out * weights).sum(), (q, k, v))))
     for ours, plain in zip(*found, strict=True):
@@ -114,7 +114,8 @@ def test_the_mask_for_gpus_is_the_same_attention():
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16) for h in (4, 2, 2))
     plain, flex, sdpa = (
-        packing.tree_attention(None, q, k, v, None, **tree, kernel=kernel)[0] for kernel in (None, "flex", "sdpa")
+        tree_attention.tree_attention(None, q, k, v, None, **tree, kernel=kernel)[0]
+        for kernel in (None, "flex", "sdpa")
     )
     torch.testing.assert_close(flex, plain, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sdpa, plain, rtol=1e-4, atol=1e-5)
@@ -137,14 +138,14 @@ def test_the_head_gives_log_probabilities_entropies_and_gradients(monkeypatch):
 
 def test_rows_keep_dialogues_apart_and_obey_the_budget():
     some = [sample(3, [7, 2], dialogue="a"), sample(12, [9, 2], dialogue="a"), sample(3, [7, 2], dialogue="b")]
-    assert [len(r.samples) for r in packing.dialogue_rows(some, token_budget=100)] == [2, 1]
-    assert [len(r.samples) for r in packing.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
+    assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=100)] == [2, 1]
+    assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
     with pytest.raises(ValueError, match="16 tokens, token_budget is 15"):
-        packing.dialogue_rows(some, token_budget=15)
+        tree_attention.dialogue_rows(some, token_budget=15)
 
 
 def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
-    rows = packing.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
+    rows = tree_attention.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
     batches = micro_batches(rows, ranks=2, pad_token_id=0)
     assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
     assert batches[1]["advantages"][0].abs().sum() > 0 and batches[1]["advantages"][1].abs().sum() == 0

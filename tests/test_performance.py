@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from proactor_lib import notebook, plots
-from proactor_lib.artf import calibrate
-from proactor_lib.errors import BadInput
+from proactor_lib.artf.capacity import fit
+from proactor_lib.errors import UserError
 from proactor_lib.report import performance
 from proactor_lib.run import Run
 
@@ -80,13 +80,13 @@ def test_the_summary_by_hand():
 
 def test_a_benchmarks_file_that_is_none_is_refused(tmp_path):
     (tmp_path / "router.json").write_text("[1]")
-    with pytest.raises(BadInput, match="router.json is not the JSON object"):
+    with pytest.raises(UserError, match="router.json is not the JSON object"):
         performance.benches(tmp_path)
 
 
 def test_figures_show_what_they_are_given(tmp_path):
     write_records(tmp_path)
-    steps = performance.with_rest(calibrate.run_steps(Run(None, tmp_path)))
+    steps = performance.with_rest(fit.run_steps(Run(None, tmp_path)))
     (ax,) = readable(plots.step_parts(steps)).axes
     tops = [sum(p.get_height() for p in ax.patches[i :: len(steps)]) for i in range(1, len(steps))]
     np.testing.assert_allclose(tops, steps.wall_s[1:])

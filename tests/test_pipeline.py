@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from proactor_lib import pipeline
 from proactor_lib.cli.run import parse_settings
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 from support.notebooks import write_notebook
 
@@ -73,7 +73,7 @@ def test_a_stage_that_fails_ends_the_run_with_one_sentence_and_status_1(folder):
 
 
 def test_a_users_mistake_inside_a_notebook_is_status_2(folder):
-    mistake = "from proactor_lib.errors import BadInput\nraise BadInput('catalog.json: no action fly')"
+    mistake = "from proactor_lib.errors import UserError\nraise UserError('catalog.json: no action fly')"
     write_notebook(folder / "01_first.ipynb", mistake, parameters=CELL)
     done = proactor_run(folder)
     assert done.returncode == 2
@@ -124,5 +124,5 @@ def test_settings_are_yaml():
     assert parse_settings(["a=1", "b=x=y", "c={rac: 1}", "d=null", "e="]) == {
         "a": 1, "b": "x=y", "c": {"rac": 1}, "d": None, "e": None,
     }  # fmt: skip
-    with pytest.raises(BadInput, match="--set a: the value '{' is not YAML"):
+    with pytest.raises(UserError, match="--set a: the value '{' is not YAML"):
         parse_settings(["a={"])

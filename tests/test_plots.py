@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from proactor_lib import plots
+from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
 from proactor_lib.metrics import score_predictions, table
 from proactor_lib.metrics.breakdowns import breakdown
 from proactor_lib.metrics.inputs import Inputs
-from proactor_lib.metrics.made_up import made_up_dialogues, made_up_predictions
 from proactor_lib.metrics.thresholds import persistence, sweep, trade_off
 from proactor_lib.plots.style import FAULT
 from proactor_lib.plots.timing import stage

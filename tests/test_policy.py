@@ -14,14 +14,14 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from proactor_lib.artf.policy import AdapterSync, MergedSync, scratch_folder
-from proactor_lib.artf.rollouts import Gate, RolloutWorker
-from proactor_lib.artf.sampler import Sampler, WrongModel
-from proactor_lib.artf.scripted import Script
-from proactor_lib.artf.server import Stuck
-from proactor_lib.artf.stand_in import StandIn
-from proactor_lib.artf.tokens import Trunk
-from proactor_lib.artf.visits import Visits
+from proactor_lib.artf.serving.completions import CompletionClient, WrongModel
+from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, scratch_folder
+from proactor_lib.artf.serving.server import Stuck
+from proactor_lib.artf.training.episodes import DialogueSampler
+from proactor_lib.artf.training.rollouts import Gate, RolloutWorker
+from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.bench.fake_server import FakeServer
+from proactor_lib.bench.fake_vllm import Script
 from proactor_lib.schema import DialogueReferences
 from safetensors.torch import load_file, save_file
 
@@ -33,7 +33,7 @@ from support.waiting import wait_until
 @contextmanager
 def servers(folder, count=1, **script):
     with ExitStack() as stack:
-        found = [StandIn(log_path=folder / f"{n}.log", script=Script(**script)) for n in range(count)]
+        found = [FakeServer(log_path=folder / f"{n}.log", script=Script(**script)) for n in range(count)]
         for server in found:
             stack.enter_context(server)
         yield [server.wait_ready(60) for server in found]
@@ -43,7 +43,7 @@ def ask(url, model, patience=30.0, **kwargs):
     """The outputs of one request, and the sampler's counters."""
 
     async def work():
-        sampler = Sampler(url, 4, patience=patience, **kwargs)
+        sampler = CompletionClient(url, 4, patience=patience, **kwargs)
         try:
             return await sampler.sample(model, [1, 2], 2, "d"), sampler.counters
         finally:
@@ -282,14 +282,14 @@ def test_a_run_survives_ten_kills_with_all_its_groups(tmp_path, adapter):
     steps, turns = 10, len(DIALOGUE.turns)
     dialogues = [DIALOGUE.model_copy(update={"id": f"d{n}"}) for n in range(3)]
     references = [DialogueReferences(dialogue_id=d.id, references=(BOOK,)) for d in dialogues]
-    visits = Visits(dialogues, references, CATALOG, 0, seed=0)
+    visits = DialogueSampler(dialogues, references, CATALOG, 0, seed=0)
     script = Script(service=0.2, seqs=16, texts=(RIGHT, SILENCE))
     made = []
     with cluster(tmp_path, seqs=16, made=made, script=script) as c:
         c.sync = sync = AdapterSync(c, max_staleness=1)
         worker = RolloutWorker(
-            visits, lambda visit: Trunk([3] * turns, list(range(1, turns + 1)), [4]),
-            Sampler(c.url, 4, key=c.key, routed=True, patience=60), reward("rac"), sync.model_name,
+            visits, lambda visit: DialogueTokens([3] * turns, list(range(1, turns + 1)), [4]),
+            CompletionClient(c.url, 4, key=c.key, routed=True, patience=60), reward("rac"), sync.model_name,
             k=4, visits_per_step=2, max_steps=steps + 1, max_staleness=1,
         )  # fmt: skip
         killer = Killer(c, made, sync, worker, adapter)

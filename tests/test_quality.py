@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from proactor_lib.annotate import overlay, quality
-from proactor_lib.errors import BadInput
+from proactor_lib.annotate import agreement, corrections
+from proactor_lib.errors import UserError
 from proactor_lib.files import write_jsonl
 from proactor_lib.schema import (
     Dialogue,
@@ -54,14 +54,14 @@ def seen(turn, name, **params):
 )
 def test_iou(a, b, expected):
     windows = [Window(open=o, ready=o, close=c) for o, c in (a, b)]
-    assert quality.iou(*windows) == quality.iou(*reversed(windows)) == pytest.approx(expected)
+    assert agreement.iou(*windows) == agreement.iou(*reversed(windows)) == pytest.approx(expected)
 
 
 def test_pairs_are_one_to_one_and_best_in_all():
     """Two bookings follow each other: values tell them apart although the windows overlap."""
     a = line(ref("a1", "book", 1, 2, 5, to="Rome"), ref("a2", "book", 4, 5, 8, to="Oslo"), ref("a3", "hold", 1, 1, 1))
     b = line(ref("b1", "book", 4, 4, 8, to="oslo"), ref("b2", "book", 2, 3, 5, to="rome"), ref("b3", "pay", 1, 1, 1))
-    rows = quality.pairs([a], [b]).set_index("a").to_dict("index")
+    rows = agreement.pairs([a], [b]).set_index("a").to_dict("index")
     assert (rows["a1"]["b"], rows["a2"]["b"]) == ("b2", "b1") and len(rows) == 4
     assert rows["a1"]["iou"] == pytest.approx(4 / 5) and rows["a1"]["param_f1"] == 1
     assert [rows["a2"][k] for k in ("open", "ready", "close", "iou")] == [0, 1, 0, 1]
@@ -72,7 +72,7 @@ def test_against_triggers():
     logged = dialogue(seen(5, "book", to="Rome", day="Monday"), seen(9, "pay"), seen(3, "find"))
     found = line(ref("r1", "book", 2, 3, 6, to="rome"), ref("r2", "pay", 4, 4, 8), ref("r3", "hold", 1, 1, 2))
     unlogged = line(ref("r1", "book", 1, 1, 1), id="e")
-    got = figures(quality.against_triggers([logged, dialogue(id="e", log=False)], [found, unlogged]))
+    got = figures(agreement.against_triggers([logged, dialogue(id="e", log=False)], [found, unlogged]))
     # book: F1 2/3, lead 2, covered; pay: F1 1 (both empty), lead 5, not covered; find: no reference; hold: no trigger
     assert got == pytest.approx(
         {"found": 2 / 3, "coverage": 1 / 3, "unlogged": 1 / 3, "lead": 3.5, "param_agreement": (2 / 3 + 1) / 2}
@@ -82,24 +82,24 @@ def test_against_triggers():
 def test_observed_turns_are_filled_in():
     logged = dialogue(seen(5, "book", to="Rome"), seen(8, "book", to="Oslo"))
     found = line(ref("r1", "book", 6, 7, 8, to="Oslo"), ref("r2", "book", 2, 3, 5, to="Rome"))
-    got = quality.with_observed(found, logged)
+    got = agreement.with_observed(found, logged)
     assert [r.observed_turn for r in got.references] == [8, 5]
-    assert quality.with_observed(line(), dialogue(log=False)) == line()
+    assert agreement.with_observed(line(), dialogue(log=False)) == line()
 
 
 def test_by_action():
     lines = [line(ref("a", "pay", 1, 2, 6), ref("b", "book", 3, 3, 3), ref("c", "pay", 2, 5, 5))]
-    got = quality.by_action(lines)
+    got = agreement.by_action(lines)
     assert list(got.index) == ["pay", "book"] and got.loc["pay"].to_dict() == {
         "references": 2, "to_ready": 2.0, "to_close": 2.0
     }  # fmt: skip
-    assert quality.by_action([]).empty
+    assert agreement.by_action([]).empty
 
 
 def test_against_truth():
     truth = [line(ref("t1", "book", 2, 4, 6), ref("t2", "pay", 1, 1, 3)), line(ref("t1", "find", 1, 2, 3), id="e")]
     found = [line(ref("r1", "book", 2, 4, 6), ref("r2", "pay", 2, 3, 3), ref("r3", "hold", 1, 1, 1)), line(id="e")]
-    got = figures(quality.against_truth(found, truth))
+    got = figures(agreement.against_truth(found, truth))
     assert got == pytest.approx(
         {"found": 2 / 3, "extra": 1 / 3, "open_exact": 0.5, "ready_exact": 0.5, "close_exact": 1.0, "window_exact": 0.5,
          "ready_error": 1.0, "param_agreement": 1.0}
@@ -108,7 +108,7 @@ def test_against_truth():
 
 def test_agreement_of_an_annotator_with_itself_is_full():
     lines = [line(ref("r1", "book", 2, 4, 6, to="x"), ref("r2", "pay", 1, 1, 3))]
-    got = figures(quality.agreement([dialogue()], lines, lines))
+    got = figures(agreement.agreement([dialogue()], lines, lines))
     assert got == {"paired": 1, "iou": 1, "ready_within_one": 1, "param_agreement": 1, "alpha": 1}
 
 
@@ -119,24 +119,24 @@ def test_krippendorffs_alpha_worked_out_by_hand():
     (64 - 4 - 9 - 9) / (8 * 7) = 42 / 56: alpha = 1 - (2 / 8) / (42 / 56) = 2 / 3.
     """
     a, b = [line(ref("r", "book", 2, 3, 4))], [line(ref("r", "book", 2, 4, 4))]
-    got = quality.alpha([dialogue(turns=4)], [a, b])
+    got = agreement.alpha([dialogue(turns=4)], [a, b])
     assert got.value[0] == pytest.approx(2 / 3)
-    three = quality.alpha([dialogue(turns=4)], [a, b, a])
+    three = agreement.alpha([dialogue(turns=4)], [a, b, a])
     # per unit the ordered pairs over 2: (0,0) 3, (1,1) 3, unit three (1,2) 1 (2,1) 1 (2,2) 1, (2,2) 3; n_v 3 4 5
     assert three.value[0] == pytest.approx(1 - (2 / 12) / ((144 - 9 - 16 - 25) / (12 * 11)))
 
 
 def test_figures_without_data_are_null():
-    assert set(figures(quality.against_truth([], [])).values()) == {None}
-    got = figures(quality.against_triggers([dialogue()], [line(ref("r", "book", 1, 1, 1))]))
+    assert set(figures(agreement.against_truth([], [])).values()) == {None}
+    got = figures(agreement.against_triggers([dialogue()], [line(ref("r", "book", 1, 1, 1))]))
     assert got["coverage"] is None and got["lead"] is None and got["unlogged"] == 1
-    assert figures(quality.alpha([dialogue()], [[], []])) == {"alpha": None}
+    assert figures(agreement.alpha([dialogue()], [[], []])) == {"alpha": None}
 
 
 def test_intervals_come_from_a_bootstrap_over_dialogues():
     truth = [line(ref("t", "book", 2, 4, 6), id=str(i)) for i in range(40)]
     found = [line(ref("r", "book", 2, 4 + i % 2, 6), id=str(i)) for i in range(40)]
-    row = quality.against_truth(found, truth).set_index("metric").loc["ready_exact"]
+    row = agreement.against_truth(found, truth).set_index("metric").loc["ready_exact"]
     assert row.value == 0.5 and 0.3 < row.low < 0.42 and 0.58 < row.high < 0.7
 
 
@@ -145,24 +145,24 @@ def test_the_filter_says_what_it_removed_and_why():
     good, wrong = ref("r1", "book", 2, 3, 6, to="Rome"), ref("r1", "book", 2, 3, 6, to="Oslo")
     early, idle = ref("r2", "pay", 1, 1, 9), ref("r3", "hold", 1, 1, 1)
     lines = [line(good, early, idle), line(ref("r", "pay", 1, 2, 8), id="e")]
-    kept, removed = quality.filtered(dialogues, lines, quality.Thresholds())
+    kept, removed = agreement.filtered(dialogues, lines, agreement.Thresholds())
     assert kept == lines and not removed
 
     def why(thresholds, lines=lines, **more):
-        kept, removed = quality.filtered(dialogues, lines, thresholds, **more)
+        kept, removed = agreement.filtered(dialogues, lines, thresholds, **more)
         return {(k.dialogue_id, r.id) for k in kept for r in k.references}, {
             (r.dialogue_id, r.reference_id): r.reason for r in removed
         }
 
-    kept, removed = why(quality.Thresholds(coverage=0.5))
+    kept, removed = why(agreement.Thresholds(coverage=0.5))
     assert kept == {("d", "r1"), ("d", "r2"), ("d", "r3")}
     assert removed == {("e", None): "windows hold 0.00 of its logged triggers, below 0.5"}
-    kept, removed = why(quality.Thresholds(logged=True, lead=7))
+    kept, removed = why(agreement.Thresholds(logged=True, lead=7))
     assert kept == {("d", "r1"), ("e", "r")}
     assert removed == {("d", "r3"): "no logged trigger", ("d", "r2"): "ready 8 turns before its trigger, above 7"}
-    _, removed = why(quality.Thresholds(param_agreement=0.5), [line(wrong, early)])
+    _, removed = why(agreement.Thresholds(param_agreement=0.5), [line(wrong, early)])
     assert removed == {("d", "r1"): "parameters agree 0.00 with the trigger's, below 0.5"}
-    _, removed = why(quality.Thresholds(iou=0.5), [line(good)], second=[line(ref("x", "book", 6, 6, 9))])
+    _, removed = why(agreement.Thresholds(iou=0.5), [line(good)], second=[line(ref("x", "book", 6, 6, 9))])
     assert removed == {("d", None): "mean window IoU 0.12 with the second annotator, below 0.5"}
 
 
@@ -175,7 +175,7 @@ WINDOW = {"open": 2, "ready": 3, "close": 4}
 def corrected(tmp_path, *corrections, lines):
     path = tmp_path / "overlay.jsonl"
     path.write_text("".join(json.dumps(c) + "\n" for c in corrections))
-    return overlay.apply(lines, path)
+    return corrections.apply(lines, path)
 
 
 def test_a_correction_replaces_the_window_of_its_reference_only(tmp_path):
@@ -207,23 +207,23 @@ def test_corrections_survive_a_re_annotation_with_other_ids_and_another_order(tm
 
 def test_corrections_without_their_reference_are_named(tmp_path):
     path = tmp_path / "overlay.jsonl"
-    there = overlay.Correction(dialogue_id="d", name="book", window=Window(**WINDOW))
-    gone = overlay.Correction(dialogue_id="d", name="book", occurrence=2, window=None)
-    overlay.append(path, there)
-    overlay.append(path, gone)
+    there = corrections.Correction(dialogue_id="d", name="book", window=Window(**WINDOW))
+    gone = corrections.Correction(dialogue_id="d", name="book", occurrence=2, window=None)
+    corrections.append(path, there)
+    corrections.append(path, gone)
     lines = [line(ref("x", "book", 1, 1, 1))]
-    assert overlay.unmatched(lines, path) == [gone]
-    assert overlay.apply(lines, path)[0].references[0].window == Window(**WINDOW)
+    assert corrections.unmatched(lines, path) == [gone]
+    assert corrections.apply(lines, path)[0].references[0].window == Window(**WINDOW)
 
 
 def test_what_is_appended_is_what_is_read_and_others_lines_stay(tmp_path):
     path = tmp_path / "new" / "overlay.jsonl"
-    last = {d: overlay.Correction(dialogue_id=d, name="book", window=None) for d in "ab"}
+    last = {d: corrections.Correction(dialogue_id=d, name="book", window=None) for d in "ab"}
     for d in "ab":
-        overlay.append(path, overlay.Correction(dialogue_id=d, name="book", window=Window(**WINDOW)))
-        overlay.append(path, last[d])
+        corrections.append(path, corrections.Correction(dialogue_id=d, name="book", window=Window(**WINDOW)))
+        corrections.append(path, last[d])
     assert len(path.read_text().splitlines()) == 4
-    assert overlay.read(path) == {d: {("book", 1): last[d]} for d in "ab"}
+    assert corrections.read(path) == {d: {("book", 1): last[d]} for d in "ab"}
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_what_is_appended_is_what_is_read_and_others_lines_stay(tmp_path):
 )  # fmt: skip
 def test_a_bad_line_of_an_overlay_is_named(tmp_path, text, says):
     path = tmp_path / "overlay.jsonl"
-    write_jsonl(path, [overlay.Correction(dialogue_id="d", name="x", window=None)])
+    write_jsonl(path, [corrections.Correction(dialogue_id="d", name="x", window=None)])
     path.write_text(path.read_text() + text + "\n")
-    with pytest.raises(BadInput, match=rf"overlay.jsonl, line 2.*{says}"):
-        overlay.apply([], path)
+    with pytest.raises(UserError, match=rf"overlay.jsonl, line 2.*{says}"):
+        corrections.apply([], path)

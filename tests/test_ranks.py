@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from proactor_lib.artf import ranks
-from proactor_lib.errors import BadInput, Broken
+from proactor_lib.artf.training import ranks
+from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.params import Params
 from proactor_lib.run import Run
 
@@ -99,13 +99,15 @@ def test_a_rank_that_refuses_ends_all_with_its_sentence(tmp_path):
         quick(tmp_path, refuses)
     assert end.value.code == 2  # rank 0 has said why on this process's output
     sentence = "if rank == '1': print('proactor: no such thing'); sys.exit(2)\ntime.sleep(10_000)"
-    with pytest.raises(BadInput, match="^no such thing$"):
+    with pytest.raises(UserError, match="^no such thing$"):
         quick(tmp_path, sentence)
 
 
 def test_a_rank_that_breaks_is_told_with_its_last_words(tmp_path):
     breaks = "if rank == '1': raise ValueError('lost')\ntime.sleep(10_000)"
-    with pytest.raises(Broken, match="process 1 of 2 ended with status 1, so all .*rank-1.log: ValueError: lost$"):
+    with pytest.raises(
+        ProcessError, match="process 1 of 2 ended with status 1, so all .*rank-1.log: ValueError: lost$"
+    ):
         quick(tmp_path, breaks)
 
 
@@ -126,5 +128,5 @@ def test_trainers_may_change_in_a_run_that_has_begun(tmp_path):
     run = Run.open(Params(trainers=2), tmp_path)
     again = Run.open(run.params.model_copy(update={"trainers": 1}), tmp_path)
     assert json.loads(again.params_file.read_text())["trainers"] == 1
-    with pytest.raises(BadInput, match="other parameters \\(seed was 0, now 1\\)"):
+    with pytest.raises(UserError, match="other parameters \\(seed was 0, now 1\\)"):
         Run.open(Params(seed=1), tmp_path)

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from proactor_lib import report
 from proactor_lib.cli import app
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl, write_json, write_jsonl
 from proactor_lib.params import Params
-from proactor_lib.report import page, timeline, training, words
+from proactor_lib.report import render, text, timeline, training
 from proactor_lib.run import Run
 from proactor_lib.schema import Dialogue, ReferenceAction, Turn, TurnPrediction
 from scipy import stats
@@ -62,7 +62,7 @@ def test_a_step_written_twice_counts_once_and_a_broken_line_is_said(tmp_path):
     assert list(steps.kl) == [2, 3]
     assert training.mismatch(steps) == {"kl_mean": 2.5, "clipped_share": None}
     path.write_text('{"step": 1}\n{"kl": 1}\n')
-    with pytest.raises(BadInput, match="metrics.jsonl, line 2"):
+    with pytest.raises(UserError, match="metrics.jsonl, line 2"):
         training.read_steps(path)
 
 
@@ -117,12 +117,12 @@ def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
 
 
 def test_the_page_in_a_browser(run, browser):
-    assert run.report.stat().st_size < page.LIMIT_BYTES / 5
+    assert run.report.stat().st_size < render.LIMIT_BYTES / 5
     text = check_page(browser, run.report)
     summary = json.loads(run.summary.read_text())
     for metrics in summary["held_out"].values():
         for value, low, high in metrics.values():
-            assert page.number(value) in text and page.interval(low, high) in text
+            assert render.number(value) in text and render.interval(low, high) in text
     for said in ("Does it move?", "Read first", "One dialogue", "gained", "20 steps of turn-level GRPO"):
         assert said in text
     assert "The data do not tell oracle_late from silent." in text  # two dialogues
@@ -176,7 +176,7 @@ def test_the_dialogue_shown_is_the_median():
 def test_the_command(run, tmp_path):
     assert CliRunner().invoke(app, ["report", str(run.out)]).stdout.strip() == str(run.report)
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert isinstance(result.exception, BadInput)
+    assert isinstance(result.exception, UserError)
     assert "is neither a run's folder (params.json) nor a sweep's (sweep.json)" in str(result.exception)
 
 
@@ -199,29 +199,29 @@ def verdicts(**found):
 
 def test_findings_know_which_end_of_a_metric_is_the_better():
     told = verdicts(ac="higher", ftr="lower", missed="higher", pt="unclear", rar="higher", lead="lower")
-    assert words.findings(told) == ["Against base, p is better by AC and FTR; worse by missed."]
-    assert words.findings(verdicts(ac="unclear", rar="higher")) == ["The data do not tell p from base."]
-    assert words.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same."]
-    assert words.findings(None) == words.findings(SimpleNamespace(comparisons=None)) == []
+    assert text.findings(told) == ["Against base, p is better by AC and FTR; worse by missed."]
+    assert text.findings(verdicts(ac="unclear", rar="higher")) == ["The data do not tell p from base."]
+    assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same."]
+    assert text.findings(None) == text.findings(SimpleNamespace(comparisons=None)) == []
 
 
 def test_the_method_is_told_from_the_parameters():
-    told = " ".join(words.method(Params(sft_steps=3, turns_per_dialogue=4, reward="custom_ruler"), steps=7))
+    told = " ".join(text.method(Params(sft_steps=3, turns_per_dialogue=4, reward="custom_ruler"), steps=7))
     assert "warm start of 3 steps, then 7 steps of turn-level GRPO" in told and "4 turns of each, 50% of them" in told
     assert "rewarded by custom_ruler (judge: rubric)" in told and "at every turn" in told
-    assert "GRPO" not in " ".join(words.method(Params(evaluation_turns=8), steps=0))
+    assert "GRPO" not in " ".join(text.method(Params(evaluation_turns=8), steps=0))
 
 
 def test_no_two_policies_have_one_mark():
-    assert words.initials(["base", "sft", "trained"]) == {"base": "B", "sft": "S", "trained": "T"}
-    assert words.initials(["oracle_late", "oracle_early", "sft", "silent"]) == {
+    assert text.initials(["base", "sft", "trained"]) == {"base": "B", "sft": "S", "trained": "T"}
+    assert text.initials(["oracle_late", "oracle_early", "sft", "silent"]) == {
         "oracle_late": "OL", "oracle_early": "OE", "sft": "S", "silent": "SI",
     }  # fmt: skip
-    assert len(set(words.initials(["a_b", "ab", "a", "a_bc", "abc"]).values())) == 5
+    assert len(set(text.initials(["a_b", "ab", "a", "a_bc", "abc"]).values())) == 5
 
 
 def test_durations_and_numbers():
-    assert [page.chance(p) for p in (None, 0.0004, 0.0125, 1.0)] == ["–", "p < 0.001", "p 0.013", "p 1.000"]
-    assert [page.duration(s) for s in (48, 425, 11520)] == ["48 s", "7 min 5 s", "3 h 12 min"]
-    assert [page.number(x) for x in (None, float("nan"), 0.12345, -0.5)] == ["–", "–", "0.123", "−0.500"]
-    assert os.linesep not in page.interval(0.1, 0.2) and page.interval(None, 1) == ""
+    assert [render.chance(p) for p in (None, 0.0004, 0.0125, 1.0)] == ["–", "p < 0.001", "p 0.013", "p 1.000"]
+    assert [render.duration(s) for s in (48, 425, 11520)] == ["48 s", "7 min 5 s", "3 h 12 min"]
+    assert [render.number(x) for x in (None, float("nan"), 0.12345, -0.5)] == ["–", "–", "0.123", "−0.500"]
+    assert os.linesep not in render.interval(0.1, 0.2) and render.interval(None, 1) == ""

@@ -53,7 +53,7 @@ def test_what_is_read_back_is_what_was_computed(run):
     found, said = load_or_score(run), read_all(run)
     asked = {d.id: {p.turn for p in said["silent"] if p.dialogue_id == d.id} for d in run.dialogues("test")}
     dialogues, references = run.dialogues("test"), run.references("test")
-    direct = {n: score_predictions(dialogues, references, p, asked=asked) for n, p in said.items()}
+    direct = {n: score_predictions(dialogues, references, p, evaluated_turns=asked) for n, p in said.items()}
     assert found.asked == asked and found.predictions == said and found.dialogues == 3
     for name, own in direct.items():
         for frame in ("cells", "references", "about"):

@@ -12,7 +12,7 @@ from proactor_lib import datasets, notebook
 from proactor_lib.agent import render
 from proactor_lib.annotate import evidence
 from proactor_lib.cli import app
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, write_json, write_jsonl
 from proactor_lib.params import Params, load_params
 from proactor_lib.policies import GAMING_POLICIES, POLICIES, STATUS_POLICIES
@@ -90,7 +90,7 @@ def test_margins_are_paired():
     assert margins["punctual"]["value"] == pytest.approx(
         (8 - 5 - 5 / 6) / 8
     )  # dialogues without references are left out
-    with pytest.raises(BadInput, match="none of the 1 dialogues has a reference"):
+    with pytest.raises(UserError, match="none of the 1 dialogues has a reference"):
         probe.margins(cases[:1], CATALOG, load_params())
 
 
@@ -261,10 +261,10 @@ def test_samples_of_a_training(tmp_path):
     found = CliRunner().invoke(app, ["rewards", "samples", "--run", str(tmp_path), "--limit", "4", "--json"])
     assert list(json.loads(found.stdout)["spread"]) == list(REWARDS) and "stand-in" in found.stderr
     write_jsonl(path, [line | {"dialogue_id": "gone"}])
-    with pytest.raises(BadInput, match="dialogue 'gone', turn 3"):
+    with pytest.raises(UserError, match="dialogue 'gone', turn 3"):
         scoring.run_groups(run, 4)
     path.unlink()
-    with pytest.raises(BadInput, match="cannot read .*samples.jsonl"):
+    with pytest.raises(UserError, match="cannot read .*samples.jsonl"):
         scoring.run_groups(run, 4)
 
 
@@ -350,9 +350,9 @@ def test_the_command(tmp_path):
     assert CliRunner().invoke(app, ["rewards", "list"]).stdout.count("[paper") == 7
     assert "Judge proactiveness" in CliRunner().invoke(app, ["rewards", "rubric", "custom_ruler"]).stdout
     none = CliRunner().invoke(app, ["rewards", "rubric", "rac"])
-    assert isinstance(none.exception, BadInput) and "accepted: general_ruler, custom_ruler" in str(none.exception)
+    assert isinstance(none.exception, UserError) and "accepted: general_ruler, custom_ruler" in str(none.exception)
     wrong = CliRunner().invoke(app, ["rewards", "probe", "--set", "reward_wieghts={}"])
-    assert isinstance(wrong.exception, BadInput) and "did you mean 'reward_weights'?" in str(wrong.exception)
+    assert isinstance(wrong.exception, UserError) and "did you mean 'reward_weights'?" in str(wrong.exception)
 
 
 def test_the_notebook_runs_by_hand_and_with_a_trainings_samples(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from proactor_lib import rewards
 from proactor_lib.agent import reference_output, render
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import as_set
 from proactor_lib.params import load_params
 from proactor_lib.rewards import REWARDS, make_reward
@@ -218,7 +218,7 @@ def test_the_registry_is_what_parameters_accept():
     for name, reward_class in REWARDS.items():
         assert reward_class.name == name and (folder / f"{name}.py").exists()
         assert isinstance(reward(name), reward_class)
-    with pytest.raises(BadInput, match="rac, max_rac, .*utility, got 'rca'"):
+    with pytest.raises(UserError, match="rac, max_rac, .*utility, got 'rca'"):
         load_params(None, {"reward": "rca"})
 
 

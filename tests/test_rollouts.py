@@ -5,11 +5,11 @@ import threading
 import time
 
 import pytest
-from proactor_lib.artf.records import step_line
-from proactor_lib.artf.rollouts import RolloutWorker, advantages
-from proactor_lib.artf.sampler import Sampler
-from proactor_lib.artf.tokens import Trunk
-from proactor_lib.artf.visits import Visits
+from proactor_lib.artf.serving.completions import CompletionClient
+from proactor_lib.artf.training.episodes import DialogueSampler
+from proactor_lib.artf.training.rollouts import RolloutWorker, advantages
+from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.artf.training.training_log import step_line
 from proactor_lib.datasets import load
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score, make_reward
@@ -24,7 +24,7 @@ TRAINED = {"tokens_packed": 1, "kl": 0.0, "clip_ratio/region_mean": 0.0, "entrop
 def trunk(visit):
     """A token a turn, another for each dialogue: no tokenizer is needed to see what is asked."""
     number = sum(map(ord, visit.dialogue.id))
-    return Trunk(
+    return DialogueTokens(
         [number, *range(100, 100 + len(visit.dialogue.turns))], list(range(2, 2 + len(visit.dialogue.turns))), [7]
     )
 
@@ -48,9 +48,9 @@ def work(corpus, server):
 
     def start(reward=None, version=0, **settings):
         settings = {"k": 4, "visits_per_step": 2, "max_steps": 4, "max_staleness": 0} | settings
-        visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+        visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
         reward = reward or make_reward(load_params())
-        worker = RolloutWorker(visits, trunk, Sampler(server.url, 8), reward, lambda v: f"v{v}", **settings)
+        worker = RolloutWorker(visits, trunk, CompletionClient(server.url, 8), reward, lambda v: f"v{v}", **settings)
         worker.update_model_version(version)
         worker.start()
         workers.append(worker)
@@ -159,7 +159,7 @@ class Judge:
 
 
 def test_a_slow_and_a_failing_judge_call_stop_neither_the_others_nor_the_run(work, corpus, caplog):
-    visits = Visits(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+    visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
     slow, failing = visits[0].turns[0], visits[1].turns[2]
     judge = Judge({slow}, {failing})
     worker = work(judge)

@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.rewards.endpoint_judge import answer_schema, read_marks
 
 from support.fake_endpoint import FakeEndpoint, Reply
@@ -159,12 +159,12 @@ def test_judges_at_addresses_of_their_own():
     with FakeEndpoint(lambda r, n: said(good(r))) as a, FakeEndpoint(lambda r, n: said(good(r))) as b:
         scores(reward("general_ruler", judge="one,two", judge_url=f"{a.url},{b.url}"), group(RIGHT))
         assert [r["model"] for r in a.requests] == ["one"] and [r["model"] for r in b.requests] == ["two"]
-    with pytest.raises(BadInput, match="2 addresses for 3 judges"):
+    with pytest.raises(UserError, match="2 addresses for 3 judges"):
         reward("general_ruler", judge="one,two,three", judge_url="http://127.0.0.1:1/v1,http://127.0.0.1:2/v1")
 
 
 def test_a_judge_named_twice_is_a_mistake():
-    with pytest.raises(BadInput, match="judge names 'one' twice"):
+    with pytest.raises(UserError, match="judge names 'one' twice"):
         reward("general_ruler", judge="one, two, one", judge_url="http://127.0.0.1:1/v1")
 
 
@@ -182,7 +182,7 @@ def test_a_rubric_of_the_users_own(tmp_path):
     (tmp_path / "mine.txt").write_text("Prefer short answers.")
     _, _, server = judged(lambda r, n: said(good(r)), group(RIGHT), rubric=tmp_path / "mine.txt")
     assert server.requests[0]["messages"][0]["content"] == "Prefer short answers."
-    with pytest.raises(BadInput, match="cannot read .*gone.txt"):
+    with pytest.raises(UserError, match="cannot read .*gone.txt"):
         reward("custom_ruler", judge="j", judge_url="http://127.0.0.1:1/v1", rubric=tmp_path / "gone.txt")
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from proactor_lib import datasets
-from proactor_lib.annotate import evidence, quality
-from proactor_lib.errors import BadInput
+from proactor_lib.annotate import agreement, evidence
+from proactor_lib.errors import UserError
 from proactor_lib.files import write_jsonl
 from proactor_lib.params import load_params
 from proactor_lib.run import SPLITS, Run, annotate_run, prepare_data
@@ -24,7 +24,7 @@ def test_open_again_with_the_same_parameters(tmp_path):
 def test_other_parameters_are_refused_by_name(tmp_path):
     Run.open(load_params(), tmp_path)
     with pytest.raises(
-        BadInput, match=r"seed was 0, now 1; learning_rate|learning_rate was 1e-05, now 0.1; .*seed was 0"
+        UserError, match=r"seed was 0, now 1; learning_rate|learning_rate was 1e-05, now 0.1; .*seed was 0"
     ):
         Run.open(load_params(overrides={"seed": 1, "learning_rate": 0.1}), tmp_path)
 
@@ -32,7 +32,7 @@ def test_other_parameters_are_refused_by_name(tmp_path):
 def test_a_stage_that_has_not_run_says_which_notebook_makes_it(tmp_path):
     run = Run.open(load_params(), tmp_path)
     for ask in (lambda: run.catalog, lambda: run.dialogues("train"), lambda: run.references("dev")):
-        with pytest.raises(BadInput, match="01_annotation"):
+        with pytest.raises(UserError, match="01_annotation"):
             ask()
 
 
@@ -50,7 +50,7 @@ def test_references_honour_the_runs_overlay(tmp_path):
 def test_a_named_overlay_must_be_there(tmp_path):
     run = Run.open(load_params(overrides={"overlay": str(tmp_path / "mine.jsonl")}), tmp_path / "r")
     write_jsonl(run.annotations / "dev.jsonl", [DialogueReferences(dialogue_id="d")])
-    with pytest.raises(BadInput, match="mine.jsonl"):
+    with pytest.raises(UserError, match="mine.jsonl"):
         run.references("dev")
 
 
@@ -75,7 +75,7 @@ def test_no_dialogue_is_in_two_splits(tmp_path):
 
 
 def test_too_few_dialogues_for_three_splits(tmp_path):
-    with pytest.raises(BadInput, match="split 'train' has no dialogue left over by the other splits"):
+    with pytest.raises(UserError, match="split 'train' has no dialogue left over by the other splits"):
         prepared(tmp_path, 3, train_dialogues=3, dev_dialogues=1, test_dialogues=2)
 
 
@@ -109,7 +109,7 @@ def test_a_second_annotator_is_compared_with_and_stays_out_of_what_follows(tmp_p
     run, count = asked_twice(tmp_path, "evidence")
     assert count == 9 and run.second("train") != run.truth("train")
     assert run.second("train") == [evidence.annotate(d, run.catalog) for d in run.dialogues("train")]
-    alpha = quality.agreement(run.dialogues("train"), run.references("train"), run.second("train")).value.iloc[-1]
+    alpha = agreement.agreement(run.dialogues("train"), run.references("train"), run.second("train")).value.iloc[-1]
     assert 0.5 < alpha < 1  # the evidence annotator is near the truth, not on it
     assert [x.window for r in run.references("dev") for x in r.references] == [
         x.window
@@ -123,7 +123,7 @@ def test_nothing_is_paid_for_where_the_second_annotator_refuses_the_corpus(tmp_p
         asked = {"annotator": "oracle", "oracle_url": server.url, "oracle_model": "m", "second_annotator": "evidence"}
         run = Run.open(load_params(None, {"train_dialogues": 2, "homeloan_log": False} | asked), tmp_path / "run")
         prepare_data(run, splits=("train",))
-        with pytest.raises(BadInput, match="no log of triggers"):
+        with pytest.raises(UserError, match="no log of triggers"):
             annotate_run(run, splits=("train",))
         assert not server.requests
 
@@ -132,7 +132,7 @@ def test_an_oracle_is_asked_anew_as_its_own_second_and_filtered_by_that(tmp_path
     monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
     run, count = asked_twice(tmp_path, "oracle", quality_filter={"iou": 0.75})
     assert count == 18 and run.second("test") != run.annotated("test")
-    found = quality.pairs(run.annotated("test"), run.second("test"))
+    found = agreement.pairs(run.annotated("test"), run.second("test"))
     assert set(found.iou) == {0.0, 1.0}  # what is left of the second asking is the first's
     means = found.groupby("dialogue_id").iou.mean()
     assert {d.id for d in run.dialogues("test")} == set(means.index[means >= 0.75])
@@ -147,7 +147,7 @@ def test_an_oracle_is_asked_anew_as_its_own_second_and_filtered_by_that(tmp_path
      ({"oracle_sampling": {"seed": 1}}, "no request may carry a seed")],
 )  # fmt: skip
 def test_annotation_parameters_that_cannot_be(settings, says):
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(UserError, match=says):
         load_params(None, settings)
 
 

@@ -3,17 +3,17 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from proactor_lib.artf.scaling import Rule, Trend, decide
-from proactor_lib.artf.server import Load, parse_load
+from proactor_lib.artf.serving.autoscaler import ScalingPolicy, ScalingState, desired_servers
+from proactor_lib.artf.serving.server import Load, parse_load
 
-RULE = Rule(least=1, most=4, seqs=8, up_after=2, down_after=10, fill=0.75)
+RULE = ScalingPolicy(least=1, most=4, seqs=8, up_after=2, down_after=10, fill=0.75)
 
 
 def counts(loads, rule=RULE, count=1, every=1.0):
     """The number of servers after each look, one a second; `loads` are (waiting, running)."""
-    trend, found = Trend(), []
+    trend, found = ScalingState(), []
     for n, load in enumerate(loads):
-        count, trend = decide(rule, trend, n * every, count, Load(*load))
+        count, trend = desired_servers(rule, trend, n * every, count, Load(*load))
         found.append(count)
     return found
 
@@ -33,7 +33,7 @@ def test_a_queue_beside_free_places_asks_for_nothing():
 def test_never_more_than_most_nor_fewer_than_least():
     assert counts([(900, 8)] * 3)[-1] == 4
     assert counts([(0, 0)] * 12, count=4)[-1] == 1
-    assert counts([(0, 0)] * 12, Rule(2, 4, 8, down_after=10), count=4)[-1] == 2
+    assert counts([(0, 0)] * 12, ScalingPolicy(2, 4, 8, down_after=10), count=4)[-1] == 2
 
 
 def test_idle_servers_go_when_they_were_too_many_all_the_while():

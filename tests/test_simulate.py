@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from proactor_lib.artf import calibrate, capacity
-from proactor_lib.artf.service import ServiceTimes, Workload, estimate
-from proactor_lib.artf.simulate import Plan, simulate
-from proactor_lib.errors import BadInput
+from proactor_lib.artf.capacity import fit, splits
+from proactor_lib.artf.capacity.simulate import Plan, simulate
+from proactor_lib.artf.capacity.workload import ServiceTimes, Workload, estimate
+from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 
 from support.records import write_records
@@ -91,7 +91,7 @@ def test_output_lengths_have_the_mean_and_the_spread():
 
 def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
     records = write_records(tmp_path)
-    found = calibrate.measured(tmp_path)
+    found = fit.measured(tmp_path)
     times, work = found.service, found.workload
     assert (times.source, times.sync_s, times.slots) == ("measured", pytest.approx(0.3), 8)
     assert times.decode_s == pytest.approx(0.02, rel=0.03) and times.train_s == pytest.approx(0.004, rel=0.01)
@@ -107,11 +107,11 @@ def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
 
 def test_what_half_a_run_tells_predicts_the_other_half(tmp_path):
     write_records(tmp_path)
-    found = capacity.check(tmp_path)
+    found = splits.check(tmp_path)
     assert found.steps == 6 and abs(found.error) < 0.05
-    with pytest.raises(BadInput, match="metrics.jsonl has 0 steps, at least 2 are needed: train first"):
+    with pytest.raises(UserError, match="metrics.jsonl has 0 steps, at least 2 are needed: train first"):
         opened(tmp_path / "new")
-        calibrate.measured(tmp_path / "new")
+        fit.measured(tmp_path / "new")
 
 
 def changed(out, change):
@@ -119,15 +119,15 @@ def changed(out, change):
     path = out / "training" / "metrics.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(r | change(r)) + "\n" for r in records))
-    return calibrate.measured(out)
+    return fit.measured(out)
 
 
 def test_a_cold_start_is_left_out(tmp_path):
     write_records(tmp_path)
-    warm = calibrate.measured(tmp_path).service
+    warm = fit.measured(tmp_path).service
     assert changed(tmp_path, lambda r: {"rollout_s": 30.0} if r["step"] == 1 else {}).service == warm
-    assert abs(capacity.check(tmp_path).error) < 0.05
-    assert len(calibrate.measured(tmp_path, 0, 3).steps) == 3  # too few to leave one out
+    assert abs(splits.check(tmp_path).error) < 0.05
+    assert len(fit.measured(tmp_path, 0, 3).steps) == 3  # too few to leave one out
 
 
 def test_a_sync_that_waits_for_rollouts_is_not_taken_for_a_long_one(tmp_path):
@@ -150,11 +150,11 @@ def test_short_dialogues_do_not_make_others_look_like_two_rounds(tmp_path):
 
 
 def test_the_fastest_split_gives_gpus_to_the_side_that_needs_them():
-    of = capacity.CLUSTERS["8xH100"]()
+    of = splits.CLUSTERS["8xH100"]()
     of = of._replace(workload=of.workload.model_copy(update={"dialogues": 8, "turns": 12}))
     slow_server = of._replace(service=of.service.model_copy(update={"decode_step_s": 0.02, "decode_s": 0.002}))
     slow_trainer = of._replace(service=of.service.model_copy(update={"train_s": 0.002}))
-    serving, training = (capacity.fastest(capacity.splits(x, steps=3)).plan for x in (slow_server, slow_trainer))
+    serving, training = (splits.fastest(splits.splits(x, steps=3)).plan for x in (slow_server, slow_trainer))
     assert serving.servers > training.servers and serving.gpus == training.gpus == 8
 
 
@@ -162,11 +162,11 @@ def test_estimates_say_so_and_files_take_their_place(tmp_path):
     assert estimate("H200").source == "estimated" and estimate("H200").decode_step_s < estimate("H100").decode_step_s
     write_json(tmp_path / "times.json", TIMES.model_dump())
     write_json(tmp_path / "work.json", ONE.model_dump())
-    of = capacity.cluster("4xH200", tmp_path / "times.json", tmp_path / "work.json")
+    of = splits.cluster("4xH200", tmp_path / "times.json", tmp_path / "work.json")
     assert (of.gpus, of.service, of.workload) == (4, TIMES, ONE)
     (tmp_path / "times.json").write_text('{"name": "x", "fast": true}')
-    with pytest.raises(BadInput, match="times.json: .*accepted keys: name, source, prefill_s"):
-        capacity.cluster("4xH200", tmp_path / "times.json")
+    with pytest.raises(UserError, match="times.json: .*accepted keys: name, source, prefill_s"):
+        splits.cluster("4xH200", tmp_path / "times.json")
 
 
 def test_the_command_prints_one_object(cli, tmp_path):

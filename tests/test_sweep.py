@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from proactor_lib.cli import app
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, tables
 from proactor_lib.sweep.cells import make_cells, varying
@@ -74,7 +74,7 @@ def test_random_draws_are_those_of_their_seed_and_in_range():
     ],
 )
 def test_what_is_wrong_is_refused_in_one_sentence(tmp_path, values, sentence):
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(UserError) as error:
         cells_of(tmp_path, **values)
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
@@ -82,7 +82,7 @@ def test_what_is_wrong_is_refused_in_one_sentence(tmp_path, values, sentence):
 def test_a_notebook_without_overrides_takes_only_its_own_parameters(tmp_path):
     write_notebook(tmp_path / "n.ipynb", "1", parameters="alpha = 1")
     assert [c.own for c in cells_of(tmp_path, axes={"grid": {"alpha": [1, 2]}})] == [{"alpha": 1}, {"alpha": 2}]
-    with pytest.raises(BadInput, match="unknown parameter 'alpa'; did you mean 'alpha'"):
+    with pytest.raises(UserError, match="unknown parameter 'alpa'; did you mean 'alpha'"):
         cells_of(tmp_path, axes={"grid": {"alpa": [1]}})
 
 

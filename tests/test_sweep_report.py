@@ -8,8 +8,8 @@ import time
 import nbformat
 import pytest
 from proactor_lib import notebook, report
-from proactor_lib.errors import BadInput
-from proactor_lib.report import executed, page, words
+from proactor_lib.errors import UserError
+from proactor_lib.report import notebook_html, render, text
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 from proactor_lib.sweep.runner import describe
@@ -66,7 +66,7 @@ def test_24_cells_in_a_browser(swept, browser):  # noqa: F811
     start = time.monotonic()
     path = report.build(swept)
     assert time.monotonic() - start < 60
-    assert path.stat().st_size < page.LIMIT_BYTES
+    assert path.stat().st_size < render.LIMIT_BYTES
     browser.get(path.resolve().as_uri())
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert browser.execute_script("return window.evil") is None
@@ -76,7 +76,7 @@ def test_24_cells_in_a_browser(swept, browser):  # noqa: F811
     found = collect(swept)
     assert len(found) == 24
     for row in found.to_dict("records"):
-        line = f"{row['cell']}\t{row['reward']}\t{row['epsilon']}\t{row['seed']}\tdone\t{page.number(row['score'])}"
+        line = f"{row['cell']}\t{row['reward']}\t{row['epsilon']}\t{row['seed']}\tdone\t{render.number(row['score'])}"
         assert line in text
     assert "24 of 24" in text and "Which one?" in text and "A story" in text and "kept" in text and "0.125" in text
     assert len(browser.find_elements("css selector", "details img")) == 24
@@ -122,7 +122,7 @@ def test_what_came_of_it_is_said_in_sentences(swept):
 
 
 def test_metrics_are_explained_by_the_sweep_file_or_the_glossary():
-    found = words.meanings(["score", "held_out.trained.pt", "tau"], {"score": "How good it is."})
+    found = text.meanings(["score", "held_out.trained.pt", "tau"], {"score": "How good it is."})
     assert found["score"] == "How good it is." and found["held_out.trained.pt"].startswith("Proactive timing")
     assert "tau" not in found
 
@@ -139,7 +139,7 @@ def test_what_failed_and_what_is_missing_comes_first(tmp_path, drawn):
 
 
 def test_pictures_of_notebooks_share_what_the_page_may_hold(drawn):
-    whole, none = executed.render(drawn, 10_000_000), executed.render(drawn, 100)
+    whole, none = notebook_html.render(drawn, 10_000_000), notebook_html.render(drawn, 100)
     assert "data:image/png" in whole and "data:image/png" not in none and "left out" in none
     assert "<script" not in whole and "<img src='http" not in whole
 
@@ -171,5 +171,5 @@ def test_two_runs_compared(tmp_path, browser):  # noqa: F811
 
 def test_a_run_is_not_compared_with_a_sweep(swept, tmp_path):
     run = make_run(tmp_path / "a")
-    with pytest.raises(BadInput, match="two runs can be compared, or two sweeps"):
+    with pytest.raises(UserError, match="two runs can be compared, or two sweeps"):
         report.compare(run.out, swept)

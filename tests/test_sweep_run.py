@@ -12,15 +12,15 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-from proactor_lib import processes, report
-from proactor_lib.artf import cluster as artf
-from proactor_lib.artf.remote import away
-from proactor_lib.artf.scaling import Rule
-from proactor_lib.artf.slots import Slot
-from proactor_lib.artf.stand_in import StandIn
+from proactor_lib import processes, ray_session, report
+from proactor_lib.artf.serving import cluster as artf
+from proactor_lib.artf.serving.autoscaler import ScalingPolicy
+from proactor_lib.artf.serving.on_ray import on_ray
+from proactor_lib.artf.serving.placement import Slot
+from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.bench.traffic import Talk, drive
-from proactor_lib.errors import BadInput
-from proactor_lib.sweep import ray_cluster, runner
+from proactor_lib.errors import UserError
+from proactor_lib.sweep import runner
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 from proactor_lib.sweep.live import Lines, View, Widget
@@ -41,9 +41,9 @@ time.sleep(pause)
 dice = random.Random(seed)
 Path(out, 'summary.json').write_text(json.dumps({'score': [dice.random(), 0, 1], 'draws': [dice.random(), 0, 1]}))"""
 BAD = """import os, resource, signal, time
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 if mode == 'raises': 1 / 0
-if mode == 'mistaken': raise BadInput('catalog.json: no action fly')
+if mode == 'mistaken': raise UserError('catalog.json: no action fly')
 if mode == 'dies': os.kill(os.getpid(), signal.SIGKILL)
 if mode == 'slow': time.sleep(300)
 if mode == 'flaky' and not os.path.exists(f'{out}/again'):
@@ -98,7 +98,7 @@ def test_what_fails_says_why_and_harms_no_other_cell(folder, cluster):
     modes = ["good", "raises", "mistaken", "dies", "slow", "full", "unwritable"]
     sweep, cells = planned(folder, axes={"grid": {"mode": modes}, "seeds": 1}, time_limit=8, retries=0)
     out = folder / "out"
-    progress = runner.run(sweep, cells, out, cluster.address, watch=Lines(Store(out), "score", sweep.metrics))
+    progress = runner.run(sweep, cells, out, cluster.address, on_tick=Lines(Store(out), "score", sweep.metrics))
     found = collect(out).set_index("mode")
     assert found.state.to_dict() == {
         "good": "done", "raises": "failed", "mistaken": "refused", "dies": "failed", "slow": "timeout",
@@ -161,7 +161,7 @@ class Recorded(View):
 def test_the_live_table_follows_the_cells(folder, cluster):
     sweep, cells = planned(folder, axes={"seeds": 2}, set={"pause": 2.0})
     view = Recorded(Store(folder / "out"), "score", sweep.metrics)
-    progress = runner.run(sweep, cells, folder / "out", cluster.address, watch=view)
+    progress = runner.run(sweep, cells, folder / "out", cluster.address, on_tick=view)
     assert [r.state for r in view.seen[0]] == ["waits"] * 2
     running = [r for rows in view.seen for r in rows if r.state == "runs"]
     assert any(r.stage == "draws 1/2" and r.left is not None for r in running)
@@ -189,13 +189,13 @@ def test_an_object_store_holds_the_outputs(folder, cluster, monkeypatch):
 
 def test_a_cell_that_no_node_can_hold_is_refused(folder, cluster):
     sweep, cells = planned(folder, gpus=1)
-    with pytest.raises(BadInput, match="each cell asks for 1 GPUs, the cluster has 0"):
+    with pytest.raises(UserError, match="each cell asks for 1 GPUs, the cluster has 0"):
         runner.run(sweep, cells, folder / "out", cluster.address)
 
 
 def test_a_folder_is_run_by_one_process_at_a_time(folder):
     sweep, cells = planned(folder)
-    with runner._alone_in(Store(folder / "out")), pytest.raises(BadInput, match="being run by another process"):
+    with runner._alone_in(Store(folder / "out")), pytest.raises(UserError, match="being run by another process"):
         runner.run(sweep, cells, folder / "out")
 
 
@@ -212,13 +212,13 @@ def planned_folder(folder, **values):
 
 def test_servers_go_to_the_nodes_as_actors_and_a_killed_one_is_replaced(cluster, tmp_path):
     """ART-F's servers by the same code as on one machine: only their place differs."""
-    with ray_cluster.cluster(cluster.address):
+    with ray_session.cluster(cluster.address):
 
         def make(slot, key):
-            return away(StandIn(log_path=tmp_path / f"{slot.name}.log", key=key))
+            return on_ray(FakeServer(log_path=tmp_path / f"{slot.name}.log", key=key))
 
         slots = [Slot("ray-0"), Slot("ray-1")]
-        with artf.Cluster(make, slots, Rule(2, 2, 64), tmp_path / "cluster", period=0.2) as c:
+        with artf.Cluster(make, slots, ScalingPolicy(2, 2, 64), tmp_path / "cluster", period=0.2) as c:
             first = c.wait_ready(120).serving()
             raylets = [n.all_processes["raylet"][0].process.pid for n in (cluster.head_node, cluster.second)]
             assert sorted(len(_scripted(raylet)) for raylet in raylets) == [1, 1]
@@ -229,7 +229,7 @@ def test_servers_go_to_the_nodes_as_actors_and_a_killed_one_is_replaced(cluster,
 
 
 def _scripted(raylet):
-    return [p for p in processes.family(raylet) if "proactor_lib.artf.scripted" in _cmdline(p)]
+    return [p for p in processes.family(raylet) if "proactor_lib.bench.fake_vllm" in _cmdline(p)]
 
 
 def test_a_lost_node_costs_only_its_running_cells(folder, cluster):

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from proactor_lib.artf.alarms import Alarms
+from proactor_lib.artf.training.alarms import Alarms
 
 from support.fake_endpoint import FakeEndpoint, Reply
 from support.fake_vllm import UNIFORM, Completions, drawn

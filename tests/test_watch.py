@@ -3,7 +3,7 @@
 import pytest
 from proactor_lib.evaluate import evaluate_run
 from proactor_lib.evaluate.agents import Fixed
-from proactor_lib.evaluate.watch import Background, Conversation, verdict
+from proactor_lib.evaluate.conversation import Background, Conversation, verdict
 from proactor_lib.schema import Action, Catalog, Turn
 from proactor_lib.widgets import Watch
 from proactor_lib.widgets.watch import TYPED

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.schema import (
     Action,
     Catalog,
@@ -54,7 +54,7 @@ class Tally:
 def annotate(dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None) -> DialogueReferences:
     """One reference for each logged action, in their order, with ids `r1`, `r2`, ...; `tally` counts along.
 
-    Raises BadInput for a dialogue without a log.
+    Raises UserError for a dialogue without a log.
     """
     require_log(dialogue)
     reader = _Reader(dialogue, catalog, tally or Tally())
@@ -64,9 +64,9 @@ def annotate(dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None) -
 
 
 def require_log(dialogue: Dialogue) -> None:
-    """BadInput for a dialogue without a log of triggers."""
+    """UserError for a dialogue without a log of triggers."""
     if dialogue.observed is None:
-        raise BadInput(
+        raise UserError(
             f"dialogue {dialogue.id!r} has no log of triggers, which the evidence annotator needs; "
             "use the oracle annotator (--annotator oracle) for such a corpus"
         )

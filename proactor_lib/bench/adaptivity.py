@@ -8,11 +8,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from proactor_lib.artf.cluster import EVENTS, Cluster
-from proactor_lib.artf.scaling import Rule
-from proactor_lib.artf.scripted import Script
-from proactor_lib.artf.slots import Slot
-from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.artf.serving.autoscaler import ScalingPolicy
+from proactor_lib.artf.serving.cluster import EVENTS, Cluster
+from proactor_lib.artf.serving.placement import Slot
+from proactor_lib.bench.fake_server import FakeServer
+from proactor_lib.bench.fake_vllm import Script
 from proactor_lib.bench.traffic import Done, bursts, drive
 
 SERVICE, SEQS, START = 0.2, 4, 0.3  # seconds a request; requests at once; seconds from ready to run until it serves
@@ -26,8 +26,8 @@ def benchmark(bursts_: int = 3, burst: float = 3.0, calm: float = 6.5, load: flo
     `load`: a burst's rate as a share of what four servers can answer; between bursts it is a sixteenth of that.
     """
     talks = bursts(bursts_, load * FULL, load * FULL / 16, burst, calm, turns=4, seed=seed)
-    fixed, fixed_spent, _ = _run(Rule(SERVERS, SERVERS, SEQS), talks)
-    rule = Rule(1, SERVERS, SEQS, up_after=0.1, down_after=0.5, fill=0.8)
+    fixed, fixed_spent, _ = _run(ScalingPolicy(SERVERS, SERVERS, SEQS), talks)
+    rule = ScalingPolicy(1, SERVERS, SEQS, up_after=0.1, down_after=0.5, fill=0.8)
     adaptive, spent, counts = _run(rule, talks)
     return {
         "requests": len(fixed.latencies),
@@ -46,14 +46,14 @@ def benchmark(bursts_: int = 3, burst: float = 3.0, calm: float = 6.5, load: flo
     }
 
 
-def _run(rule: Rule, talks) -> tuple[Done, float, list[int]]:
+def _run(rule: ScalingPolicy, talks) -> tuple[Done, float, list[int]]:
     """What came of the trace, server-seconds while it ran, and the numbers of servers wanted one after another."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
 
-        def make(slot: Slot, key: str) -> StandIn:
+        def make(slot: Slot, key: str) -> FakeServer:
             script = Script(service=SERVICE, jitter=0.2, seqs=SEQS, start=START, seed=len(slot.name))
-            return StandIn(log_path=folder / f"{slot.name}.log", key=key, script=script)
+            return FakeServer(log_path=folder / f"{slot.name}.log", key=key, script=script)
 
         slots = [Slot(f"slot-{n}") for n in range(SERVERS)]
         with Cluster(make, slots, rule, folder, period=0.1) as cluster:

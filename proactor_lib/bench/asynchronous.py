@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 from proactor_lib import models
-from proactor_lib.bench import children
-from proactor_lib.errors import BadInput
+from proactor_lib.bench import isolated
+from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 from proactor_lib.params import load_params
 from proactor_lib.run import Run, annotate_run, prepare_data
@@ -35,7 +35,7 @@ def benchmark(out: Path, dataset: str, data_dir: Path | None, sides: tuple[str, 
               overrides: dict | None = None, spread: bool = True) -> dict:  # fmt: skip
     """`steps`, and for every side `seconds_<side>` of that many optimiser steps and its whole record.
 
-    `spread`: every group trains (see sides.Spread). BadInput for an unknown side or shape, for a side that fails, and
+    `spread`: every group trains (see sides.Spread). UserError for an unknown side or shape, for a side that fails, and
     if two sides did not start from the same weights and data.
     """
     _accept("side", sides, SIDES)
@@ -44,7 +44,7 @@ def benchmark(out: Path, dataset: str, data_dir: Path | None, sides: tuple[str, 
     start = _start(out / "start", given | (overrides or {}))
     found = {side: _result(side, start, out, spread) for side in sides}
     if len({result["same"] for result in found.values()}) > 1:
-        raise BadInput(
+        raise UserError(
             f"{out}: the sides did not start from the same weights and data; delete the folder, and begin anew"
         )
     measured = {"steps": steps, **{f"seconds_{side}": result["seconds"] for side, result in found.items()}}
@@ -55,7 +55,7 @@ def benchmark(out: Path, dataset: str, data_dir: Path | None, sides: tuple[str, 
 
 def _accept(what: str, names: tuple[str, ...], known) -> None:
     if unknown := set(names) - set(known):
-        raise BadInput(f"{what} {min(unknown)!r}: there is none of that name; accepted: {', '.join(known)}")
+        raise UserError(f"{what} {min(unknown)!r}: there is none of that name; accepted: {', '.join(known)}")
 
 
 def _start(folder: Path, given: dict) -> Run:
@@ -65,7 +65,7 @@ def _start(folder: Path, given: dict) -> Run:
         prepare_data(run, splits=("train",))
         annotate_run(run, splits=("train",))
     if not (run.training / "sft").exists():
-        children.call(_CHILD, "start", str(folder), "plain", log=folder / "log.txt")
+        isolated.call(_CHILD, "start", str(folder), "plain", log=folder / "log.txt")
     return run
 
 
@@ -100,7 +100,7 @@ def _result(side: str, start: Run, out: Path, spread: bool) -> dict:
     if not kept.exists():
         run = open_side(side, start, out / side)
         mode = "spread" if spread else "plain"
-        write_json(kept, children.call(_CHILD, side, str(run.out), mode, log=run.out / "log.txt"))
+        write_json(kept, isolated.call(_CHILD, side, str(run.out), mode, log=run.out / "log.txt"))
     return json.loads(kept.read_text())
 
 

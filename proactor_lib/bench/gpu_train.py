@@ -10,10 +10,10 @@ import time
 
 import torch
 
-from proactor_lib.artf import head, packing
+from proactor_lib.artf.training import head, tree_attention
 from proactor_lib.bench import layouts
 from proactor_lib.bench.shapes import Shape, samples
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 MODELS = {
     "qwen2.5-14b": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "vocab_size": 152064,
@@ -35,11 +35,11 @@ def benchmark(model_name: str, row_tokens: int, cases: tuple[str, ...]) -> dict:
 
     tokens_per_s: forwarded; samples_per_s says what packing is worth. mfu: the step's own arithmetic (forward, and
     gradients of activations: the base is frozen) over what the device does in a plain bfloat16 product, measured here;
-    hfu counts what gradient checkpointing computes again too. BadInput for an unknown model or case.
+    hfu counts what gradient checkpointing computes again too. UserError for an unknown model or case.
     """
     for what, name, known in (("model", model_name, MODELS), *(("case", case, CASES) for case in cases)):
         if name not in known:
-            raise BadInput(f"{what} {name!r}: there is none of that name; accepted: {', '.join(known)}")
+            raise UserError(f"{what} {name!r}: there is none of that name; accepted: {', '.join(known)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak = matmul_tflops(device, 8192 if device.type == "cuda" else 512)
     model = random_model(MODELS[model_name], device)
@@ -78,7 +78,7 @@ def random_model(sizes: dict, device: torch.device):
     layouts.register()
     torch.manual_seed(0)
     config = Qwen2Config(**sizes, max_position_embeddings=32768, tie_word_embeddings=False, use_cache=False)
-    config._attn_implementation = packing.TREE_ATTENTION
+    config._attn_implementation = tree_attention.TREE_ATTENTION
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -165,7 +165,7 @@ def _measure(model, case: str, row_tokens: int, peak: float) -> dict:
 def _peak_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    from proactor_lib.bench.children import peak_gb
+    from proactor_lib.bench.isolated import peak_gb
 
     return peak_gb()
 

@@ -11,8 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from proactor_lib.artf import packing
-from proactor_lib.artf.trl_async import TokenBudgetBatcher, TreeRow
+from proactor_lib.artf.training import tree_attention
+from proactor_lib.artf.training.trl_async import TokenBudgetBatcher, TreeRow
 
 
 class Layout(NamedTuple):
@@ -93,12 +93,12 @@ def padded_attention(module, query, key, value, attention_mask, *, tree_cu_seqle
     return out.transpose(1, 2).flatten(0, 1)[None], None
 
 
-def group_rows(samples: list[dict], token_budget: int) -> list[packing.DialogueRow]:
+def group_rows(samples: list[dict], token_budget: int) -> list[tree_attention.DialogueRow]:
     """A row a turn: its outputs share their prompt, turns share nothing. What OpenPipe ART's packing comes to."""
     groups: dict[int, list[dict]] = {}
     for sample in samples:
         groups.setdefault(sample["group_id"], []).append(sample)
-    return [row for group in groups.values() for row in packing.dialogue_rows(group, token_budget)]
+    return [row for group in groups.values() for row in tree_attention.dialogue_rows(group, token_budget)]
 
 
 def trl_rows(samples: list[dict], token_budget: int) -> list[TreeRow]:
@@ -131,15 +131,15 @@ def _aligned(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 LAYOUTS = {
     "padded": Layout(padded_rows, "proactor_padded"),
-    "grouped": Layout(group_rows, packing.TREE_ATTENTION),
+    "grouped": Layout(group_rows, tree_attention.TREE_ATTENTION),
     "trl": Layout(trl_rows, "proactor_trl_sdpa"),
-    "ours": Layout(packing.dialogue_rows, packing.TREE_ATTENTION),
+    "ours": Layout(tree_attention.dialogue_rows, tree_attention.TREE_ATTENTION),
 }
 
 
 def register() -> None:
     """Make every layout's attention known to transformers."""
-    packing.register()
+    tree_attention.register()
     for name, attention in (("proactor_padded", padded_attention), ("proactor_trl_sdpa", trl_attention)):
         AttentionInterface.register(name, attention)
         AttentionMaskInterface.register(name, lambda **kwargs: None)

@@ -18,7 +18,7 @@ WINDOW = 10  # steps
 def benchmark(out: Path, dataset: str, data_dir: Path | None, seeds: int, steps: int, shape: str) -> dict:
     """`compare` of as many seeds' runs, seconds and groups that trained; a killed bench goes on from OUT/seed-N.
 
-    BadInput as `asynchronous.benchmark`.
+    UserError as `asynchronous.benchmark`.
     """
     found = [
         asynchronous.benchmark(out / f"seed-{seed}", dataset, data_dir, SIDES, shape, steps, {"seed": seed}, False)

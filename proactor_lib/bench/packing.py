@@ -8,20 +8,20 @@ import json
 import sys
 import time
 
-from proactor_lib.bench import children
+from proactor_lib.bench import isolated
 from proactor_lib.bench.shapes import Shape, named, samples
 
 
 def benchmark(shape_name: str, layouts: tuple[str, ...] = ("ours", "trl", "padded"), gradients: bool = True) -> dict:
     """Token counts, the gradient's relative error, and seconds and peak memory (GB) of a step of each layout.
 
-    Each step is timed in a process of its own. BadInput if one fails, e.g. for want of memory.
+    Each step is timed in a process of its own. UserError if one fails, e.g. for want of memory.
     """
     measured = {"shape": shape_name, **token_counts(named(shape_name))}
     if gradients:
         measured["gradient_error"] = gradient_error(named(shape_name))
     for layout in layouts:
-        step = children.call("proactor_lib.bench.packing", layout, shape_name)
+        step = isolated.call("proactor_lib.bench.packing", layout, shape_name)
         measured |= {f"{layout}_{k}": v for k, v in step.items()}
     return measured
 
@@ -72,13 +72,13 @@ def tiny_float32():
     from transformers import AutoModelForCausalLM
 
     from proactor_lib import models
-    from proactor_lib.artf import head, packing
-    from proactor_lib.artf.sft import lora_config
+    from proactor_lib.artf.training import head, tree_attention
+    from proactor_lib.artf.training.sft import lora_config
     from proactor_lib.params import Params
 
-    packing.register()
+    tree_attention.register()
     base = AutoModelForCausalLM.from_pretrained(
-        models.resolve(models.TINY), dtype=torch.float32, attn_implementation=packing.TREE_ATTENTION
+        models.resolve(models.TINY), dtype=torch.float32, attn_implementation=tree_attention.TREE_ATTENTION
     )
     head.attach_head(base)
     torch.manual_seed(1)
@@ -96,7 +96,7 @@ def _take_gradients(model) -> dict:
 
 
 def _backward(model, packed: dict, total: float) -> float:
-    from proactor_lib.artf.head import row_log_probs
+    from proactor_lib.artf.training.head import row_log_probs
 
     loss = -(row_log_probs(model, packed) * packed["advantages"].to(model.device)).sum() / total
     loss.backward()
@@ -109,7 +109,7 @@ def step(layout: str, shape: Shape, **overrides) -> dict:
     seconds by the clock, cpu_seconds of all threads (what a busy machine leaves as it is), peak_gb, rows, tokens, loss.
     """
     from proactor_lib import models
-    from proactor_lib.artf.sft import trainable_model
+    from proactor_lib.artf.training.sft import trainable_model
     from proactor_lib.bench import layouts
     from proactor_lib.params import Params
 
@@ -124,7 +124,7 @@ def step(layout: str, shape: Shape, **overrides) -> dict:
     began, worked = time.perf_counter(), time.process_time()
     loss = sum(_backward(model, row.pack(), total) for row in rows)
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
-    return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_gb": round(children.peak_gb(), 2),
+    return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_gb": round(isolated.peak_gb(), 2),
             "rows": len(rows), "tokens": _tokens(rows), "loss": loss}  # fmt: skip
 
 

@@ -10,12 +10,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from proactor_lib.artf.router import Router
-from proactor_lib.artf.scripted import Script
-from proactor_lib.artf.server import Server
-from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.artf.serving.router import Router
+from proactor_lib.artf.serving.server import Server
+from proactor_lib.bench.fake_server import FakeServer
+from proactor_lib.bench.fake_vllm import Script
 from proactor_lib.bench.traffic import Talk, drive
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 KINDS = ("vllm", "scripted")
 
@@ -24,40 +24,40 @@ def benchmark(kind: str = "vllm", dialogues: int = 16, turns: int = 6, rounds: i
     """`direct_rps`, `routed_rps` (requests a second, medians), `routed_share` (the median ratio of a round),
     `load_share` (each server's share of the routed requests), `affinity` (the share of dialogues on one server).
 
-    kind: `vllm`, two servers of the tiny random model, or `scripted`, two that only wait. BadInput for another.
+    kind: `vllm`, two servers of the tiny random model, or `scripted`, two that only wait. UserError for another.
     """
     if kind not in KINDS:
-        raise BadInput(f"servers {kind!r}: accepted: {', '.join(KINDS)}")
+        raise UserError(f"servers {kind!r}: accepted: {', '.join(KINDS)}")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         servers = [stack.enter_context(server) for server in _servers(kind, Path(folder))]
         router = stack.enter_context(Router(log_path=Path(folder) / "router.log")).wait_ready(60)
         for server in servers:
             router.add(server.wait_ready(300).url)
         ways = {"direct": [s.url for s in servers], "routed": [router.url]}
-        held: dict[str, list[Held]] = {way: [] for way in ways}
+        held: dict[str, list[Throughput]] = {way: [] for way in ways}
         for n in range(-1, rounds):  # the first round warms up: kernels, pools, connections
             for way in sorted(ways, reverse=n % 2 == 1):
                 talks = [Talk(f"{way}-{n}-{d}", 0.0, turns) for d in range(dialogues)]
-                held[way].append(_hold(servers, ways[way], talks))
-        alone = [_hold(servers, [router.url], [Talk(f"alone-{d}", 0.0, turns)]) for d in range(dialogues)]
+                held[way].append(_measure(servers, ways[way], talks))
+        alone = [_measure(servers, [router.url], [Talk(f"alone-{d}", 0.0, turns)]) for d in range(dialogues)]
     return _summary(kind, held["direct"][1:], held["routed"][1:], alone)
 
 
 @dataclass(frozen=True)
-class Held:
+class Throughput:
     """What came of some dialogues, and how many of their requests each server answered."""
 
     rps: float
     answered: list[int]
 
 
-def _hold(servers: list[Server], urls: list[str], talks: list[Talk]) -> Held:
+def _measure(servers: list[Server], urls: list[str], talks: list[Talk]) -> Throughput:
     before = [answered(server) for server in servers]
     done = drive(urls, talks, routed=len(urls) == 1)
-    return Held(done.rps, [answered(server) - b for server, b in zip(servers, before, strict=True)])
+    return Throughput(done.rps, [answered(server) - b for server, b in zip(servers, before, strict=True)])
 
 
-def _summary(kind: str, direct: list[Held], routed: list[Held], alone: list[Held]) -> dict:
+def _summary(kind: str, direct: list[Throughput], routed: list[Throughput], alone: list[Throughput]) -> dict:
     totals = [sum(column) for column in zip(*(h.answered for h in routed), strict=True)]
     ratios = [r.rps / d.rps for r, d in zip(routed, direct, strict=True)]
     return {
@@ -74,7 +74,7 @@ def _summary(kind: str, direct: list[Held], routed: list[Held], alone: list[Held
 def _servers(kind: str, folder: Path) -> list[Server]:
     if kind == "scripted":
         script = Script(service=0.02, jitter=0.2, seqs=8)
-        return [StandIn(log_path=folder / f"{n}.log", script=script) for n in range(2)]
+        return [FakeServer(log_path=folder / f"{n}.log", script=script) for n in range(2)]
     from proactor_lib import models
 
     weights = models.resolve(models.TINY)
@@ -86,7 +86,7 @@ def _servers(kind: str, folder: Path) -> list[Server]:
 
 def answered(server: Server) -> int:
     """Requests that a server has answered since it began."""
-    if isinstance(server, StandIn):
+    if isinstance(server, FakeServer):
         return sum(server.seen()["sessions"].values())
     name = "vllm:request_success_total{"
     lines = server.get("/metrics").text.splitlines()

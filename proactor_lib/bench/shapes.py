@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ SHAPES = {
 
 
 def named(name: str) -> Shape:
-    """The shape of that name; BadInput for another."""
+    """The shape of that name; UserError for another."""
     if name not in SHAPES:
-        raise BadInput(f"shape {name!r}: there is none of that name; accepted: {', '.join(SHAPES)}")
+        raise UserError(f"shape {name!r}: there is none of that name; accepted: {', '.join(SHAPES)}")
     return SHAPES[name]
 
 

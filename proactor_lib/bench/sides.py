@@ -12,9 +12,9 @@ import signal
 import sys
 from pathlib import Path
 
-from proactor_lib.artf.server import Server
-from proactor_lib.artf.train import Job, reinforce, take_start, train, warm_start
-from proactor_lib.bench.children import peak_gb
+from proactor_lib.artf.serving.server import Server
+from proactor_lib.artf.training.train import Job, copy_start_adapter, reinforce, train, warm_start
+from proactor_lib.bench.isolated import peak_gb
 from proactor_lib.files import read_json
 from proactor_lib.params import Params
 from proactor_lib.rewards import Group, Reward, Score, make_reward
@@ -52,14 +52,14 @@ def run_side(side: str, run: Run, reward: Reward, server: Server | None = None) 
         if server is None:
             train(run, trainer_class=_trainer(side), reward=reward)
         else:
-            take_start(Job(run))
+            copy_start_adapter(Job(run))
             reinforce(Job(run), server, trainer_class=_trainer(side), reward=reward)
         done = _summary(run)
     return done | {"peak_gb": round(peak_gb(), 2), "same": same_start(Job(run))}
 
 
 def _trainer(side: str):
-    from proactor_lib.artf.trainer import DialogueTrainer
+    from proactor_lib.artf.training.trainer import DialogueTrainer
     from proactor_lib.bench import layouts
 
     if side == "artf":

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from proactor_lib.artf.sampler import Sampler
+from proactor_lib.artf.serving.completions import CompletionClient
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def drive(urls: list[str], talks: Iterable[Talk], prompt: int = 32, tokens: int 
 
 
 async def _drive(urls: list[str], talks: list[Talk], prompt: int, tokens: int, kwargs: dict) -> Done:
-    samplers = [Sampler(url, tokens, **kwargs) for url in urls]
+    samplers = [CompletionClient(url, tokens, **kwargs) for url in urls]
     began, latencies = time.perf_counter(), []
 
     async def hold(number: int, talk: Talk) -> None:

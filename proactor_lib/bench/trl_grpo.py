@@ -4,10 +4,10 @@ import time
 
 from proactor_lib import models
 from proactor_lib.agent import Parsed, parse
-from proactor_lib.artf.sft import lora_config, trainer_base
-from proactor_lib.artf.train import Job, pin
-from proactor_lib.artf.trainer import load_adapter  # before TRL itself: it keeps TRL from importing vLLM
-from proactor_lib.artf.visits import Visit
+from proactor_lib.artf.training.episodes import Episode
+from proactor_lib.artf.training.sft import lora_config, trainer_base
+from proactor_lib.artf.training.train import Job, pin
+from proactor_lib.artf.training.trainer import load_adapter  # before TRL itself: it keeps TRL from importing vLLM
 from proactor_lib.rewards import Group, Reward
 
 
@@ -45,7 +45,7 @@ def _count(job: Job) -> int:
     return job.params.dialogues_per_step * job.params.max_steps
 
 
-def _dataset(job: Job, asked: list[tuple[Visit, int]]):
+def _dataset(job: Job, asked: list[tuple[Episode, int]]):
     from datasets import Dataset
 
     text = [job.tokenizer.decode(job.trunk(visit).prompt(turn)) for visit, turn in asked]
@@ -83,7 +83,7 @@ def _config(job: Job, base: models.TrainerBase, prompts_per_step: int, longest: 
     )
 
 
-def _scorer(job: Job, visits: list[Visit], reward: Reward, counted: dict[str, int]):
+def _scorer(job: Job, visits: list[Episode], reward: Reward, counted: dict[str, int]):
     """The reward as TRL asks for it: all outputs of a call, K in a row from each prompt."""
     k, end = job.params.num_generations, job.tokenizer.eos_token_id
 

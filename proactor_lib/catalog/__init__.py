@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from proactor_lib.catalog import openapi, tools
 from proactor_lib.catalog.json_schema import Notes
 from proactor_lib.datasets.raw import parsed
-from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem, read_text
+from proactor_lib.errors import UserError
+from proactor_lib.files import first_error, read_text
 from proactor_lib.schema import Action, Catalog
 
 
@@ -31,10 +31,10 @@ class Imported:
 def read(path: Path, source: str, domain: str | None = None) -> Imported:
     """The file as a catalog; `source` is a key of `SOURCES`; `domain` in place of the name that the file gives itself.
 
-    Raises BadInput: an unknown source, a file that is not of that kind, two actions of one name.
+    Raises UserError: an unknown source, a file that is not of that kind, two actions of one name.
     """
     if source not in SOURCES:
-        raise BadInput(f"unknown catalog source {source!r}; accepted: {', '.join(SOURCES)}")
+        raise UserError(f"unknown catalog source {source!r}; accepted: {', '.join(SOURCES)}")
     notes = Notes()
     try:
         catalog = SOURCES[source](Path(path), notes)
@@ -42,9 +42,9 @@ def read(path: Path, source: str, domain: str | None = None) -> Imported:
             catalog = catalog.model_copy(update={"domain": domain})
         return Imported(catalog, notes)
     except ValidationError as error:
-        raise BadInput(f"{path}: {first_problem(error)}") from None
+        raise UserError(f"{path}: {first_error(error)}") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path} is not what --from {source} reads: {type(error).__name__} {error}") from None
+        raise UserError(f"{path} is not what --from {source} reads: {type(error).__name__} {error}") from None
 
 
 def _document(path: Path) -> Any:
@@ -53,12 +53,12 @@ def _document(path: Path) -> Any:
     try:
         return yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _listed(path: Path, actions: tuple[Action, ...], domain: str, version: str = "1") -> Catalog:
     if not actions:
-        raise BadInput(f"{path} holds no tool that could become an action")
+        raise UserError(f"{path} holds no tool that could become an action")
     return Catalog(domain=domain, version=version, actions=actions)
 
 
@@ -114,6 +114,6 @@ TARGETS: dict[str, Callable[[Catalog, Notes], Any]] = {"openai": tools.to_openai
 def export(catalog: Catalog, target: str) -> tuple[Any, list[str]]:
     """The catalog in another form (a key of `TARGETS`), ready for JSON, and notes on what that form does not hold."""
     if target not in TARGETS:
-        raise BadInput(f"unknown catalog target {target!r}; accepted: {', '.join(TARGETS)}")
+        raise UserError(f"unknown catalog target {target!r}; accepted: {', '.join(TARGETS)}")
     notes = Notes()
     return json.loads(json.dumps(TARGETS[target](catalog, notes))), list(notes)

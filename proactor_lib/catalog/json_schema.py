@@ -30,7 +30,7 @@ class Notes(list[str]):
             self[same] += f", {place}"
 
 
-def usable(name: str, notes: Notes) -> str:
+def sanitise_name(name: str, notes: Notes) -> str:
     """The name without what the agent's output format gives a meaning: white space, `|` and `=`."""
     clean = re.sub(r"[\s|=]+", "_", name.strip())
     notes.add("renamed, for an agent could not write it", f"{name} to {clean}", clean != name)
@@ -65,7 +65,7 @@ class Reader:
         for keyword in NARROWING:
             self.notes.add(f"{keyword!r} has no place in a catalog", f"{place}.{name}", keyword in schema)
         yield Parameter(
-            name=usable(name, self.notes),
+            name=sanitise_name(name, self.notes),
             type=self._type(schema, f"{place}.{name}"),
             description=" ".join((schema.get("description") or schema.get("title") or "").split()),
             required=required,

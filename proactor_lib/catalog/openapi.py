@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from proactor_lib.catalog.json_schema import Notes, Reader, usable
-from proactor_lib.errors import BadInput
+from proactor_lib.catalog.json_schema import Notes, Reader, sanitise_name
+from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Parameter
 
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options", "trace")
@@ -13,10 +13,10 @@ READING = ("get", "head", "options", "trace")
 
 
 def read(document: Any, notes: Notes, source: Path | str = "the document") -> tuple[tuple[Action, ...], str, str]:
-    """The operations, the document's title and its version. BadInput where it is not OpenAPI 3."""
+    """The operations, the document's title and its version. UserError where it is not OpenAPI 3."""
     if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith("3"):
         said = document.get("openapi") or document.get("swagger") if isinstance(document, dict) else None
-        raise BadInput(f"{source} is not an OpenAPI 3 document: its version is {said!r}, `openapi: 3.x` is read")
+        raise UserError(f"{source} is not an OpenAPI 3 document: its version is {said!r}, `openapi: 3.x` is read")
     operations = _Operations(document, notes)
     info = document.get("info", {})
     notes.add("security schemes have no place in a catalog", when=document.get("security"))
@@ -35,7 +35,7 @@ class _Operations:
                     yield self._action(path, method, item[method], item.get("parameters", ()))
 
     def _action(self, path: str, method: str, operation: dict, shared: list) -> Action:
-        name = usable(operation.get("operationId") or _made_up(method, path), self.notes)
+        name = sanitise_name(operation.get("operationId") or _synthetic_name(method, path), self.notes)
         self.notes.add(
             "operations without an operationId were named after their path", name, "operationId" not in operation
         )
@@ -83,6 +83,6 @@ class _Operations:
             yield from self.reader.parameter("body", schema, bool(body.get("required")), name, above)
 
 
-def _made_up(method: str, path: str) -> str:
+def _synthetic_name(method: str, path: str) -> str:
     parts = [part.strip("{}") for part in path.split("/") if part]
     return "_".join([method, *parts])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from proactor_lib.catalog.json_schema import FORMATS, TYPES, Notes, Reader, object_schema, usable
+from proactor_lib.catalog.json_schema import FORMATS, TYPES, Notes, Reader, object_schema, sanitise_name
 from proactor_lib.schema import Action, Catalog
 
 
@@ -37,7 +37,7 @@ def from_mcp(document: Any, notes: Notes) -> tuple[Action, ...]:
 
 
 def _action(tool: dict, schema: dict | None, notes: Notes, effect: str) -> Action:
-    name = usable(tool["name"], notes)
+    name = sanitise_name(tool["name"], notes)
     return Action(
         name=name,
         description=" ".join((tool.get("description") or tool.get("title") or "").split()),

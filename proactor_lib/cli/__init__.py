@@ -1,6 +1,6 @@
 """The command `proactor`: one file a room, each imported only for what it offers.
 
-A user's mistake (BadInput) ends with one sentence on standard error and exit status 2, a server of ours that does not
+A user's mistake (UserError) ends with one sentence on standard error and exit status 2, a server of ours that does not
 come up (Broken) with one and status 1. A package that only an extra brings is a user's matter.
 """
 
@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from proactor_lib.errors import BadInput, Broken, missing_extra
+from proactor_lib.errors import ProcessError, UserError, missing_extra
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -33,9 +33,9 @@ def main() -> None:
     """Run the command line."""
     try:
         app()
-    except (BadInput, Broken) as error:
+    except (UserError, ProcessError) as error:
         print(f"proactor: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, BadInput) else 1)
+        sys.exit(2 if isinstance(error, UserError) else 1)
     except ModuleNotFoundError as error:
         if (sentence := missing_extra(error.name)) is None:
             raise

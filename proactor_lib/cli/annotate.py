@@ -9,10 +9,10 @@ import typer
 
 from proactor_lib.cli.data import AsJson, DataDir, Dataset, Limit, Log, MaxTurns, Seed, Split, bar
 from proactor_lib.cli.run import parse_settings
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
-    from proactor_lib.annotate.bulk import OracleSettings
+    from proactor_lib.annotate.oracle_run import OracleSettings
     from proactor_lib.datasets import Corpus
     from proactor_lib.params import Params
 
@@ -53,19 +53,19 @@ def annotate(
     from proactor_lib import datasets
 
     if annotator not in ("evidence", "oracle"):
-        raise BadInput(f"unknown annotator {annotator!r}; accepted: evidence, oracle")
+        raise UserError(f"unknown annotator {annotator!r}; accepted: evidence, oracle")
     if annotator == "oracle" and not (model and url):
-        raise BadInput("annotator 'oracle' needs --model and --url")
+        raise UserError("annotator 'oracle' needs --model and --url")
     corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log)
     if annotator == "evidence":
         summary, text = _by_evidence(corpus, out)
     else:
-        from proactor_lib.annotate import bulk
+        from proactor_lib.annotate import oracle_run
 
         asked = _asked(model, url, form, parse_settings(sampling, "--sampling"))
         settings = replace(
-            bulk.settings(asked, repeat),
-            cache=cache or bulk.cache_dir(),
+            oracle_run.settings(asked, repeat),
+            cache=cache or oracle_run.cache_dir(),
             concurrency=concurrency,
             timeout=timeout,
             prices=price,
@@ -98,11 +98,11 @@ def _by_evidence(corpus: "Corpus", out: Path) -> tuple[dict, str]:
 
 
 def _by_oracle(corpus: "Corpus", out: Path, settings: "OracleSettings", dry_run: bool) -> tuple[dict, str]:
-    from proactor_lib.annotate import bulk
+    from proactor_lib.annotate import oracle_run
 
     if dry_run:
-        plan = bulk.plan(bar(corpus.dialogues, "plan"), corpus.catalog, settings)
+        plan = oracle_run.plan(bar(corpus.dialogues, "plan"), corpus.catalog, settings)
         return asdict(plan), str(plan)
-    with bulk.shown(len(corpus.dialogues), "annotate") as tell:
-        summary = bulk.annotate_file(corpus.dialogues, corpus.catalog, out, settings, tell)
+    with oracle_run.shown(len(corpus.dialogues), "annotate") as on_progress:
+        summary = oracle_run.annotate_file(corpus.dialogues, corpus.catalog, out, settings, on_progress)
     return asdict(summary), f"{out}: {summary}"

@@ -35,7 +35,7 @@ def metrics(
     as_json: Json = False,
 ) -> None:
     """Score methods on dialogues, with intervals and PRI, on one core: seconds, and the process's peak memory in MB."""
-    from proactor_lib.metrics.benchmark import benchmark
+    from proactor_lib.bench.scoring import benchmark
 
     show(benchmark(methods, dialogues, turns, bootstrap), as_json)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 cluster = typer.Typer(no_args_is_help=True, help="vLLM servers behind a router, as many as the load needs.")
 
@@ -37,7 +37,7 @@ def up(
 
     given = load_params(params, parse_settings(settings))
     if _running(out):
-        raise BadInput(
+        raise UserError(
             f"{out}: a cluster runs there already (process {_running(out)}); `proactor cluster down` ends it"
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
@@ -47,12 +47,12 @@ def up(
 
 def _serve(params, out: Path, port: int, key: str | None) -> None:
     from proactor_lib import models
-    from proactor_lib.artf.serving import joined, make_cluster
+    from proactor_lib.artf.serving.launch import make_cluster, ray_session
 
     weights = models.matched_export(models.resolve(params.model), params.quantization)
     made = make_cluster(params, weights, out, lora=params.policy_sync == "adapter", port=port, key=key)
     try:
-        with joined(params), made:
+        with ray_session(params), made:
             _write_access(out, made.key)
             made.wait_ready(params.start_timeout)
             typer.echo(f"{made.url}/v1 serves {', '.join(made.serving()[0].models())}; its key is in {out / ACCESS}")
@@ -99,7 +99,7 @@ def down(out: Out, timeout: Annotated[float, typer.Option(help="seconds")] = 60.
     deadline = time.monotonic() + timeout
     while _running(out):
         if time.monotonic() > deadline:
-            raise BadInput(f"{out}: process {pid} is still there after {timeout:.0f} s")
+            raise UserError(f"{out}: process {pid} is still there after {timeout:.0f} s")
         time.sleep(0.1)
 
 
@@ -118,4 +118,4 @@ def _state(out: Path) -> dict:
     try:
         return json.loads((out / "cluster.json").read_text())
     except (OSError, ValueError) as error:
-        raise BadInput(f"{out / 'cluster.json'}: {error}") from None
+        raise UserError(f"{out / 'cluster.json'}: {error}") from None

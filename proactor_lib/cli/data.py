@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
     from proactor_lib.datasets import Corpus
@@ -108,7 +108,7 @@ def fetch(
     from proactor_lib.datasets import fetch as get
 
     if corpus != "abcd":
-        raise BadInput(f"cannot fetch {corpus!r}; accepted: abcd")
+        raise UserError(f"cannot fetch {corpus!r}; accepted: abcd")
     with _DownloadBar() as shown:
         paths = get.fetch_abcd(out, url or get.ABCD_URL, shown.progress)
     typer.echo("\n".join(map(str, paths)))

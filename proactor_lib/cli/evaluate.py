@@ -54,7 +54,7 @@ def evaluate(
         given |= {"policy_url": url, "policy_model": model} if url else {"model": model}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     run = open_run(out, params, given | parse_settings(settings))
-    scored = bring_to_end(run, references)
+    scored = run_to_completion(run, references)
     if as_json:
         answer = {"policies": scored.as_json(), "ranked_against": scored.ranked_against, "dialogues": scored.dialogues}
         typer.echo(json.dumps(answer))
@@ -69,7 +69,7 @@ def named(policies: list[str]) -> dict[str, Any]:
 
 
 def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run":
-    """The folder's run; policies that it has already stay. BadInput where it was made from something else."""
+    """The folder's run; policies that it has already stay. UserError where it was made from something else."""
     from proactor_lib.files import read_json, write_json
     from proactor_lib.params import Params, load_params
     from proactor_lib.run import Run
@@ -84,7 +84,7 @@ def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run
     return Run.open(params, out)
 
 
-def bring_to_end(run: "Run", references: Path | None) -> "EvalResults":
+def run_to_completion(run: "Run", references: Path | None) -> "EvalResults":
     """Data, windows, predictions and tables, with a bar; what is there stays."""
     from proactor_lib import evaluate
     from proactor_lib.cli.run import make_bars
@@ -100,7 +100,7 @@ def bring_to_end(run: "Run", references: Path | None) -> "EvalResults":
 
 
 def prepare(run: "Run", references: Path | None) -> None:
-    """The split's dialogues and windows, once. BadInput as `datasets.load`, or for references that do not fit."""
+    """The split's dialogues and windows, once. UserError as `datasets.load`, or for references that do not fit."""
     from proactor_lib.files import write_jsonl
     from proactor_lib.metrics.inputs import read_inputs
     from proactor_lib.run import annotate_run, prepare_data

@@ -44,13 +44,13 @@ def list_rewards(as_json: Json = False) -> None:
 
 def print_rubric(reward: Annotated[str, typer.Argument(help="general_ruler or custom_ruler")]) -> None:
     """A judge's instructions, to copy and edit: the parameter `rubric` names the file."""
-    from proactor_lib.errors import BadInput
+    from proactor_lib.errors import UserError
     from proactor_lib.rewards import REWARDS
     from proactor_lib.rewards.ruler import own_rubric
 
     known = [name for name, r in REWARDS.items() if hasattr(r, "rubric_file")]
     if reward not in known:
-        raise BadInput(f"{reward!r} has no rubric; accepted: {', '.join(known)}")
+        raise UserError(f"{reward!r} has no rubric; accepted: {', '.join(known)}")
     typer.echo(own_rubric(REWARDS[reward].rubric_file), nl=False)
 
 

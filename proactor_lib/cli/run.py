@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from proactor_lib import pipeline
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.progress import Event, Tail
 
 
@@ -20,16 +20,16 @@ def register(app: typer.Typer) -> None:
 
 
 def parse_settings(settings: list[str], option: str = "--set") -> dict[str, Any]:
-    """`key=value` arguments as overrides; a value is read as YAML. BadInput for one without a key or `=`."""
+    """`key=value` arguments as overrides; a value is read as YAML. UserError for one without a key or `=`."""
     overrides = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not (key.strip() and equals):
-            raise BadInput(f"{option} {setting!r} is not key=value")
+            raise UserError(f"{option} {setting!r} is not key=value")
         try:
             overrides[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise BadInput(f"{option} {key.strip()}: the value {value!r} is not YAML") from None
+            raise UserError(f"{option} {key.strip()}: the value {value!r} is not YAML") from None
     return overrides
 
 
@@ -60,10 +60,10 @@ def _run_stage(job: pipeline.Pipeline, path: Path, bars: "Bars") -> None:
         return
     tail = Tail(job.out)
     bars.started(path.stem)
-    stage = job.run(path, watch=lambda: bars.heard(path.stem, tail.new()))
+    stage = job.run(path, on_tick=lambda: bars.heard(path.stem, tail.new()))
     bars.ended(path.stem, f"{stage.state} in {stage.seconds:.0f} s, {stage.peak_memory_gb:.1f} GB at the peak")
     if stage.state == "refused":
-        raise BadInput(f"{path.stem}: {stage.problem}")
+        raise UserError(f"{path.stem}: {stage.problem}")
     if stage.state != "done":
         typer.echo(f"proactor: {path.stem} {stage.state}: {stage.problem}", err=True)
         raise typer.Exit(1)

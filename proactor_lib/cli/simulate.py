@@ -34,10 +34,10 @@ def simulate(
 
 def _of_run(out: Path) -> dict:
     """The simulator against a measured run, and what the run would take with other staleness."""
-    from proactor_lib.artf import calibrate, capacity
+    from proactor_lib.artf.capacity import fit, splits
 
-    made, found = calibrate.measured(out), capacity.check(out)
-    ahead = {s: capacity.predict(made, s) for s in (0, 1, 2)}
+    made, found = fit.measured(out), splits.check(out)
+    ahead = {s: splits.predict(made, s) for s in (0, 1, 2)}
     return {
         "run": str(out),
         **found._asdict(),
@@ -49,10 +49,10 @@ def _of_run(out: Path) -> dict:
 
 
 def _of_cluster(name: str, service: Path | None, workload: Path | None, steps: int, staleness: tuple[int, ...]) -> dict:
-    from proactor_lib.artf import capacity
+    from proactor_lib.artf.capacity import splits
 
-    of = capacity.cluster(name, service, workload)
-    table = capacity.compare(of, staleness, steps)
+    of = splits.cluster(name, service, workload)
+    table = splits.compare(of, staleness, steps)
     return {
         "cluster": name,
         "gpus": of.gpus * of.shards,

@@ -22,7 +22,7 @@ def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; tra
 
     With `trainers` above 1 this process starts so many ranks, waits for them, and ends them all when one ends badly.
     """
-    from proactor_lib.errors import Broken
+    from proactor_lib.errors import ProcessError
     from proactor_lib.files import read_json
     from proactor_lib.params import Params
     from proactor_lib.run import Run
@@ -30,12 +30,12 @@ def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; tra
     signal.signal(signal.SIGTERM, _leave)
     try:
         _bring_to_end(Run.open(read_json(out / "params.json", Params), out))
-    except Broken as error:  # not a user's mistake, which whoever follows knows by the word before it
+    except ProcessError as error:  # not a user's mistake, which whoever follows knows by the word before it
         sys.exit(str(error))
 
 
 def _bring_to_end(run: "Run") -> None:
-    from proactor_lib.artf import ranks
+    from proactor_lib.artf.training import ranks
 
     if run.params.trainers > 1 and not ranks.is_rank():
         run.training.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def _bring_to_end(run: "Run") -> None:
         return ranks.launch(run.params.trainers, itself, run.training)
     if not ranks.is_rank():
         ranks.forget()
-    from proactor_lib.artf.train import train
+    from proactor_lib.artf.training.train import train
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
-    from proactor_lib.evaluate.watch import Conversation
+    from proactor_lib.evaluate.conversation import Conversation
     from proactor_lib.run import Run
     from proactor_lib.schema import Dialogue, Turn
 
@@ -34,23 +34,23 @@ def watch(
 ) -> None:
     """See, turn by turn, what an agent would prepare or trigger, against the windows where they are known."""
     from proactor_lib.evaluate.agents import Unanswered
-    from proactor_lib.evaluate.roster import Roster
+    from proactor_lib.evaluate.policy_set import PolicySet
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     run = opened(out, url, model)
     chosen = None if typed else pick(run, split, dialogue)
     if typed and sys.stdin.isatty():
         typer.echo("Type `speaker: text`, a turn a line; Ctrl-D ends.", err=True)
-    with Roster(run) as roster:
+    with PolicySet(run) as roster:
         talk = conversation(run, roster, policy, split, chosen)
         try:
             show(talk, typed_turns(sys.stdin) if chosen is None else replayed(chosen, pause))
         except Unanswered as error:
-            raise BadInput(f"policy {policy!r}: {error}") from None
+            raise UserError(f"policy {policy!r}: {error}") from None
 
 
 def opened(out: Path, url: str | None, model: str | None) -> "Run":
-    """The folder's run, its prompts' endpoint replaced where one is given. BadInput where there is no run."""
+    """The folder's run, its prompts' endpoint replaced where one is given. UserError where there is no run."""
     from proactor_lib.files import read_json
     from proactor_lib.params import Params, validate
     from proactor_lib.run import Run
@@ -62,17 +62,17 @@ def opened(out: Path, url: str | None, model: str | None) -> "Run":
 
 
 def pick(run: "Run", split: str, dialogue_id: str | None) -> "Dialogue":
-    """The dialogue of that id; the split's first without one. BadInput where it is not there."""
+    """The dialogue of that id; the split's first without one. UserError where it is not there."""
     dialogues = {d.id: d for d in run.dialogues(split)}
     if dialogue_id is not None and dialogue_id not in dialogues:
         some = ", ".join(list(dialogues)[:5])
-        raise BadInput(f"no dialogue {dialogue_id!r} in {split} of {run.out}; there are {len(dialogues)}: {some}, ...")
+        raise UserError(f"no dialogue {dialogue_id!r} in {split} of {run.out}; there are {len(dialogues)}: {some}, ...")
     return dialogues[dialogue_id or next(iter(dialogues))]
 
 
 def conversation(run: "Run", roster, policy: str, split: str, dialogue: "Dialogue | None") -> "Conversation":
-    """The conversation before its first turn. BadInput for a policy that nobody has."""
-    from proactor_lib.evaluate.watch import Background, Conversation
+    """The conversation before its first turn. UserError for a policy that nobody has."""
+    from proactor_lib.evaluate.conversation import Background, Conversation
 
     agent = agent_of(run, roster, policy, split)
     if dialogue is None:
@@ -85,13 +85,13 @@ def conversation(run: "Run", roster, policy: str, split: str, dialogue: "Dialogu
 def agent_of(run: "Run", roster, policy: str, split: str):
     """The agent of that name, live, or `kept:NAME`, from the folder's predictions."""
     from proactor_lib.evaluate import predictions
-    from proactor_lib.evaluate.watch import Replayed
+    from proactor_lib.evaluate.conversation import Replayed
 
     if policy.startswith("kept:"):
         return Replayed(predictions.read(run, policy.removeprefix("kept:"), split))
     missing: list[str] = []
     if not roster.present([policy], missing.append):
-        raise BadInput(missing[0])
+        raise UserError(missing[0])
     return roster.agent(policy)
 
 
@@ -121,7 +121,7 @@ def show(talk: "Conversation", turns: "Iterable[Turn]") -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from proactor_lib.evaluate.watch import span
+    from proactor_lib.evaluate.conversation import span
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     for turn in turns:

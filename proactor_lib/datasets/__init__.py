@@ -6,7 +6,7 @@ from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
 
 CORPORA = ("sgd", "abcd", "jsonl")  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
@@ -41,11 +41,11 @@ def load(
     """The first `limit` dialogues (None: all) with at most `max_turns` turns of a split, but for those in `taken`.
 
     `seed` and `log` (whether triggers are logged) are the simulator's; its splits share no random stream.
-    Raises BadInput: an unknown dataset, a folder or file that is not there, a malformed line, an action or parameter
+    Raises UserError: an unknown dataset, a folder or file that is not there, a malformed line, an action or parameter
     that the catalog does not have, a split without dialogues.
     """
     if dataset not in DATASETS:
-        raise BadInput(f"unknown dataset {dataset!r}; accepted: {', '.join(DATASETS)}")
+        raise UserError(f"unknown dataset {dataset!r}; accepted: {', '.join(DATASETS)}")
     if dataset == "homeloan":
         return _simulated(split, limit, max_turns, seed, log)
     folder = _folder(dataset, data_dir)
@@ -54,16 +54,16 @@ def load(
     kept, too_long = _keep((d for d in dialogues if (d.id, d.turns) not in others), lambda d: d, limit, max_turns)
     if not kept:
         left = " left over by the other splits" * bool(others) + f" of at most {max_turns} turns" * bool(too_long)
-        raise BadInput(f"{folder}: split {split!r} has no dialogue{left}")
+        raise UserError(f"{folder}: split {split!r} has no dialogue{left}")
     return Corpus(catalog, tuple(kept), too_long=too_long)
 
 
 def _folder(dataset: str, data_dir: Path | str | None) -> Path:
     if data_dir is None:
-        raise BadInput(f"dataset {dataset!r} needs a data folder (data_dir, --data-dir)")
+        raise UserError(f"dataset {dataset!r} needs a data folder (data_dir, --data-dir)")
     folder = Path(data_dir)
     if not folder.is_dir():
-        raise BadInput(f"data folder {folder} is not there")
+        raise UserError(f"data folder {folder} is not there")
     return folder
 
 
@@ -71,7 +71,7 @@ def _simulated(split: str, limit: int | None, max_turns: int | None, seed: int, 
     from proactor_lib.datasets import homeloan
 
     if max_turns is not None and max_turns < homeloan.TURNS[0]:
-        raise BadInput(f"max_turns {max_turns} leaves no simulated call: they have {homeloan.TURNS[0]} turns or more")
+        raise UserError(f"max_turns {max_turns} leaves no simulated call: they have {homeloan.TURNS[0]} turns or more")
     limit = homeloan.size(split) if limit is None else limit
     kept, too_long = _keep(homeloan.calls(split, seed, log), lambda call: call[0], limit, max_turns)
     dialogues, truth = zip(*kept, strict=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from proactor_lib.datasets.raw import parsed, reason
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
 from proactor_lib.values import normalise
 
@@ -54,7 +54,7 @@ _OPTION = re.compile(r"Option(al)?\b[ \d-]*")
 
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
-    """The catalog and the split's dialogues. BadInput names the file, and what is missing in it."""
+    """The catalog and the split's dialogues. UserError names the file, and what is missing in it."""
     ontology = folder / "ontology.json"
     guidelines = folder / "guidelines.json"
     slots = parsed(ontology)
@@ -67,7 +67,7 @@ def _chats_file(folder: Path) -> Path:
     full = sorted([*folder.glob("abcd_v*.json"), *folder.glob("abcd_v*.json.gz")])
     path = full[-1] if full else folder / "abcd_sample.json"
     if not path.exists():
-        raise BadInput(
+        raise UserError(
             f"{folder} has neither abcd_v1.1.json(.gz) nor abcd_sample.json; "
             f"`proactor data fetch abcd --out {folder}` gets them"
         )
@@ -78,12 +78,12 @@ def _split(chats: list | dict, split: str, path: Path) -> list[dict]:
     if isinstance(chats, list):
         return chats
     if split not in chats:
-        raise BadInput(f"{path} has no split {split!r}; it has: {', '.join(chats)}")
+        raise UserError(f"{path} has no split {split!r}; it has: {', '.join(chats)}")
     return chats[split]
 
 
 def catalog(ontology: dict, guidelines: dict | None = None, source: Path | str = "the ontology") -> Catalog:
-    """The ontology's buttons as actions. BadInput where `ontology` is not what ABCD's ontology.json holds.
+    """The ontology's buttons as actions. UserError where `ontology` is not what ABCD's ontology.json holds.
 
     With `guidelines`: descriptions, and as preconditions the steps that come before a step wherever it occurs. [ours]
     """
@@ -93,7 +93,7 @@ def catalog(ontology: dict, guidelines: dict | None = None, source: Path | str =
         steps = _steps(guidelines or {}, set(buttons))
         actions = tuple(_action(name, *place, values, steps) for name, place in buttons.items())
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
+        raise UserError(
             f"{source} is not ABCD's ontology (actions and values) with its guidelines: {reason(error)}"
         ) from None
     return Catalog(domain="abcd", version="1.1", actions=actions)
@@ -145,7 +145,7 @@ def _dialogues(chats: list[dict], path: Path, catalog: Catalog, values: dict) ->
         try:
             yield _dialogue(raw, catalog, values)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise BadInput(f"{path}, chat {number} is not in ABCD's format: {reason(error)}") from None
+            raise UserError(f"{path}, chat {number} is not in ABCD's format: {reason(error)}") from None
 
 
 def _dialogue(raw: dict, catalog: Catalog, values: dict) -> Dialogue:

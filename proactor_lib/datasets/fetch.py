@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
 
 ABCD_COMMIT = "6b8700ce67c6b37b062dd7a60abc76d7ef832a97"
@@ -20,7 +20,7 @@ Progress = Callable[[str, int, int | None], None]  # file name, bytes so far, by
 def fetch_abcd(folder: Path, url: str = ABCD_URL, progress: Progress = lambda *_: None) -> list[Path]:
     """The corpus's files in `folder` (37 MB); a file that is there and right is kept.
 
-    BadInput, with nothing half-written: no network, a file that is not at `url`, a wrong checksum.
+    UserError, with nothing half-written: no network, a file that is not at `url`, a wrong checksum.
     """
     return [_fetch(folder / name, f"{url}/{name}", digest, progress) for name, digest in ABCD_FILES.items()]
 
@@ -30,7 +30,7 @@ def _fetch(path: Path, url: str, digest: str, progress: Progress) -> Path:
         with atomic(path, "wb") as f:
             found = _download(url, f, lambda done, total: progress(path.name, done, total), path)
             if found != digest:
-                raise BadInput(f"{url} has the SHA-256 {found}, not {digest}: it is another version, nothing was kept")
+                raise UserError(f"{url} has the SHA-256 {found}, not {digest}: it is another version, nothing was kept")
     return path
 
 
@@ -54,9 +54,9 @@ def _download(url: str, handle, progress: Callable[[int, int | None], None], pat
                 done += len(chunk)
                 progress(done, total)
     except httpx.HTTPStatusError as error:
-        raise BadInput(f"{url} answers {error.response.status_code}: nothing was kept") from None
+        raise UserError(f"{url} answers {error.response.status_code}: nothing was kept") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise BadInput(
+        raise UserError(
             f"cannot get {url} ({error or type(error).__name__}): without a network, download it elsewhere to {path}"
         ) from None
     return digest.hexdigest()

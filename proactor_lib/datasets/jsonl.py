@@ -3,20 +3,20 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import numbered_jsonl, read_json, write_json, write_jsonl
 from proactor_lib.schema import Catalog, Dialogue
 
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
-    """The catalog and the split's dialogues, read as they are asked for. BadInput names the file, the line, the key."""
+    """The catalog and the split's dialogues, read as they are asked for. UserError names the file, the line, the key."""
     catalog = read_json(folder / "catalog.json", Catalog)
     path = folder / f"{split}.jsonl"
     if not path.exists():
         path = folder / "dialogues.jsonl"
     if not path.exists():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.jsonl"))) or "none"
-        raise BadInput(f"{folder} has neither {split}.jsonl nor dialogues.jsonl; splits there: {there}")
+        raise UserError(f"{folder} has neither {split}.jsonl nor dialogues.jsonl; splits there: {there}")
     return catalog, _dialogues(path, catalog)
 
 
@@ -24,9 +24,9 @@ def _dialogues(path: Path, catalog: Catalog) -> Iterator[Dialogue]:
     seen: dict[str, int] = {}
     for line, dialogue in numbered_jsonl(path, Dialogue):
         if problem := _problem(dialogue, catalog):
-            raise BadInput(f"{path}, line {line}: {problem}")
+            raise UserError(f"{path}, line {line}: {problem}")
         if (first := seen.setdefault(dialogue.id, line)) != line:
-            raise BadInput(f"{path}, line {line}: the id {dialogue.id!r} was used at line {first} before")
+            raise UserError(f"{path}, line {line}: the id {dialogue.id!r} was used at line {first} before")
         yield dialogue
 
 
@@ -49,7 +49,7 @@ def write(folder: Path, split: str, catalog: Catalog, dialogues: Iterable[Dialog
     """Write what `read` reads: `<split>.jsonl` and `catalog.json`; returns the number of dialogues.
 
     A catalog that is there already gets the actions that it lacks, so that the splits of a corpus may share a folder;
-    BadInput if it describes an action otherwise.
+    UserError if it describes an action otherwise.
     """
     merged = _merged(folder / "catalog.json", catalog)
     count = write_jsonl(folder / f"{split}.jsonl", dialogues)
@@ -62,6 +62,6 @@ def _merged(path: Path, catalog: Catalog) -> Catalog:
         return catalog
     before = read_json(path, Catalog)
     if differ := [a.name for a in catalog.actions if before.by_name.get(a.name, a) != a]:
-        raise BadInput(f"{path} describes {differ[0]!r} otherwise: export to another folder, or delete it")
+        raise UserError(f"{path} describes {differ[0]!r} otherwise: export to another folder, or delete it")
     new = tuple(a for a in catalog.actions if a.name not in before.by_name)
     return before.model_copy(update={"actions": before.actions + new})

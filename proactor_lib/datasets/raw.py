@@ -4,18 +4,18 @@ import gzip
 import json
 from pathlib import Path
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 
 def parsed(path: Path):
-    """The file's JSON value; BadInput if it cannot be read or is not JSON."""
+    """The file's JSON value; UserError if it cannot be read or is not JSON."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
             return json.load(f)
     except FileNotFoundError:
-        raise BadInput(f"{path} is not there") from None
+        raise UserError(f"{path} is not there") from None
     except (OSError, EOFError, ValueError) as error:
-        raise BadInput(f"{path} is not JSON: {error}") from None
+        raise UserError(f"{path} is not JSON: {error}") from None
 
 
 def reason(error: Exception) -> str:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from proactor_lib.datasets.raw import parsed, reason
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
 
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
     """The split's catalog and its dialogues, read file by file. `folder` holds the split's folder, or is it itself.
 
-    BadInput names the file, and what is missing in it.
+    UserError names the file, and what is missing in it.
     """
     place = folder / split if (folder / split).is_dir() else folder
     schemas = _files(place, "schema")
@@ -23,7 +23,7 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
     if not (schemas and parts):
         missing = "dialogues_*.json" if schemas else "schema.json"
         there = ", ".join(sorted(p.parent.name for p in folder.glob("*/schema.json*"))) or "none"
-        raise BadInput(f"{place} has no {missing} (or .json.gz): no split {split!r} of SGD; splits there: {there}")
+        raise UserError(f"{place} has no {missing} (or .json.gz): no split {split!r} of SGD; splits there: {there}")
     made = catalog(parsed(schemas[0]), schemas[0])
     return made, _dialogues(parts, made)
 
@@ -33,11 +33,11 @@ def _files(place: Path, stem: str) -> list[Path]:
 
 
 def catalog(schema: list[dict], source: Path | str = "the schema") -> Catalog:
-    """Every intent of every service as an action. BadInput where `schema` is not what SGD's schema.json holds."""
+    """Every intent of every service as an action. UserError where `schema` is not what SGD's schema.json holds."""
     try:
         actions = tuple(_action(service, intent) for service in schema for intent in service["intents"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
+        raise UserError(
             f"{source} is not an SGD schema (a list of services with intents and slots): {reason(error)}"
         ) from None
     return Catalog(domain="sgd", actions=actions)
@@ -78,7 +78,7 @@ def _dialogues(parts: list[Path], catalog: Catalog) -> Iterator[Dialogue]:
             try:
                 yield _dialogue(raw, by_service)
             except (KeyError, TypeError, ValueError) as error:
-                raise BadInput(f"{path}, dialogue {number} is not in SGD's format: {reason(error)}") from None
+                raise UserError(f"{path}, dialogue {number} is not in SGD's format: {reason(error)}") from None
 
 
 def _dialogue(raw: dict, by_service: dict[str, tuple[str, ...]]) -> Dialogue:

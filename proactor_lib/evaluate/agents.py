@@ -17,11 +17,11 @@ from proactor_lib.evaluate.confidence import with_confidence
 from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, TurnPrediction
 
 if TYPE_CHECKING:
-    from proactor_lib.artf.sampler import Output, Sampler
-    from proactor_lib.artf.tokens import Trunk
+    from proactor_lib.artf.serving.completions import CompletionClient, Output
+    from proactor_lib.artf.training.tokens import DialogueTokens
 
 Known = Mapping[int, TurnPrediction]
-Say = Callable[[TurnPrediction], None]
+OnPrediction = Callable[[TurnPrediction], None]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Agent(Protocol):
 
     at_once: int
 
-    async def follow(self, case: Case, known: Known, say: Say) -> None:
-        """Pass to `say` a prediction for each asked turn that is not `known`. Raises Unanswered."""
+    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
+        """Pass to `on_prediction` a prediction for each asked turn that is not `known`. Raises Unanswered."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -58,11 +58,11 @@ class Fixed:
     def __init__(self, name: str, seed: int):
         self._policy, self._seed = policies.POLICIES[name], seed
 
-    async def follow(self, case: Case, known: Known, say: Say) -> None:
+    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
         """As Agent; nothing is asked."""
         for line in self._policy(case.dialogue, case.references, case.catalog, self._seed):
             if line.turn in case.turns and line.turn not in known:
-                say(line)
+                on_prediction(line)
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -83,20 +83,20 @@ class Prompted:
         self._carries = name == "reasoning_asg"
         self.at_once = max(endpoint.concurrency if self._carries else endpoint.concurrency // 4, 1)
 
-    async def follow(self, case: Case, known: Known, say: Say) -> None:
+    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
         """As Agent: turns at the same time, but one after the other where a graph is carried."""
         if self._carries:
-            await self._carry(case, known, say)
+            await self._carry(case, known, on_prediction)
         else:
-            await asyncio.gather(*(self._turn(case, turn, say) for turn in case.turns if turn not in known))
+            await asyncio.gather(*(self._turn(case, turn, on_prediction) for turn in case.turns if turn not in known))
 
-    async def _turn(self, case: Case, turn: int, say: Say) -> None:
+    async def _turn(self, case: Case, turn: int, on_prediction: OnPrediction) -> None:
         answer = await self._ask(case, agent.transcript(case.dialogue, turn))
         text = spoken(answer)
         parsed = Parsed((), unreadable=True) if text is None else parse(text)
-        say(_line(case, turn, answer, parsed))
+        on_prediction(_line(case, turn, answer, parsed))
 
-    async def _carry(self, case: Case, known: Known, say: Say) -> None:
+    async def _carry(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
         state: graph.Graph = {}
         for turn in case.turns:
             if turn in known:
@@ -106,7 +106,7 @@ class Prompted:
             answer = await self._ask(case, f"{seen}The graph as it was:\n{graph.render(state)}\n")
             state, whole = graph.updated(state, after_thinking(getattr(answer, "text", "")) or "")
             unreadable = not whole or spoken(answer) is None
-            say(_line(case, turn, answer, Parsed(graph.actions(state), unreadable)))
+            on_prediction(_line(case, turn, answer, Parsed(graph.actions(state), unreadable)))
 
     async def _ask(self, case: Case, seen: str) -> Answer[str] | Failed:
         system = agent.system_text(case.catalog.subset(case.dialogue.actions), self._template)
@@ -140,27 +140,34 @@ def _line(case: Case, turn: int, answer: Answer[str] | Failed, parsed: Parsed) -
 class Served:
     """A policy of ours on a vLLM server, asked exactly as in training, but greedily."""
 
-    def __init__(self, model: str, sampler: "Sampler", trunk: Callable[[Case], "Trunk"], longest: int, at_once: int):
+    def __init__(
+        self,
+        model: str,
+        sampler: "CompletionClient",
+        trunk: Callable[[Case], "DialogueTokens"],
+        longest: int,
+        at_once: int,
+    ):
         """`model`: its name on the server; `longest`: tokens of a prompt at most."""
         self._model, self._sampler, self._trunk = model, sampler, trunk
         self._longest, self.at_once = longest, at_once
 
-    async def follow(self, case: Case, known: Known, say: Say) -> None:
+    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
         """As Agent: the longest prompt warms the server's cache, then all turns at once."""
         trunk = self._trunk(case)
         left = {turn: trunk.prompt(turn) for turn in case.turns if turn not in known}
         fitting = {turn: prompt for turn, prompt in left.items() if len(prompt) <= self._longest}
         for turn in left.keys() - fitting.keys():
-            say(_beyond_context(case, turn, len(left[turn])))
+            on_prediction(_beyond_context(case, turn, len(left[turn])))
         if fitting:
             await self._ask(self._sampler.warm(self._model, fitting[max(fitting)], case.dialogue.id))
-        await asyncio.gather(*(self._turn(case, turn, prompt, say) for turn, prompt in fitting.items()))
+        await asyncio.gather(*(self._turn(case, turn, prompt, on_prediction) for turn, prompt in fitting.items()))
 
-    async def _turn(self, case: Case, turn: int, prompt: list[int], say: Say) -> None:
+    async def _turn(self, case: Case, turn: int, prompt: list[int], on_prediction: OnPrediction) -> None:
         start = time.perf_counter()
         (output,) = await self._ask(self._sampler.sample(self._model, prompt, 1, case.dialogue.id))
         parsed = read(output)
-        say(TurnPrediction(
+        on_prediction(TurnPrediction(
             dialogue_id=case.dialogue.id, turn=turn, actions=parsed.actions, unreadable=parsed.unreadable,
             text=output.text, prompt_tokens=len(prompt), output_tokens=len(output.tokens),
             latency_s=round(time.perf_counter() - start, 4),

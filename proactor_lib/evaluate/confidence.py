@@ -8,7 +8,7 @@ from proactor_lib.agent import parse
 from proactor_lib.schema import PredictedAction
 
 if TYPE_CHECKING:
-    from proactor_lib.artf.sampler import Output
+    from proactor_lib.artf.serving.completions import Output
 
 ALTERNATIVES = 5  # likeliest tokens at each place
 

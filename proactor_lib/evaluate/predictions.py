@@ -31,7 +31,7 @@ def policies(run: Run, split: str = TEST) -> list[str]:
 
 
 def read(run: Run, policy: str, split: str = TEST) -> list[TurnPrediction]:
-    """The policy's predictions, in order of dialogue and turn. BadInput where there are none."""
+    """The policy's predictions, in order of dialogue and turn. UserError where there are none."""
     return list(read_jsonl(folder(run, split) / f"{policy}.jsonl", TurnPrediction))
 
 

@@ -28,7 +28,7 @@ class Tuning(NamedTuple):
 
 
 def tune_run(run: Run, policy: str, prices: Sequence[float] = PRICES) -> Tuning:
-    """Tune the policy's threshold on what it said on dev. BadInput if it was not asked there (`evaluate_run`'s `dev`).
+    """Tune the policy's threshold on what it said on dev. UserError if it was not asked there (`evaluate_run`'s `dev`).
 
     Confidence is the policy's own where it gives one, else persistence over the turns asked. Thresholds are quantiles
     of the confidences on dev, with 0 and 1.
@@ -36,17 +36,17 @@ def tune_run(run: Run, policy: str, prices: Sequence[float] = PRICES) -> Tuning:
     p, (dev, asked_dev), (test, asked_test) = run.params, _sure(run, policy, DEV), _sure(run, policy, TEST)
     thresholds = _quantiles(dev.predictions)
     at_dev, at_test = sweep(dev, thresholds, p.theta, asked_dev), sweep(test, thresholds, p.theta, asked_test)
-    untuned = evaluate_predictions(*test, p.theta, asked=asked_test)
+    untuned = evaluate_predictions(*test, p.theta, evaluated_turns=asked_test)
     found = tuned(at_dev, at_test, untuned, prices, p.bootstrap, p.seed)
     return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, 1.0), found)
 
 
 def _sure(run: Run, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
     """What is scored, its predictions with confidences, and the turns that were asked."""
-    said, asked = predictions.read(run, policy, split), EvalSplit(run, split).asked
+    said, evaluated_turns = predictions.read(run, policy, split), EvalSplit(run, split).evaluated_turns
     if not any(a.confidence is not None for line in said for a in line.actions):
-        said = persistence(said, asked=asked)
-    return Inputs(run.dialogues(split), run.references(split), said), asked
+        said = persistence(said, evaluated_turns=evaluated_turns)
+    return Inputs(run.dialogues(split), run.references(split), said), evaluated_turns
 
 
 def _quantiles(said: Sequence[TurnPrediction]) -> list[float]:

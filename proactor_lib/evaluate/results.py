@@ -29,7 +29,7 @@ class EvalResults:
     """The policies on the test split."""
 
     predictions: Predictions
-    asked: Turns | None  # the turns that were asked; None where that was all of them
+    evaluated_turns: Turns | None  # the turns that were asked; None where that was all of them
     scores: dict[str, Scores]  # by policy
     table: pd.DataFrame  # method, metric, value, low, high
     comparisons: pd.DataFrame | None  # as metrics.compare: the policy in `focus` with each other one, if there is any
@@ -83,25 +83,25 @@ def asked_turns(run: Run, said: Predictions) -> Turns | None:
     """The turns at which any policy was asked, by dialogue; None when the run asks at all turns."""
     if run.params.evaluation_turns == 0:
         return None
-    asked: Turns = {}
+    evaluated_turns: Turns = {}
     for line in (line for lines in said.values() for line in lines):
-        asked.setdefault(line.dialogue_id, set()).add(line.turn)
-    return asked
+        evaluated_turns.setdefault(line.dialogue_id, set()).add(line.turn)
+    return evaluated_turns
 
 
 def load_or_score(run: Run) -> EvalResults | None:
     """Every policy's metrics with intervals, as the run keeps them; None without predictions.
 
-    They are computed where nothing is kept, or where that was made from something else. Raises BadInput for predictions
+    They are computed where nothing is kept, or where that was made from something else. Raises UserError for predictions
     that do not fit the run's dialogues.
     """
     said = predictions.read_all(run)
     if not said:
         return None
-    asked, made_from = asked_turns(run, said), _made_from(run, said)
+    evaluated_turns, made_from = asked_turns(run, said), _made_from(run, said)
     if _kept(run).get("made_from") != made_from:
-        _score(run, said, asked, made_from)
-    return _read(run, said, asked)
+        _score(run, said, evaluated_turns, made_from)
+    return _read(run, said, evaluated_turns)
 
 
 def _kept(run: Run) -> dict[str, Any]:
@@ -121,9 +121,9 @@ def _made_from(run: Run, said: Predictions) -> dict[str, Any]:
     }
 
 
-def _score(run: Run, said: Predictions, asked: Turns | None, made_from: dict[str, Any]) -> None:
+def _score(run: Run, said: Predictions, evaluated_turns: Turns | None, made_from: dict[str, Any]) -> None:
     """Score all policies, compare them, and write what `_read` reads."""
-    p, scores = run.params, _scores(run, said, asked)
+    p, scores = run.params, _scores(run, said, evaluated_turns)
     by_dialogue = {name: s.dialogues for name, s in scores.items()}
     tables = {name: pd.concat([getattr(s, name).assign(policy=n) for n, s in scores.items()]) for name in FRAMES}
     tables["table"] = metrics.table(by_dialogue, p.bootstrap, p.seed)
@@ -137,16 +137,18 @@ def _score(run: Run, said: Predictions, asked: Turns | None, made_from: dict[str
     write_json(run.metrics / "results.json", kept)
 
 
-def _scores(run: Run, said: Predictions, asked: Turns | None) -> dict[str, Scores]:
+def _scores(run: Run, said: Predictions, evaluated_turns: Turns | None) -> dict[str, Scores]:
     dialogues, references = run.dialogues(predictions.TEST), run.references(predictions.TEST)
     scores = {}
     for done, (name, lines) in enumerate(said.items(), start=1):
-        scores[name] = metrics.score_predictions(dialogues, references, lines, run.params.theta, asked=asked)
+        scores[name] = metrics.score_predictions(
+            dialogues, references, lines, run.params.theta, evaluated_turns=evaluated_turns
+        )
         progress.report(run.out, "score", done, len(said), name)
     return scores
 
 
-def _read(run: Run, said: Predictions, asked: Turns | None) -> EvalResults:
+def _read(run: Run, said: Predictions, evaluated_turns: Turns | None) -> EvalResults:
     names = [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
     tables = {name: pd.read_parquet(run.metrics / f"{name}.parquet") for name in names}
     scores = {}
@@ -154,4 +156,4 @@ def _read(run: Run, said: Predictions, asked: Turns | None) -> EvalResults:
         own = (tables[f][tables[f].policy == policy].drop(columns="policy").reset_index(drop=True) for f in FRAMES)
         scores[policy] = Scores(**dict(zip(FRAMES, own, strict=True)), theta=run.params.theta, values="normalised")
     ranked_against = _kept(run)["ranked_against"]
-    return EvalResults(said, asked, scores, tables["table"], tables.get("comparisons"), ranked_against)
+    return EvalResults(said, evaluated_turns, scores, tables["table"], tables.get("comparisons"), ranked_against)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from proactor_lib import progress, provenance
-from proactor_lib.annotate.bulk import in_order
-from proactor_lib.endpoint import in_a_loop_of_its_own
-from proactor_lib.errors import BadInput
+from proactor_lib.annotate.oracle_run import in_order
+from proactor_lib.endpoint import run_async
+from proactor_lib.errors import UserError
 from proactor_lib.evaluate.agents import Agent, Case, Unanswered
+from proactor_lib.evaluate.policy_set import PolicySet
 from proactor_lib.evaluate.predictions import DEV, TEST, PredictionLog, folder
 from proactor_lib.evaluate.results import focus, load_or_score
-from proactor_lib.evaluate.roster import Roster
 from proactor_lib.policies import POLICIES
 from proactor_lib.run import Run
 
@@ -22,14 +22,14 @@ def evaluate_run(run: Run, dev: bool = False, log: Callable[[str], None] = lambd
     """Predictions of every policy in `params.policies` on test, and their results in metrics/; the policies' names.
 
     `dev`: the policy in focus is asked on dev too, where its threshold is tuned. A policy whose adapter the run does
-    not have is left out, with a line to `log`. What an earlier call made is not asked again. Raises BadInput for a
+    not have is left out, with a line to `log`. What an earlier call made is not asked again. Raises UserError for a
     policy that nobody knows, where none is left, and for an endpoint that does not answer, ServerDied if our server
     does not start.
     """
-    with Roster(run) as roster:
+    with PolicySet(run) as roster:
         names = roster.present(run.params.policies, log)
         if not names:
-            raise BadInput(f"{run.out}: none of the policies {', '.join(run.params.policies)} was trained here")
+            raise UserError(f"{run.out}: none of the policies {', '.join(run.params.policies)} was trained here")
         for name in names:
             evaluate_policy(EvalSplit(run, TEST), roster, name)
         if dev:
@@ -55,7 +55,7 @@ class EvalSplit:
         ]
 
     @property
-    def asked(self) -> dict[str, tuple[int, ...]]:
+    def evaluated_turns(self) -> dict[str, tuple[int, ...]]:
         """The turns that are asked, by dialogue."""
         return {c.dialogue.id: c.turns for c in self.cases}
 
@@ -77,7 +77,7 @@ def spread(turns: int, count: int) -> tuple[int, ...]:
     return tuple(int((i + 0.5) * turns / count) + 1 for i in range(count))
 
 
-def evaluate_policy(split: EvalSplit, roster: Roster, name: str) -> None:
+def evaluate_policy(split: EvalSplit, roster: PolicySet, name: str) -> None:
     """Make and keep the predictions that the policy lacks. Raises as `evaluate_run`."""
     log = PredictionLog(folder(split.run, split.split), name, split.made_from(name) | roster.made_from(name))
     if log.complete:
@@ -85,7 +85,7 @@ def evaluate_policy(split: EvalSplit, roster: Roster, name: str) -> None:
     total = sum(len(c.turns) for c in split.cases)
     told = 0.0
 
-    def tell() -> None:
+    def on_progress() -> None:
         nonlocal told
         if len(log) == total or time.monotonic() - told > TELL_EVERY:
             told = time.monotonic()
@@ -93,23 +93,23 @@ def evaluate_policy(split: EvalSplit, roster: Roster, name: str) -> None:
 
     agent = roster.agent(name)
     try:
-        in_a_loop_of_its_own(predict(agent, split.cases, log, tell))
+        run_async(predict(agent, split.cases, log, on_progress))
     except Unanswered as error:
-        raise BadInput(f"policy {name!r}: {error}; what was answered is kept, the same command goes on") from None
+        raise UserError(f"policy {name!r}: {error}; what was answered is kept, the same command goes on") from None
     log.finish()
 
 
-async def predict(agent: Agent, cases: Sequence[Case], log: PredictionLog, tell: Callable[[], None]) -> None:
+async def predict(agent: Agent, cases: Sequence[Case], log: PredictionLog, on_progress: Callable[[], None]) -> None:
     """Have the agent follow the cases, `agent.at_once` at a time; each prediction is kept at once."""
 
-    def say(line) -> None:
+    def on_prediction(line) -> None:
         log.add(line)
-        tell()
+        on_progress()
 
     async def follow(case: Case) -> None:
-        await agent.follow(case, log.of(case.dialogue.id), say)
+        await agent.follow(case, log.of(case.dialogue.id), on_prediction)
 
-    tell()
+    on_progress()
     try:
         async for _ in in_order(cases, follow, agent.at_once):
             pass

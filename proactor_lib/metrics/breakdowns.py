@@ -26,7 +26,7 @@ WINDOWS = ("1", "2-3", "4-7", "8+")  # turns
 def breakdown(methods: Mapping[str, Scores], by: By, bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
     """A row a (group, method, metric) with value, low, high and `references`, the group's number of them.
 
-    Groups are those of any method, in order of name, third or length. Raises BadInput as `table` does.
+    Groups are those of any method, in order of name, third or length. Raises UserError as `table` does.
     """
     labelled = {name: (scores, *labels(scores, by)) for name, scores in methods.items()}
     found = set().union(*(set(c) | set(r) for _, c, r in labelled.values())) - {""}

@@ -24,7 +24,7 @@ def compare(
     with dialogues - 1 degrees of freedom, and no smaller than the least that a sign-flip test could give [ours]; p_holm
     is corrected by Holm over the rows of this table. Verdict: `same` (nothing tells the two apart: difference 0 on the
     dialogues and on every resample, as for a method and itself), `higher` or `lower` (p_holm < 0.05), `unclear`, or
-    `undefined` (the metric is, for one of the two). Raises BadInput if methods were scored on different dialogues.
+    `undefined` (the metric is, for one of the two). Raises UserError if methods were scored on different dialogues.
     """
     rows = dict(zip(tables, same_dialogues(tables), strict=True))
     values, samples = bootstrapped(rows, bootstrap, seed)

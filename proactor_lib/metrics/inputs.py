@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import numbered_jsonl
 from proactor_lib.metrics.scores import Checked
 from proactor_lib.schema import Dialogue, DialogueReferences, TurnPrediction
@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
 def read_inputs(dialogues: Path, references: Path, predictions: Path | None = None) -> Inputs:
     """Read and check JSONL files of Dialogue, DialogueReferences and (where given) TurnPrediction lines.
 
-    Raises BadInput, naming the file and the line, for what a schema or `Checked` refuses.
+    Raises UserError, naming the file and the line, for what a schema or `Checked` refuses.
     """
     checked = Checked(())
     return Inputs(
@@ -43,5 +43,5 @@ def _lines(path: Path, model: type[M], check: Callable[[M], M]) -> Iterator[M]:
     for number, record in numbered_jsonl(path, model):
         try:
             yield check(record)
-        except BadInput as error:
-            raise BadInput(f"{path}, line {number}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.metrics.scores import DialogueTable
 
 # metric: (column summed above, column summed below); `gap` is Max AC - AC, `scored` the dialogues with a scored turn
@@ -56,7 +56,7 @@ def estimate(table: DialogueTable) -> np.ndarray:
 def bootstrapped(tables: Mapping[str, DialogueTable], bootstrap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Metrics on the dialogues, shape (methods, metrics), and on each resample, shape (methods, resamples, metrics).
 
-    All methods see the same resamples. Raises BadInput if they were not scored on the same dialogues.
+    All methods see the same resamples. Raises UserError if they were not scored on the same dialogues.
     """
     aligned = same_dialogues(tables)
     weights = resamples(len(aligned[0]), bootstrap, seed)
@@ -64,13 +64,13 @@ def bootstrapped(tables: Mapping[str, DialogueTable], bootstrap: int, seed: int)
 
 
 def same_dialogues(tables: Mapping[str, DialogueTable]) -> list[DialogueTable]:
-    """The tables, rows in order of dialogue id; BadInput if the methods were not scored on the same dialogues."""
+    """The tables, rows in order of dialogue id; UserError if the methods were not scored on the same dialogues."""
     aligned = [t.sort_values("dialogue_id", ignore_index=True) for t in tables.values()]
     if not aligned or aligned[0].empty:
-        raise BadInput("there are no dialogues to score; accepted: at least one method and one dialogue")
+        raise UserError("there are no dialogues to score; accepted: at least one method and one dialogue")
     for name, t in zip(tables, aligned, strict=True):
         if odd := set(t.dialogue_id) ^ set(aligned[0].dialogue_id):
-            raise BadInput(f"{name!r} and {next(iter(tables))!r} were not scored on the same dialogues: {min(odd)!r}")
+            raise UserError(f"{name!r} and {next(iter(tables))!r} were not scored on the same dialogues: {min(odd)!r}")
     return aligned
 
 

@@ -44,7 +44,7 @@ def table(tables: Mapping[str, DialogueTable], bootstrap: int = 2000, seed: int 
     """The metrics of several methods on the same dialogues: a row a (method, metric) with value, low, high.
 
     The metrics are those of `METRICS`, then `pri`; `frame.attrs["ranked_against"]` lists the methods that PRI compares:
-    print it wherever PRI stands. NaN where undefined. Raises BadInput if methods were scored on different dialogues.
+    print it wherever PRI stands. NaN where undefined. Raises UserError if methods were scored on different dialogues.
     """
     values, samples = bootstrapped(tables, bootstrap, seed)
     values = np.column_stack([values, pri(values[:, _PLACES])])

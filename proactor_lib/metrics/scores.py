@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.metrics.alignment import Values, alignment, as_set, matches, prediction_key
 from proactor_lib.metrics.timing import Matcher, claim, outcome, timing_score
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
@@ -53,10 +53,10 @@ def evaluate_predictions(
     predictions: Iterable[TurnPrediction],
     theta: float = 0.75,
     values: Values = "normalised",
-    asked: Mapping[str, Collection[int]] | None = None,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
 ) -> DialogueTable:
     """One agent's per-dialogue table; see `dialogue_table` for its columns, `score_predictions` for what it raises."""
-    return score_predictions(dialogues, references, predictions, theta, values, asked).dialogues
+    return score_predictions(dialogues, references, predictions, theta, values, evaluated_turns).dialogues
 
 
 def score_predictions(
@@ -65,34 +65,36 @@ def score_predictions(
     predictions: Iterable[TurnPrediction],
     theta: float = 0.75,
     values: Values = "normalised",
-    asked: Mapping[str, Collection[int]] | None = None,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
 ) -> Scores:
     """Score one agent. A turn or a dialogue without a prediction is silence; one without references needs nothing.
 
-    `asked`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then only those
+    `evaluated_turns`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then only those
     turns are scored, and only the references whose window holds one of them [ours].
-    Raises BadInput for what `Checked` refuses: unknown dialogues, turns beyond the end, anything given twice.
+    Raises UserError for what `Checked` refuses: unknown dialogues, turns beyond the end, anything given twice.
     """
     checked = Checked(dialogues)
-    needs = {r.dialogue_id: r.references for r in map(checked.reference, references)}
+    references_of = {r.dialogue_id: r.references for r in map(checked.reference, references)}
     outputs = defaultdict(list)
     for prediction in map(checked.prediction, predictions):
         outputs[prediction.dialogue_id].append(prediction)
     predicted, triggered = [], []
     for dialogue_id in sorted(checked.lengths):
-        rows, first = _score_dialogue(needs.get(dialogue_id, ()), outputs[dialogue_id], theta, values)
+        rows, first = _score_dialogue(references_of.get(dialogue_id, ()), outputs[dialogue_id], theta, values)
         predicted += rows
-        triggered += [_reference_row(dialogue_id, r, first.get(i)) for i, r in enumerate(needs.get(dialogue_id, ()))]
+        triggered += [
+            _reference_row(dialogue_id, r, first.get(i)) for i, r in enumerate(references_of.get(dialogue_id, ()))
+        ]
     cells, kept = _prediction_frame(predicted, theta), _reference_frame(triggered)
     cells = _cells(cells, kept)
-    if asked is not None:
-        cells, kept = _only(asked, cells, kept)
+    if evaluated_turns is not None:
+        cells, kept = _only(evaluated_turns, cells, kept)
     return Scores(cells, kept, checked.about(), theta, values)
 
 
-def _only(asked: Mapping[str, Collection[int]], cells: pd.DataFrame, references: pd.DataFrame):
+def _only(evaluated_turns: Mapping[str, Collection[int]], cells: pd.DataFrame, references: pd.DataFrame):
     """The cells of the turns asked, and the references whose window holds one of them."""
-    turns = {i: set(t) for i, t in asked.items()}
+    turns = {i: set(t) for i, t in evaluated_turns.items()}
     cell = [t in turns.get(i, ()) for i, t in zip(cells.dialogue_id, cells.turn, strict=True)]
     spans = zip(references.dialogue_id, references.open, references.close, strict=True)
     kept = [any(o <= t <= c for t in turns.get(i, ())) for i, o, c in spans]
@@ -100,7 +102,7 @@ def _only(asked: Mapping[str, Collection[int]], cells: pd.DataFrame, references:
 
 
 class Checked:
-    """Dialogues by id, and records that fit them: each method returns its record or raises BadInput, saying why not."""
+    """Dialogues by id, and records that fit them: each method returns its record or raises UserError, saying why not."""
 
     def __init__(self, dialogues: Iterable[Dialogue]):
         self.lengths: dict[str, int] = {}
@@ -112,7 +114,7 @@ class Checked:
     def dialogue(self, dialogue: Dialogue) -> Dialogue:
         """A dialogue whose id is new."""
         if dialogue.id in self.lengths:
-            raise BadInput(f"dialogue {dialogue.id!r} is there twice; ids must be unique")
+            raise UserError(f"dialogue {dialogue.id!r} is there twice; ids must be unique")
         self.lengths[dialogue.id] = len(dialogue.turns)
         self._domains[dialogue.id] = dialogue.domain
         return dialogue
@@ -124,7 +126,7 @@ class Checked:
         for r in line.references:
             self._inside(line.dialogue_id, r.window.close, f"the window of reference {r.id!r} closes")
             if r.id in ids:
-                raise BadInput(
+                raise UserError(
                     f"dialogue {line.dialogue_id!r} has two references with the id {r.id!r}; ids must be unique"
                 )
             ids.add(r.id)
@@ -145,17 +147,17 @@ class Checked:
 
     def _known(self, dialogue_id: str, key: tuple, what: str) -> None:
         if dialogue_id not in self.lengths:
-            raise BadInput(
+            raise UserError(
                 f"unknown dialogue {dialogue_id!r}; accepted: the ids of the {len(self.lengths)} dialogues given"
             )
         if (dialogue_id, *key) in self._seen:
-            raise BadInput(f"dialogue {dialogue_id!r} has {what} twice; accepted: once")
+            raise UserError(f"dialogue {dialogue_id!r} has {what} twice; accepted: once")
         self._seen.add((dialogue_id, *key))
 
     def _inside(self, dialogue_id: str, turn: int, what: str) -> None:
         if turn > self.lengths[dialogue_id]:
             end = self.lengths[dialogue_id]
-            raise BadInput(
+            raise UserError(
                 f"dialogue {dialogue_id!r}: {what} at turn {turn}; accepted: 1 to {end}, the dialogue's turns"
             )
 

@@ -24,14 +24,16 @@ from proactor_lib.schema import PredictedAction, TurnPrediction
 
 
 def persistence(
-    predictions: Iterable[TurnPrediction], horizon: int = 5, asked: Mapping[str, Collection[int]] | None = None
+    predictions: Iterable[TurnPrediction],
+    horizon: int = 5,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
 ) -> list[TurnPrediction]:
     """The predictions, each action with a confidence in [0, 1]: turns in a row that said it ready / `horizon`.
 
     An action is known by its name, since its parameters grow. A candidate has 0. A turn left out breaks the row, unless
-    it was not `asked` about.
+    it was not `evaluated_turns` about.
     """
-    before_of = {(d, t): s for d, turns in (asked or {}).items() for s, t in pairwise(sorted(turns))}
+    before_of = {(d, t): s for d, turns in (evaluated_turns or {}).items() for s, t in pairwise(sorted(turns))}
     ready: dict[tuple[str, int], dict[str, int]] = {}
     found = []
     for p in sorted(predictions, key=lambda p: (p.dialogue_id, p.turn)):
@@ -79,12 +81,14 @@ def sweep(
     inputs: Inputs,
     thresholds: Iterable[float],
     theta: float = 0.75,
-    asked: Mapping[str, Collection[int]] | None = None,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
 ) -> dict[float, DialogueTable]:
-    """The dialogue table at each threshold; the predictions must carry confidences. `asked`: see `scores`."""
+    """The dialogue table at each threshold; the predictions must carry confidences. `evaluated_turns`: see `scores`."""
     dialogues, references, predictions = inputs
     return {
-        t: evaluate_predictions(dialogues, references, fired_from(predictions, t), theta, asked=asked)
+        t: evaluate_predictions(
+            dialogues, references, fired_from(predictions, t), theta, evaluated_turns=evaluated_turns
+        )
         for t in sorted(set(thresholds))
     }
 

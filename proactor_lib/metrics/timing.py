@@ -21,7 +21,7 @@ from proactor_lib.metrics.alignment import PredictionKey
 from proactor_lib.schema import ReferenceAction
 
 
-class Claim(NamedTuple):
+class Match(NamedTuple):
     """One ready prediction that matches one reference (by its place in the dialogue's list); tuples sort best first."""
 
     outside: bool  # the reference does not cover the turn
@@ -32,10 +32,10 @@ class Claim(NamedTuple):
     reference: int
 
 
-def claim(turn: int, prediction: PredictionKey, s: float, index: int, reference: ReferenceAction) -> Claim:
+def claim(turn: int, prediction: PredictionKey, s: float, index: int, reference: ReferenceAction) -> Match:
     """The claim of a ready prediction with alignment `s` on the dialogue's reference number `index`."""
     w = reference.window
-    return Claim(not w.covers(turn), 1 - s, w.close, (w.open, w.ready, reference.id), prediction, index)
+    return Match(not w.covers(turn), 1 - s, w.close, (w.open, w.ready, reference.id), prediction, index)
 
 
 class Matcher:
@@ -45,7 +45,7 @@ class Matcher:
         self.triggered: dict[int, int] = {}
         self._misfit: dict[PredictionKey, float] = {}  # of the predictions matched so far
 
-    def turn(self, turn: int, claims: list[Claim]) -> None:
+    def turn(self, turn: int, claims: list[Match]) -> None:
         """Match the claims of `turn`; turns must come in order."""
         settled = set()
         for c in sorted(claims):

@@ -32,15 +32,16 @@ def verdicts(
     variants: Iterable[tuple[float, Values]] = VARIANTS,
     bootstrap: int = 2000,
     seed: int = 0,
-    asked: Mapping[str, Collection[int]] | None = None,
+    evaluated_turns: Mapping[str, Collection[int]] | None = None,
 ) -> pd.DataFrame:
-    """`compare`'s rows of every two methods under each variant, with a column `variant`. `asked`: see `scores`."""
+    """`compare`'s rows of every two methods under each variant, with a column `variant`. `evaluated_turns`: see `scores`."""
     dialogues, references = list(dialogues), list(references)
     predictions = {name: list(p) for name, p in predictions.items()}
     frames = []
     for theta, values in variants:
         tables = {
-            n: evaluate_predictions(dialogues, references, p, theta, values, asked) for n, p in predictions.items()
+            n: evaluate_predictions(dialogues, references, p, theta, values, evaluated_turns)
+            for n, p in predictions.items()
         }
         frames.append(compare(tables, bootstrap=bootstrap, seed=seed).assign(variant=variant_name(theta, values)))
     return pd.concat(frames, ignore_index=True)

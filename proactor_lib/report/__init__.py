@@ -3,14 +3,14 @@
 from importlib import import_module
 from pathlib import Path
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.sweep.store import Store
 
 
 def build(folder: Path | str) -> Path | str:
     """Write `report.html` and `summary.json` into a run's or a sweep's folder, from its files; the report's path.
 
-    A sweep may lie in an object store. Raises BadInput when the folder is neither.
+    A sweep may lie in an object store. Raises UserError when the folder is neither.
     """
     store = Store(folder)
     with store.here() as here:
@@ -19,7 +19,7 @@ def build(folder: Path | str) -> Path | str:
 
 
 def table(folder: Path | str, form: str) -> str:
-    """The report's main table as `markdown` or `latex`. Raises BadInput as `build`."""
+    """The report's main table as `markdown` or `latex`. Raises UserError as `build`."""
     from proactor_lib.report import tables
 
     with Store(folder).here() as here:
@@ -38,4 +38,4 @@ def _kind(here: Path, folder: Path | str):
     for file, name in (("sweep.json", "sweep"), ("params.json", "run")):
         if (here / file).exists():
             return import_module(f"proactor_lib.report.{name}")
-    raise BadInput(f"{folder} is neither a run's folder (params.json) nor a sweep's (sweep.json)")
+    raise UserError(f"{folder} is neither a run's folder (params.json) nor a sweep's (sweep.json)")

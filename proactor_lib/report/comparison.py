@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib import metrics
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, load_or_score
 from proactor_lib.files import read_json
+from proactor_lib.metrics import glossary
 from proactor_lib.params import Params
-from proactor_lib.report import ablation, glossary, page, run, training
+from proactor_lib.report import ablation, render, run, training
 from proactor_lib.run import Run
 from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.table import read_definition, table
@@ -22,21 +23,21 @@ PAIR = ["key", "metric", "a", "b", "pairs", "difference", "low", "high", "p_holm
 def compare(a: Path, b: Path) -> Path:
     """Write `comparison.html` into `a`'s folder and return its path. Differences are b - a.
 
-    Raises BadInput when the folders are not two runs or two sweeps.
+    Raises UserError when the folders are not two runs or two sweeps.
     """
     kinds = [_kind(folder) for folder in (a, b)]
     if kinds[0] != kinds[1]:
-        raise BadInput(f"{a} is a {kinds[0]} and {b} a {kinds[1]}: two runs can be compared, or two sweeps")
+        raise UserError(f"{a} is a {kinds[0]} and {b} a {kinds[1]}: two runs can be compared, or two sweeps")
     content = (_runs if kinds[0] == "run" else _sweeps)(a, b)
     title = f"{a.resolve().name} and {b.resolve().name}"
-    return page.write(a / "comparison.html", "compare.html.j2", title=title, a=str(a), b=str(b), **content)
+    return render.write(a / "comparison.html", "compare.html.j2", title=title, a=str(a), b=str(b), **content)
 
 
 def _kind(folder: Path) -> str:
     for kind, file in (("sweep", "sweep.json"), ("run", "params.json")):
         if (folder / file).exists():
             return kind
-    raise BadInput(f"{folder} is neither a run's folder (params.json) nor a sweep's (sweep.json)")
+    raise UserError(f"{folder} is neither a run's folder (params.json) nor a sweep's (sweep.json)")
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 BENCHES = {
     "packing": "proactor bench packing --shape laptop --json",
@@ -48,13 +48,13 @@ def alarms(steps: pd.DataFrame) -> pd.DataFrame:
 
 
 def benches(folder: Path | str) -> dict[str, dict]:
-    """What the files of the benchmarks in a folder hold, by name. BadInput for one that is no JSON object."""
+    """What the files of the benchmarks in a folder hold, by name. UserError for one that is no JSON object."""
     found = {}
     for path in sorted(Path(folder).glob("*.json")):
         try:
             found[path.stem] = dict(json.loads(path.read_text()))
         except (ValueError, TypeError):
-            raise BadInput(f"{path} is not the JSON object that `proactor bench ... --json` prints") from None
+            raise UserError(f"{path} is not the JSON object that `proactor bench ... --json` prints") from None
     return found
 
 

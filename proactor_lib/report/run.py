@@ -9,9 +9,11 @@ from markupsafe import Markup
 from proactor_lib import plots, provenance
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import read_json, write_json
+from proactor_lib.metrics import glossary
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
-from proactor_lib.report import figures, glossary, page, timeline, training, words
+from proactor_lib.plots import summary
+from proactor_lib.report import render, text, timeline, training
 from proactor_lib.run import Run
 
 ENDS = ("", "_low", "_high")
@@ -25,7 +27,7 @@ def build(folder: Path) -> Path:
     scored = load_or_score(run)
     record = read_record(folder)
     summary = summarise(run, steps, scored, record)
-    page.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
+    render.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
     write_json(run.summary, summary)
     return run.report
 
@@ -110,7 +112,7 @@ def _evaluation_warnings(run: Run, scored: EvalResults | None) -> list[str]:
         found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
     mute = [f"`{name}`" for name, lines in scored.predictions.items() if _mute(name, lines)]
     if mute:
-        found.append(f"{words.listed(mute)} said nothing that could be read at any turn: all they score is silence's.")
+        found.append(f"{text.listed(mute)} said nothing that could be read at any turn: all they score is silence's.")
     for policy in scored.predictions:
         if (share := scored.unreadable(policy)) > 0.05:
             found.append(f"{share:.0%} of the outputs of `{policy}` could not be read in full; the rest is silence.")
@@ -136,10 +138,10 @@ def content(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: d
         "figures": _figures(steps, scored),
         "timeline": _timeline(run, scored),
         "policies": plots.colours(scored.predictions) if scored else {},
-        "marks": words.initials(scored.predictions if scored else ()),
+        "marks": text.initials(scored.predictions if scored else ()),
         "facts": _facts(scored, summary),
-        "method": words.method(run.params, len(steps)),
-        "findings": words.findings(scored),
+        "method": text.method(run.params, len(steps)),
+        "findings": text.findings(scored),
         "asked": (scored and scored.asked) or {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
         "settings": settings,
@@ -154,19 +156,23 @@ def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
     gain, kl, chosen = summary["reward"], summary["mismatch"]["kl_mean"], scored and focus(scored.scores)
     found = []
     if gain["gain"] is not None:
-        spread = page.interval(gain["gain_low"], gain["gain_high"])
-        found.append((page.number(gain["gain"]), f"reward gained, last fifth of the steps against the first; {spread}"))
+        spread = render.interval(gain["gain_low"], gain["gain_high"])
+        found.append(
+            (render.number(gain["gain"]), f"reward gained, last fifth of the steps against the first; {spread}")
+        )
     for metric in ("opportunity_timing", "ftr") if scored else ():
         value, low, high = summary["held_out"][chosen][metric]
-        told = f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {page.interval(low, high) or 'undefined'}"
-        found.append((page.number(value), told))
+        told = (
+            f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {render.interval(low, high) or 'undefined'}"
+        )
+        found.append((render.number(value), told))
     if kl is not None:
-        found.append((page.number(kl, 4), "mean KL, trainer against server, nats a token"))
+        found.append((render.number(kl, 4), "mean KL, trainer against server, nats a token"))
     if summary["stage_seconds"]:
-        found.append((page.duration(sum(summary["stage_seconds"].values())), "all stages together"))
+        found.append((render.duration(sum(summary["stage_seconds"].values())), "all stages together"))
     if summary["peak_memory_gb"]:
         found.append(
-            (f"{page.number(summary['peak_memory_gb'], 1)} GB", "memory at the peak, shared pages counted once")
+            (f"{render.number(summary['peak_memory_gb'], 1)} GB", "memory at the peak, shared pages counted once")
         )
     return found
 
@@ -175,16 +181,16 @@ def _figures(steps: pd.DataFrame, scored: EvalResults | None) -> dict[str, Marku
     """The figures for which there is data, by name."""
     drawn = {}
     if len(steps):
-        drawn["reward"] = page.image(figures.reward_curve(steps), "Reward by optimiser step")
+        drawn["reward"] = render.image(summary.reward_curve(steps), "Reward by optimiser step")
     if {"kl", "clipped_share"} <= set(steps.columns):
-        curves = plots.training_curves(steps, figures.MISMATCH, figures.LIMITS)
-        drawn["mismatch"] = page.image(curves, "KL and clipped share by optimiser step")
+        curves = plots.training_curves(steps, summary.MISMATCH, summary.LIMITS)
+        drawn["mismatch"] = render.image(curves, "KL and clipped share by optimiser step")
     if scored:
-        drawn["metrics"] = page.image(figures.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")
+        drawn["metrics"] = render.image(summary.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")
         references = {name: s.references for name, s in scored.scores.items()}
         if not any(f.empty for f in references.values()):
-            drawn["triggers"] = page.image(plots.trigger_times(references), "First triggers against windows")
-            drawn["survival"] = page.image(plots.survival(references), "Share of references not yet triggered")
+            drawn["triggers"] = render.image(plots.trigger_times(references), "First triggers against windows")
+            drawn["survival"] = render.image(plots.survival(references), "Share of references not yet triggered")
     return drawn
 
 

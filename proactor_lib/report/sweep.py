@@ -7,7 +7,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib.files import write_json
-from proactor_lib.report import ablation, executed, figures, page, words
+from proactor_lib.plots import summary
+from proactor_lib.report import ablation, notebook_html, render, text
 from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.table import collect, read_definition, table
 
@@ -23,12 +24,12 @@ def build(folder: Path) -> Path:
     means, pairs = ablation.over_seeds(found, metrics), ablation.paired(found, metrics)
     said = warnings(sweep, found, pairs)
     write_json(folder / "summary.json", summarise(sweep, found, means, pairs, said))
-    return page.write(
+    return render.write(
         folder / "report.html", "sweep.html.j2", title=sweep["name"], sweep=sweep, warnings=said, metrics=metrics,
         means=means.to_dict("records"), factors=ablation.factors(found), pairs=pairs.to_dict("records"),
         figures=_figures(found, metrics), cells=_cells(folder, found), same=_same(sweep),
-        differing=found.attrs["parameters"], findings=words.effects(pairs, metrics[0]) if metrics else [],
-        meanings=words.meanings(metrics, sweep.get("meanings", {})), origin=_origin(store, sweep),
+        differing=found.attrs["parameters"], findings=text.effects(pairs, metrics[0]) if metrics else [],
+        meanings=text.meanings(metrics, sweep.get("meanings", {})), origin=_origin(store, sweep),
         digests=_digests(sweep), spent=_spent(found), questions=_questions(folder, found),
     )  # fmt: skip
 
@@ -45,11 +46,11 @@ def summarise(sweep: dict, table: pd.DataFrame, means: pd.DataFrame, pairs: pd.D
     return {
         "name": sweep["name"], "question": sweep["question"], "headline": sweep["headline"], "warnings": said,
         "cells": {state: int(n) for state, n in table.state.value_counts().items()},
-        "means": plain(means), "pairs": plain(pairs),
+        "means": to_json_values(means), "pairs": to_json_values(pairs),
     }  # fmt: skip
 
 
-def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def to_json_values(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values; NaN as None."""
     return [{k: None if pd.isna(v) else getattr(v, "item", lambda v=v: v)() for k, v in row.items()}
             for row in frame.to_dict("records")]  # fmt: skip
@@ -89,8 +90,8 @@ def _figures(table: pd.DataFrame, metrics: list[str]) -> list[Markup]:
             if len(drawn) < MOST_FIGURES and table[metric].notna().any():
                 numeric = pd.api.types.is_numeric_dtype(table[factor])
                 many = factor not in ablation.tested(table) and numeric
-                made = (figures.scatter if many else figures.effects)(table, factor, metric)
-                drawn.append(page.image(made, f"{metric} by {factor}"))
+                made = (summary.scatter if many else summary.effects)(table, factor, metric)
+                drawn.append(render.image(made, f"{metric} by {factor}"))
     return drawn
 
 
@@ -98,21 +99,21 @@ def _questions(folder: Path, table: pd.DataFrame) -> dict[str, Any] | None:
     """What the trainings say to the paper's three questions; None where rewards do not vary or nothing was trained."""
     if "reward" not in ablation.factors(table) or "held_out.trained.opportunity_timing" not in table:
         return None
+    from proactor_lib.plots.rewards import contrasts
     from proactor_lib.reward_lab import ablation as lab
-    from proactor_lib.reward_lab.figures import contrasts
 
     answers = lab.answers_of(folder)
     measured = answers[answers.verdict != "not measured"]
-    drawn = [page.image(contrasts(rows, over), f"contrasts over {over}") for over, rows in measured.groupby("over")]
+    drawn = [render.image(contrasts(rows, over), f"contrasts over {over}") for over, rows in measured.groupby("over")]
     said = [*lab.conclusions(answers), lab.limits(folder)]
     return {"said": said, "rows": measured.to_dict("records"), "figures": drawn}
 
 
 def _cells(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
     """Every cell with its executed notebook; pictures share what the page may hold."""
-    share = int(page.LIMIT_BYTES * PAGE_SHARE / max(len(table), 1))
+    share = int(render.LIMIT_BYTES * PAGE_SHARE / max(len(table), 1))
     return [
-        {**row, "notebook": executed.render(folder / "cells" / row["cell"] / "notebook.ipynb", share)}
+        {**row, "notebook": notebook_html.render(folder / "cells" / row["cell"] / "notebook.ipynb", share)}
         for row in table.to_dict("records")
     ]
 

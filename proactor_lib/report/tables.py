@@ -3,8 +3,8 @@ values with their intervals as text."""
 
 import pandas as pd
 
-from proactor_lib.report.glossary import BETTER, NAMES
-from proactor_lib.report.page import chance, interval, number, setting, undefined
+from proactor_lib.metrics.glossary import BETTER, NAMES
+from proactor_lib.report.render import chance, interval, number, setting, undefined
 
 _ESCAPED = {
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",

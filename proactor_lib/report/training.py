@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 
 
 def read_steps(path: Path) -> pd.DataFrame:
     """One row an optimiser step, in order, as the trainer wrote them; a step written twice (a resume) keeps its last
-    line. Empty when the file is not there; BadInput, with the line, for what is not a JSON object with a step.
+    line. Empty when the file is not there; UserError, with the line, for what is not a JSON object with a step.
     """
     rows = {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
@@ -20,7 +20,7 @@ def read_steps(path: Path) -> pd.DataFrame:
             row = json.loads(line)
             rows[int(row["step"])] = row
         except (ValueError, KeyError, TypeError):
-            raise BadInput(f"{path}, line {number}: not a JSON object with the key step") from None
+            raise UserError(f"{path}, line {number}: not a JSON object with the key step") from None
     return pd.DataFrame([rows[step] for step in sorted(rows)])
 
 

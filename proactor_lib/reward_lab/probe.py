@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import is_due
 from proactor_lib.metrics.intervals import interval, resamples
 from proactor_lib.metrics.scores import score_predictions
@@ -20,10 +20,10 @@ from proactor_lib.reward_lab.scoring import (
     Predictions,
     evenly,
     judge_name,
-    plain,
     policy_groups,
     predict,
     score,
+    to_json_values,
     variants,
 )
 from proactor_lib.rewards import REWARDS, Group
@@ -56,7 +56,7 @@ def table(cases: Sequence[Case], catalog: Catalog, params: Params) -> pd.DataFra
 
     Values are means over the turns of a dialogue, then over dialogues; 95% intervals by bootstrap over dialogues. Stage
     `balance` is the middle of training; rewards that move with progress are taken at its start and end too.
-    `opportunity_timing` stands beside the rewards to compare with. Raises BadInput where no dialogue has a reference.
+    `opportunity_timing` stands beside the rewards to compare with. Raises UserError where no dialogue has a reference.
     """
     _some(cases)
     rows = []
@@ -72,9 +72,9 @@ def table(cases: Sequence[Case], catalog: Catalog, params: Params) -> pd.DataFra
 
 
 def _some(cases: Sequence[Case]) -> list[Case]:
-    """The dialogues that have references; BadInput if none has."""
+    """The dialogues that have references; UserError if none has."""
     if not (kept := part(cases, "all")):
-        raise BadInput(f"none of the {len(cases)} dialogues has a reference; the probe needs some")
+        raise UserError(f"none of the {len(cases)} dialogues has a reference; the probe needs some")
     return kept
 
 
@@ -240,8 +240,8 @@ def margins(cases: Sequence[Case], catalog: Catalog, params: Params) -> dict[str
         both = counted[place[better]] * counted[place[worse]]
         value, low, high = _ratio((sums[place[better]] - sums[place[worse]]) * both, both, weights)
         found[name] = {"value": value, "low": low, "high": high}
-    return plain(found)
+    return to_json_values(found)
 
 
 def _named(wide: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    return plain({r: {p: float(v) for p, v in row.items()} for r, row in wide.iterrows()})
+    return to_json_values({r: {p: float(v) for p, v in row.items()} for r, row in wide.iterrows()})

@@ -9,7 +9,7 @@ import pandas as pd
 
 from proactor_lib.files import read_jsonl
 from proactor_lib.params import Params
-from proactor_lib.reward_lab.scoring import Sample, Scored, judge_name, plain, score, variants
+from proactor_lib.reward_lab.scoring import Sample, Scored, judge_name, score, to_json_values, variants
 from proactor_lib.rewards import REWARDS, Group
 from proactor_lib.run import Run
 
@@ -19,7 +19,7 @@ FLAT = 1e-6  # a standard deviation below this is no spread: such a group is not
 def components(run: Run) -> pd.DataFrame:
     """What a training's reward was made of: `step`, and each component's mean over that step's outputs that have it.
 
-    BadInput where the run kept no samples.
+    UserError where the run kept no samples.
     """
     rows = [{"step": s.step, **c} for s in read_jsonl(run.training / "samples.jsonl", Sample) for c in s.components]
     return pd.DataFrame(rows, columns=None if rows else ["step"]).groupby("step").mean().reset_index()
@@ -102,13 +102,15 @@ class Examined:
         """JSON values of one reward: its row of `spread`, and its judge's cost and noise where it asks one."""
         row = self.spread.set_index("reward").loc[reward].drop("ms_per_group").to_dict()
         told = {"cost_per_1000_groups": self.judge_cost, "noise": self.judge_noise}
-        return plain(row | {name: by_reward[reward] for name, by_reward in told.items() if reward in by_reward})
+        return to_json_values(
+            row | {name: by_reward[reward] for name, by_reward in told.items() if reward in by_reward}
+        )
 
     def summary(self) -> dict[str, Any]:
         """JSON values; what is undefined is null."""
         tables = {"spread": self.spread.set_index("reward").T, "agreement": self.agreement}
         told = {"judge": self.judge, "judge_cost_per_1000_groups": self.judge_cost, "judge_noise": self.judge_noise}
-        return plain({name: table.to_dict() for name, table in tables.items()} | told)
+        return to_json_values({name: table.to_dict() for name, table in tables.items()} | told)
 
 
 def examine(groups: Sequence[Group], params: Params, repeats: int = 3) -> Examined:

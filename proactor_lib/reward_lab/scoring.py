@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from proactor_lib.agent import parse, render
-from proactor_lib.endpoint import in_a_loop_of_its_own
-from proactor_lib.errors import BadInput
+from proactor_lib.endpoint import run_async
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl
 from proactor_lib.params import Params, validate
 from proactor_lib.policies import Policy
@@ -60,23 +60,23 @@ class Sample(BaseModel):
 
 
 def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], catalog: Catalog, steps: int) -> list[Group]:
-    """The groups that a training of `steps` steps drew; BadInput for one whose dialogue or turn the data lacks."""
+    """The groups that a training of `steps` steps drew; UserError for one whose dialogue or turn the data lacks."""
     known = {d.id: (d, references) for d, references in cases}
     groups = []
     for s in samples:
         dialogue, references = known.get(s.dialogue_id, (None, ()))
         if dialogue is None or not 1 <= s.turn <= len(dialogue.turns):
-            raise BadInput(f"a sample is of dialogue {s.dialogue_id!r}, turn {s.turn}, which the data does not have")
+            raise UserError(f"a sample is of dialogue {s.dialogue_id!r}, turn {s.turn}, which the data does not have")
         progress = min((s.step - 1) / max(steps - 1, 1), 1.0)  # steps count from 1
         groups.append(_group(dialogue, s.turn, references, catalog, s.texts, progress))
     return groups
 
 
 def run_groups(run: Run, limit: int) -> list[Group]:
-    """At most `limit` groups of a run's training, evenly spaced over it. BadInput where it has kept no samples."""
+    """At most `limit` groups of a run's training, evenly spaced over it. UserError where it has kept no samples."""
     samples = list(read_jsonl(run.training / "samples.jsonl", Sample))
     if not samples:
-        raise BadInput(f"{run.training / 'samples.jsonl'} holds no samples")
+        raise UserError(f"{run.training / 'samples.jsonl'} holds no samples")
     known = cases(run.dialogues("train"), run.references("train"))
     return sample_groups([samples[i] for i in evenly(len(samples), limit)], known, run.catalog, run.params.max_steps)
 
@@ -104,7 +104,7 @@ def score(params: Params, groups: Sequence[Group], repeat: int = 0) -> Scored:
 
     Judges are as concurrent as the parameters allow. Raises as `make_reward`.
     """
-    return in_a_loop_of_its_own(_score(params, groups, repeat))
+    return run_async(_score(params, groups, repeat))
 
 
 async def _score(params: Params, groups: Sequence[Group], repeat: int) -> Scored:
@@ -143,8 +143,8 @@ def variants(params: Params) -> dict[str, Params]:
     return named | {f"adaptive_ruler on {b}": with_reward(params, "adaptive_ruler", ruler_base=b) for b in others}
 
 
-def plain(value: Any) -> Any:
+def to_json_values(value: Any) -> Any:
     """JSON values: NaN becomes None."""
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
+        return {k: to_json_values(v) for k, v in value.items()}
     return None if isinstance(value, float) and np.isnan(value) else value

@@ -24,7 +24,7 @@ REWARDS: dict[str, type[Reward]] = {
 
 
 def make_reward(params: RewardParams) -> Reward:
-    """The reward that `params.reward` names; BadInput where it needs a file or a key that is not there."""
+    """The reward that `params.reward` names; UserError where it needs a file or a key that is not there."""
     return REWARDS[params.reward](params)
 
 

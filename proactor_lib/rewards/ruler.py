@@ -7,7 +7,7 @@ from importlib.resources import files
 from statistics import fmean, pstdev
 from typing import ClassVar
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.rewards.base import Group, Reward, Score
 from proactor_lib.rewards.judge import Judge, Marks
@@ -84,7 +84,7 @@ def own_rubric(rubric_file: str) -> str:
 
 
 def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
-    """The judges that the parameters name; BadInput for a rubric file that is not there or a missing API key."""
+    """The judges that the parameters name; UserError for a rubric file that is not there or a missing API key."""
     if params.judge == "rubric":
         return [RubricJudge(params.reward_theta)]
     from proactor_lib.endpoint import Endpoint  # slow to import
@@ -94,9 +94,9 @@ def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
     models = [m.strip() for m in params.judge.split(",")]
     urls = [u.strip() for u in params.judge_url.split(",")]
     if len(urls) not in (1, len(models)):
-        raise BadInput(f"judge_url names {len(urls)} addresses for {len(models)} judges; one for all or one each")
+        raise UserError(f"judge_url names {len(urls)} addresses for {len(models)} judges; one for all or one each")
     if len(set(models)) < len(models):
-        raise BadInput(f"judge names {max(models, key=models.count)!r} twice; several judges must be different models")
+        raise UserError(f"judge names {max(models, key=models.count)!r} twice; several judges must be different models")
     asking = {
         "concurrency": params.judge_concurrency,
         "timeout": params.judge_timeout,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from proactor_lib import notebook, provenance
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.params import Params, read_layers, validate
 from proactor_lib.sweep.definition import Point, Sweep, check_condition
 
@@ -31,7 +31,7 @@ class Cell:
 
 
 def make_cells(sweep: Sweep, source: Path | str = "the sweep") -> list[Cell]:
-    """The sweep's cells in the order of its axes, each once. BadInput, naming `source` and the point, for a mistake."""
+    """The sweep's cells in the order of its axes, each once. UserError, naming `source` and the point, for a mistake."""
     defaults = notebook.parameters(sweep.notebook)
     known = set(defaults) - set(RUNNER_GIVES)
     base = read_layers(sweep.params) if sweep.params else {}
@@ -44,7 +44,7 @@ def make_cells(sweep: Sweep, source: Path | str = "the sweep") -> list[Cell]:
         if sweep.chosen(cell.values):
             cells.setdefault(cell.id, cell)
     if not cells:
-        raise BadInput(f"{source}: no cell is left; its conditions rule out every point of its axes")
+        raise UserError(f"{source}: no cell is left; its conditions rule out every point of its axes")
     return list(cells.values())
 
 
@@ -56,7 +56,7 @@ def _make_cell(values: Point, point: Point, defaults: Point, known: set[str], sa
         name = next(iter(ours))
         near = difflib.get_close_matches(name, known, n=1)
         accepted = f"did you mean {near[0]!r}?" if near else f"its parameters cell has: {', '.join(known) or 'none'}"
-        raise BadInput(f"{where}: unknown parameter {name!r}; {accepted}")
+        raise UserError(f"{where}: unknown parameter {name!r}; {accepted}")
     params = _absolute(validate(ours, where))
     identity = json.dumps([_contents(params), own, *salt], sort_keys=True, default=str)
     return Cell(hashlib.sha256(identity.encode()).hexdigest()[:12], point, params, own)
@@ -72,7 +72,7 @@ def _typed(name: str, value: Any, default: Any, where: str) -> Any:
     number = isinstance(default, float) and type(value) in (int, float)
     if default is None or type(value) is type(default) or number:
         return value
-    raise BadInput(f"{where}: {name} must be a {type(default).__name__} like {default!r}, got {value!r}")
+    raise UserError(f"{where}: {name} must be a {type(default).__name__} like {default!r}, got {value!r}")
 
 
 def _absolute(params: Params) -> Params:

@@ -13,8 +13,8 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from proactor_lib.errors import BadInput
-from proactor_lib.files import first_problem, read_text, shipped
+from proactor_lib.errors import UserError
+from proactor_lib.files import first_error, read_text, shipped
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Point = dict[str, Any]  # parameter -> value
@@ -129,15 +129,15 @@ class Sweep(Part):
 
 
 def read_sweep(path: Path) -> Sweep:
-    """The file as a Sweep, its paths resolved. BadInput names the file, the key, the value and what is accepted."""
+    """The file as a Sweep, its paths resolved. UserError names the file, the key, the value and what is accepted."""
     path = shipped(path)
     try:
         values = yaml.safe_load(read_text(path))
         sweep = Sweep.model_validate(values)
     except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        raise BadInput(f"{path}: {first_problem(error)}; accepted keys: {', '.join(Sweep.model_fields)}") from None
+        raise UserError(f"{path}: {first_error(error)}; accepted keys: {', '.join(Sweep.model_fields)}") from None
     here = Path(path).resolve().parent
     given = sweep.params and (here / sweep.params).resolve()
     return sweep.model_copy(update={"notebook": (here / sweep.notebook).resolve(), "params": given})
@@ -153,10 +153,10 @@ def _condition(text: str):
 
 
 def check_condition(text: str, known: set[str]) -> None:
-    """BadInput if the condition is not an expression over known names."""
+    """UserError if the condition is not an expression over known names."""
     try:
         unknown = find_undeclared_variables(_sandbox().parse("{{ " + text + " }}")) - known
     except jinja2.TemplateSyntaxError as error:
-        raise BadInput(f"condition {text!r} is not an expression: {error.message}") from None
+        raise UserError(f"condition {text!r} is not an expression: {error.message}") from None
     if unknown:
-        raise BadInput(f"condition {text!r} names {sorted(unknown)[0]!r}, which is no parameter")
+        raise UserError(f"condition {text!r} names {sorted(unknown)[0]!r}, which is no parameter")

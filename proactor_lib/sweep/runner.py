@@ -10,11 +10,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from proactor_lib import notebook, provenance
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
+from proactor_lib.ray_session import cluster
 from proactor_lib.sweep.cells import Cell, varying
 from proactor_lib.sweep.definition import Sweep
-from proactor_lib.sweep.ray_cluster import cluster
 from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.worker import run_cell
 
@@ -23,7 +23,7 @@ LOST_LIMIT = 5  # a cell whose worker is lost this often takes its worker down
 
 @dataclass
 class Progress:
-    """Where a running sweep stands; `watch` gets it."""
+    """Where a running sweep stands; `on_tick` gets it."""
 
     cells: list[Cell]
     records: dict[str, dict] = field(default_factory=dict)  # of the cells that have an outcome, by id
@@ -54,11 +54,11 @@ def run(
     out: Path | str,
     address: str | None = None,
     cpus: int | None = None,
-    watch: Callable[[Progress], None] = lambda progress: None,
+    on_tick: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
-    """Run the cells that are not done yet; returns when every cell has an outcome. `watch` is called all the while.
+    """Run the cells that are not done yet; returns when every cell has an outcome. `on_tick` is called all the while.
 
-    Raises BadInput when the folder cannot be written, another process runs it, or no node can hold a cell.
+    Raises UserError when the folder cannot be written, another process runs it, or no node can hold a cell.
     """
     store = Store(out)
     with _alone_in(store):
@@ -66,12 +66,12 @@ def run(
         known = store.records([c.id for c in cells])
         progress = Progress(cells, {id: r for id, r in known.items() if r["state"] == "done"})
         missing = [c for c in cells if c.id not in progress.records]
-        watch(progress)
+        on_tick(progress)
         if missing:
             with cluster(address, cpus) as resources:
                 _check_fit(sweep, resources)
-                _run_all(sweep, missing, store, progress, watch)
-        watch(progress)
+                _run_all(sweep, missing, store, progress, on_tick)
+        on_tick(progress)
     return progress
 
 
@@ -87,9 +87,9 @@ def _alone_in(store: Store) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()
     except Timeout:
-        raise BadInput(f"{store.out} is being run by another process: wait for it, or end it") from None
+        raise UserError(f"{store.out} is being run by another process: wait for it, or end it") from None
     except OSError as error:
-        raise BadInput(f"cannot write into {store.out}: {error.strerror}") from None
+        raise UserError(f"cannot write into {store.out}: {error.strerror}") from None
     try:
         yield
     finally:
@@ -97,13 +97,13 @@ def _alone_in(store: Store) -> Iterator[None]:
 
 
 def _check_fit(sweep: Sweep, resources: dict[str, float]) -> None:
-    """BadInput for a cell that asks for more than all nodes together have: Ray would wait for ever."""
+    """UserError for a cell that asks for more than all nodes together have: Ray would wait for ever."""
     for name, asked in (("CPU", sweep.cpus), ("GPU", sweep.gpus)):
         if asked > (there := resources.get(name, 0)):
-            raise BadInput(f"each cell asks for {asked:g} {name}s, the cluster has {there:g}")
+            raise UserError(f"each cell asks for {asked:g} {name}s, the cluster has {there:g}")
 
 
-def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress, watch) -> None:
+def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress, on_tick) -> None:
     import ray
 
     remote = ray.remote(run_cell).options(num_cpus=sweep.cpus, num_gpus=sweep.gpus, max_retries=0)
@@ -125,7 +125,7 @@ def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress
                 flying[submit(by_id[id])] = id
             else:
                 progress.records[id] = record
-        watch(progress)
+        on_tick(progress)
 
 
 def _outcome(ray, reference, id: str, progress: Progress, store: Store) -> dict | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from proactor_lib.errors import BadInput
+from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
 from proactor_lib.sweep.store import Store
 
@@ -42,10 +42,10 @@ def read_metrics(store: Store, id: str, files: list[str]) -> dict[str, float | N
 
 
 def read_definition(store: Store) -> dict[str, Any]:
-    """`sweep.json`; BadInput when the folder is no sweep's."""
+    """`sweep.json`; UserError when the folder is no sweep's."""
     definition = store.read("sweep.json")
     if definition is None:
-        raise BadInput(f"{store.out} is no sweep's folder: it has no sweep.json")
+        raise UserError(f"{store.out} is no sweep's folder: it has no sweep.json")
     return definition
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ipywidgets as w
 
-from proactor_lib.annotate import overlay, quality
+from proactor_lib.annotate import agreement, corrections
 from proactor_lib.evaluate import predictions
 from proactor_lib.run import Run
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction, Window
@@ -35,9 +35,9 @@ class Explorer(w.VBox):
         self._annotated = {line.dialogue_id: line for line in references}
         self._dialogues = {d.id: d for d in dialogues if d.id in self._annotated}
         self._path, self._predictions, self._quiet = Path(overlay_path), dict(predictions or {}), False
-        self._corrections = overlay.read(self._path) if self._path.exists() else {}
+        self._corrections = corrections.read(self._path) if self._path.exists() else {}
         self._coverage, self._params = _against_log(dialogues, references)
-        self._agreement = _means(quality.pairs(references, second), "iou")
+        self._agreement = _means(agreement.pairs(references, second), "iou")
         self._build()
         super().__init__([self._choice, self._view, self._editor])
         self._filter()
@@ -139,7 +139,7 @@ class Explorer(w.VBox):
 
     def _current(self) -> tuple[ReferenceAction, ...]:
         line = self._annotated[self.dialogue.value]
-        return overlay.corrected(line, self._corrections.get(line.dialogue_id, {})).references
+        return corrections.corrected(line, self._corrections.get(line.dialogue_id, {})).references
 
     def _window(self) -> Window | None:
         """The selected reference's window as it stands; None where it is withdrawn or none is selected."""
@@ -169,9 +169,11 @@ class Explorer(w.VBox):
         if r is None or window == self._window():
             return
         line = self._annotated[self.dialogue.value]
-        occurrence = overlay.occurrences(line.references)[r.id]
-        correction = overlay.Correction(dialogue_id=line.dialogue_id, name=r.name, occurrence=occurrence, window=window)
-        overlay.append(self._path, correction)
+        occurrence = corrections.occurrences(line.references)[r.id]
+        correction = corrections.Correction(
+            dialogue_id=line.dialogue_id, name=r.name, occurrence=occurrence, window=window
+        )
+        corrections.append(self._path, correction)
         self._corrections.setdefault(line.dialogue_id, {})[correction.key] = correction
         self.note.value = f"written to {self._path}"
         self._refresh()
@@ -204,7 +206,7 @@ class Explorer(w.VBox):
 
 def _against_log(dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences]) -> tuple[dict, dict]:
     """By dialogue: the share of its logged triggers that a window holds, and the F1 of those pairs' parameters."""
-    seen = quality.triggers(dialogues, references)
+    seen = agreement.triggers(dialogues, references)
     logged = seen[seen.observed_turn.notna()].fillna({"covered": 0.0})
     return _means(logged, "covered"), _means(logged.dropna(subset="param_f1"), "param_f1")
 

@@ -7,7 +7,7 @@ import ipywidgets as w
 
 from proactor_lib.evaluate import predictions
 from proactor_lib.evaluate.agents import Agent, Unanswered
-from proactor_lib.evaluate.watch import Background, Conversation, Judged, Replayed, span
+from proactor_lib.evaluate.conversation import Background, Conversation, Judged, Replayed, span
 from proactor_lib.policies import POLICIES
 from proactor_lib.run import Run
 from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, Turn

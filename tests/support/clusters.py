@@ -4,26 +4,26 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-from proactor_lib.artf.cluster import EVENTS, Cluster
-from proactor_lib.artf.scaling import Rule
-from proactor_lib.artf.scripted import Script
-from proactor_lib.artf.slots import Slot
-from proactor_lib.artf.stand_in import StandIn
+from proactor_lib.artf.serving.autoscaler import ScalingPolicy
+from proactor_lib.artf.serving.cluster import EVENTS, Cluster
+from proactor_lib.artf.serving.placement import Slot
+from proactor_lib.bench.fake_server import FakeServer
+from proactor_lib.bench.fake_vllm import Script
 
 
 @contextmanager
 def cluster(folder: Path, least=2, most=2, seqs=64, made=None, sleeps=False, script=None, **kwargs):
     """A cluster that serves; `made` collects all servers that it ever made."""
 
-    def make(slot: Slot, key: str) -> StandIn:
-        server = StandIn(
+    def make(slot: Slot, key: str) -> FakeServer:
+        server = FakeServer(
             log_path=folder / f"{slot.name}.log", key=key, sleeps=sleeps, script=script or Script(seqs=seqs)
         )
         if made is not None:
             made.append(server)
         return server
 
-    rule = Rule(least, most, seqs, up_after=0.2, down_after=0.5)
+    rule = ScalingPolicy(least, most, seqs, up_after=0.2, down_after=0.5)
     slots = [Slot(f"slot-{n}") for n in range(most)]
     with Cluster(make, slots, rule, folder, **{"period": 0.1, **kwargs}) as found:
         yield found.wait_ready(120)

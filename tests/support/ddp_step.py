@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 from proactor_lib import models
-from proactor_lib.artf import ranks
-from proactor_lib.artf.rollouts import StepBatch
-from proactor_lib.artf.sft import lora_config, trainer_base
-from proactor_lib.artf.train import grpo_config
-from proactor_lib.artf.trainer import DialogueTrainer
+from proactor_lib.artf.training import ranks
+from proactor_lib.artf.training.rollouts import StepBatch
+from proactor_lib.artf.training.sft import lora_config, trainer_base
+from proactor_lib.artf.training.train import grpo_config
+from proactor_lib.artf.training.trainer import DialogueTrainer
 from proactor_lib.bench.shapes import Shape, samples
 from proactor_lib.params import Params
 from transformers import TrainerCallback

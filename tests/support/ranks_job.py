@@ -4,8 +4,8 @@ import logging
 import sys
 from pathlib import Path
 
-from proactor_lib.artf import train
-from proactor_lib.artf.server import Server
+from proactor_lib.artf.serving.server import Server
+from proactor_lib.artf.training import train
 from proactor_lib.cli.train import _leave
 from proactor_lib.params import load_params
 from proactor_lib.run import Run

@@ -11,7 +11,9 @@ from proactor_lib.params import load_params
 from proactor_lib.run import Run
 
 _FORK = multiprocessing.get_context("forkserver")  # each trainer is a fork of a process that has imported what it needs
-_FORK.set_forkserver_preload(["proactor_lib.artf.train", "proactor_lib.artf.trainer", "proactor_lib.artf.sft"])
+_FORK.set_forkserver_preload(
+    ["proactor_lib.artf.training.train", "proactor_lib.artf.training.trainer", "proactor_lib.artf.training.sft"]
+)
 
 
 def trainer(out: Path, port: int, die: str = "", fsize: int = 0) -> int:
@@ -49,9 +51,9 @@ def _die_in_training():
 
 def _die_between_lines():
     """The step's groups are written, and half of its line."""
-    from proactor_lib.artf import records
+    from proactor_lib.artf.training import training_log
 
-    append = records._append
+    append = training_log._append
 
     def half(path, lines):
         if path.name == "samples.jsonl":
@@ -59,7 +61,7 @@ def _die_between_lines():
         path.open("a").write('{"step": 1, "version')
         return _kill()
 
-    records._append = half
+    training_log._append = half
 
 
 def _die_after_lines():
@@ -86,7 +88,7 @@ PLACES = {
 
 
 def _trainer():
-    from proactor_lib.artf import trainer
+    from proactor_lib.artf.training import trainer
 
     return trainer
 
@@ -104,8 +106,8 @@ def _limit(size: int) -> None:
 
 def _train(out: str, port: int, die: str, fsize: int) -> None:
     import torch
-    from proactor_lib.artf.server import Server
-    from proactor_lib.artf.train import Job, reinforce
+    from proactor_lib.artf.serving.server import Server
+    from proactor_lib.artf.training.train import Job, reinforce
 
     torch.set_num_threads(1)
     run = Run(load_params(Path(out) / "params.json"), Path(out))

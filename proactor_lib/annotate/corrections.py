@@ -1,0 +1,92 @@
+"""Corrections by hand, in a file of their own, that every later stage honours [ours].
+
+A line corrects one window: `{"dialogue_id", "name", "occurrence", "window"}`. The key is what a re-annotation keeps:
+the dialogue, the action, and which of its references this is, counted from 1 in the order of their observed (else
+ready) turns. `"window": null` withdraws the reference. A line may give the `reference_id` in place of name and
+occurrence. The file only grows: the last line for a reference counts.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from proactor_lib.files import read_jsonl
+from proactor_lib.schema import DialogueReferences, Record, ReferenceAction, Window
+
+
+class Correction(Record):
+    """A line of an overlay."""
+
+    dialogue_id: str
+    name: str | None = None
+    occurrence: int = Field(default=1, ge=1)
+    reference_id: str | None = None
+    window: Window | None  # None: this reference is withdrawn
+
+    @model_validator(mode="after")
+    def _keyed(self):
+        if (self.name is None) == (self.reference_id is None):
+            raise ValueError("a correction needs either name (and occurrence) or reference_id")
+        return self
+
+    @property
+    def key(self) -> tuple:
+        """What it corrects within its dialogue: (name, occurrence), or (reference id,)."""
+        return (self.reference_id,) if self.name is None else (self.name, self.occurrence)
+
+
+def read(path: Path) -> dict[str, dict[tuple, Correction]]:
+    """Corrections by dialogue id and key, the last line of each. UserError names a bad line or a missing file."""
+    corrections: dict[str, dict[tuple, Correction]] = {}
+    for correction in read_jsonl(path, Correction):
+        corrections.setdefault(correction.dialogue_id, {})[correction.key] = correction
+    return corrections
+
+
+def append(path: Path, correction: Correction) -> None:
+    """Add one line, in one write."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, correction.model_dump_json(exclude_none=correction.window is not None).encode() + b"\n")
+    finally:
+        os.close(handle)
+
+
+def occurrences(references: Iterable[ReferenceAction]) -> dict[str, int]:
+    """Which of its action's references each one is, from 1, by reference id."""
+    counts, places = {}, {}
+    for r in sorted(references, key=lambda r: r.observed_turn or r.window.ready):
+        places[r.id] = counts[r.name] = counts.get(r.name, 0) + 1
+    return places
+
+
+def corrected(line: DialogueReferences, corrections: dict[tuple, Correction]) -> DialogueReferences:
+    """The dialogue's references with their windows as corrected, withdrawn ones left out."""
+    places, kept = occurrences(line.references), []
+    for r in line.references:
+        correction = corrections.get((r.name, places[r.id])) or corrections.get((r.id,))
+        if correction is None:
+            kept.append(r)
+        elif correction.window is not None:
+            kept.append(r.model_copy(update={"window": correction.window}))
+    return line.model_copy(update={"references": tuple(kept)})
+
+
+def apply(references: Iterable[DialogueReferences], path: Path | None) -> list[DialogueReferences]:
+    """The references with the overlay's corrections; unchanged where `path` is None. Raises as `read`."""
+    corrections = read(path) if path else {}
+    return [corrected(line, corrections.get(line.dialogue_id, {})) for line in references]
+
+
+def unmatched(references: Iterable[DialogueReferences], path: Path) -> list[Correction]:
+    """Corrections of references that are not there, say after a re-annotation that found fewer. Raises as `read`."""
+    corrections = read(path)
+    for line in references:
+        places, mine = occurrences(line.references), corrections.get(line.dialogue_id, {})
+        for r in line.references:
+            mine.pop((r.name, places[r.id]), None)
+            mine.pop((r.id,), None)
+    return [c for mine in corrections.values() for c in mine.values()]

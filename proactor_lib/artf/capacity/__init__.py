@@ -1,0 +1,1 @@
+"""How a cluster's GPUs are best split between serving and training, simulated before they are booked."""

@@ -1,0 +1,1 @@
+"""Training: episodes, rollouts, rows, losses, the trainer, and what a run leaves to read."""

@@ -1,0 +1,128 @@
+"""Training from a notebook: start its process or find it running, and follow it by its files.
+
+The process is not the kernel's: a notebook can be closed, its kernel restarted, and training goes on until it ends or
+`stop` is called. Under `proactor run` it ends with the run.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import psutil
+
+from proactor_lib import processes, progress
+from proactor_lib.errors import UserError
+from proactor_lib.files import write_json
+from proactor_lib.report.training import read_steps
+from proactor_lib.run import Run
+
+
+class Moment(NamedTuple):
+    """How training stands."""
+
+    steps: pd.DataFrame  # a row a GRPO step so far
+    doing: str  # what the process said last
+
+
+class TrainingFailed(RuntimeError):
+    """The training process ended without an adapter; the message ends with its last words."""
+
+
+def log_path(run: Run) -> Path:
+    """What the training process says."""
+    return run.training / "train.log"
+
+
+def finished(run: Run) -> bool:
+    """Whether training has come to its end: the adapter is written last."""
+    return (run.training / "adapter").exists()
+
+
+def process(run: Run) -> psutil.Process | None:
+    """The run's training process, if it runs."""
+    try:
+        known = json.loads((run.training / "process.json").read_text())
+        found = psutil.Process(known["pid"])
+        same = found.create_time() == known["started"] and found.status() != psutil.STATUS_ZOMBIE
+        return found if same else None
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+def start(run: Run) -> None:
+    """Start training in a process of its own, unless it runs or is done; it goes on from the last checkpoint."""
+    if finished(run) or process(run):
+        return
+    run.training.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "proactor_lib", "train", "--out", str(run.out.resolve())]
+    with open(log_path(run), "wb") as log:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    started = psutil.Process(child.pid).create_time()
+    write_json(run.training / "process.json", {"pid": child.pid, "started": started})
+
+
+def stop(run: Run) -> None:
+    """End training and its servers; `start` goes on from the last checkpoint."""
+    if found := process(run):
+        processes.end(found.pid, grace=10.0)
+
+
+def follow(run: Run, every: float = 2.0) -> Iterator[Moment]:
+    """Start or find training, and yield how it stands every `every` seconds, for the last time when it has ended.
+
+    Raises UserError with training's own sentence where the user made a mistake, TrainingFailed where it ended otherwise.
+    """
+    heard, doing = progress.Tail(run.out), "training starts"
+    start(run)
+    while True:
+        running = process(run)
+        for event in heard.new():
+            doing = f"{event.stage} {event.done:g}/{event.total:g} {event.text}".rstrip()
+        yield Moment(_steps(run), doing)
+        if running is None:
+            break
+        time.sleep(every)
+    if not finished(run):
+        raise _failure(log_path(run))
+
+
+def _steps(run: Run) -> pd.DataFrame:
+    """The steps so far, without a line that is still being written."""
+    path = run.training / "metrics.jsonl"
+    try:
+        return read_steps(path)
+    except UserError:
+        if process(run) is None:
+            raise
+        return pd.DataFrame()
+
+
+def _failure(log: Path) -> Exception:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    last = lines[-1] if lines else "it said nothing"
+    if last.startswith("proactor: "):
+        return UserError(last.removeprefix("proactor: "))
+    return TrainingFailed(f"training ended before its adapter was written: {last} (the whole log: {log})")
+
+
+def live(run: Run, every: float = 2.0) -> pd.DataFrame:
+    """In a notebook: follow training with the reward curve drawn anew as steps come. Returns all steps."""
+    from IPython.display import display
+
+    from proactor_lib.plots import reward_curves
+
+    shown, drawn, now = display("training starts", display_id=True), 0, Moment(pd.DataFrame(), "")
+    for now in follow(run, every):
+        if len(now.steps) > drawn:
+            drawn = len(now.steps)
+            shown.update(reward_curves({run.params.name: now.steps}))
+        elif not drawn:
+            shown.update({"text/plain": now.doing}, raw=True)
+    return now.steps

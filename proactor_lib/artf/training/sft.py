@@ -1,0 +1,138 @@
+"""Supervised warm start: the references' outputs of all turns of a dialogue, in the rows that GRPO trains on [ours].
+
+TRL's SFTTrainer would forward the dialogue once a turn; a dialogue row forwards it once.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from proactor_lib import agent, models
+from proactor_lib.artf.training import head, ranks, tree_attention
+from proactor_lib.artf.training.episodes import DialogueSampler, Episode
+from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.params import Params
+
+log = logging.getLogger(__name__)
+
+
+def lora_config(params: Params):
+    """LoRA on q/k/v/o and gate/up/down [paper]."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=params.lora_rank,
+        lora_alpha=params.lora_alpha,
+        lora_dropout=params.lora_dropout,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def trainable_model(path: str, params: Params):
+    """The frozen base with a fresh LoRA adapter, tree attention and the frozen head, on the run's device."""
+    from peft import get_peft_model
+
+    tree_attention.register()
+    torch.manual_seed(params.seed)
+    base = trainer_base(path, params)
+    model = models.load_base(*base, attn_implementation=tree_attention.TREE_ATTENTION)
+    head.attach_head(model)
+    model = get_peft_model(model, lora_config(params))
+    take_input_as_it_is(model)
+    if params.gradient_checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.to("cuda" if use_cuda(params) else "cpu").train()
+
+
+def trainer_base(path: str, params: Params) -> models.TrainerBase:
+    """What this run's trainer loads its base from."""
+    return models.trainer_base(path, params.quantization, use_cuda(params), params.trainer_dtype)
+
+
+def take_input_as_it_is(model) -> None:
+    """Have LoRA layers leave their input's type to autocast.
+
+    PEFT looks autocast up for CUDA only: on a CPU it makes each input float32, and autocast makes it bfloat16 again.
+    """
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.cast_input_dtype_enabled = False
+
+
+def use_cuda(params: Params) -> bool:
+    """Whether the run trains on a GPU."""
+    return params.device == "cuda" or (params.device == "auto" and torch.cuda.is_available())
+
+
+def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> tree_attention.DialogueRow:
+    """All turns of the visit with what the references say there, as one row."""
+    row = tree_attention.DialogueRow()
+    for turn in visit.turns:
+        prompt = trunk.prompt(turn)
+        text = agent.render(agent.reference_output(visit.references, turn))
+        output = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        mask = np.array([0] * len(prompt) + [1] * len(output))
+        row.add({"input_ids": np.array(prompt + output), "completion_mask": mask, "group_id": turn, "metrics": {},
+                 "old_log_probs": np.zeros(len(mask), dtype=np.float32), "advantage": 1.0})  # fmt: skip
+    return row
+
+
+def backward(model, rows: list[dict[str, torch.Tensor]], weights: list[torch.nn.Parameter]) -> float:
+    """Gradients of the rows' mean loss a trained token, the rows shared out among the ranks; the loss, in nats."""
+    total = sum(len(row["token_index"]) for row in rows)
+    loss = torch.zeros((), device=weights[0].device)
+    for row in rows[ranks.number() :: ranks.count()]:
+        part = -head.row_log_probs(model, row).sum() / total
+        part.backward()
+        loss += part.detach()
+    for weight in weights:
+        if weight.grad is None:  # a rank without a row
+            weight.grad = torch.zeros_like(weight)
+    ranks.sum_over_all([loss, *(weight.grad for weight in weights)])
+    return loss.item()
+
+
+def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer, out: Path,
+              on_step: Callable[[int, float], None]) -> None:  # fmt: skip
+    """Train `params.sft_steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
+
+    `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it. Every rank calls it;
+    rank 0 writes.
+    """
+    from transformers import get_linear_schedule_with_warmup
+
+    from proactor_lib.artf.training.trainer import save_adapter
+
+    model = trainable_model(path, params)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=params.sft_learning_rate, weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, max(1, params.sft_steps // 10), params.sft_steps + 1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    writes = ranks.number() == 0
+    with open(out.with_suffix(".jsonl") if writes else os.devnull, "w") as lines:
+        for step in range(params.sft_steps):
+            began = time.monotonic()
+            first = step * params.sft_dialogues_per_step
+            chosen = [visits[n] for n in range(first, first + params.sft_dialogues_per_step)]
+            rows = [reference_row(v, trunk(v), tokenizer).pack() for v in chosen]
+            loss = backward(model, rows, weights)
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            seconds = time.monotonic() - began
+            tokens = sum(len(row["input_ids"]) for row in rows)
+            lines.write(json.dumps({"step": step + 1, "loss": loss, "seconds": seconds, "tokens": tokens}) + "\n")
+            lines.flush()
+            if writes:
+                on_step(step + 1, loss)
+    if writes:
+        save_adapter(model, out)

@@ -1,0 +1,39 @@
+"""Prompts as tokens: one trunk a dialogue, every turn's prompt a prefix of it, then the cue that opens an answer."""
+
+from dataclasses import dataclass
+
+from proactor_lib import agent
+from proactor_lib.schema import Catalog, Dialogue
+
+_SLOT = "\x00"  # marks the place of the transcript in the chat template
+
+
+@dataclass(frozen=True)
+class DialogueTokens:
+    """A dialogue's tokens. The prompt of turn t is `tokens[:ends[t - 1]] + cue`."""
+
+    tokens: list[int]
+    ends: list[int]  # trunk tokens up to and with each turn
+    generation_prompt: list[int]
+
+    def prompt(self, turn: int) -> list[int]:
+        """Token ids that ask for the output at `turn`."""
+        return self.tokens[: self.ends[turn - 1]] + self.generation_prompt
+
+
+def dialogue_tokens(tokenizer, dialogue: Dialogue, catalog: Catalog) -> DialogueTokens:
+    """The dialogue in the model's chat template: the system's message, then one user message of a line a turn.
+
+    Each line is tokenised alone, so that prompts are prefixes as tokens too.
+    """
+    messages = [
+        {"role": "system", "content": agent.system_text(catalog.subset(dialogue.actions))},
+        {"role": "user", "content": _SLOT},
+    ]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    head, generation_prompt = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(_SLOT))
+    tokens, ends = list(head), []
+    for i, turn in enumerate(dialogue.turns, start=1):
+        tokens += tokenizer(agent.turn_line(i, turn), add_special_tokens=False)["input_ids"]
+        ends.append(len(tokens))
+    return DialogueTokens(tokens, ends, generation_prompt)

@@ -1,0 +1,333 @@
+"""One training run, from a folder with references to an adapter: server, warm start, GRPO, records, resume.
+
+Runs in a process of its own (`proactor train`), so that the notebook that follows it can be closed and opened again.
+Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (a line a step, a line a group),
+checkpoint-N/, adapter/ (written last: its presence says that training is done).
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from proactor_lib import models, progress
+from proactor_lib.artf.serving.cluster import Cluster
+from proactor_lib.artf.serving.completions import CompletionClient
+from proactor_lib.artf.serving.launch import ray_session, serve
+from proactor_lib.artf.serving.placement import core_numbers, core_slots
+from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, scratch_folder
+from proactor_lib.artf.serving.server import Server
+from proactor_lib.artf.training import ranks
+from proactor_lib.artf.training.episodes import DialogueSampler, Episode
+from proactor_lib.artf.training.rollouts import RolloutWorker
+from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
+from proactor_lib.artf.training.training_log import Records
+from proactor_lib.errors import UserError
+from proactor_lib.files import read_text
+from proactor_lib.params import Params
+from proactor_lib.rewards import Reward, make_reward
+from proactor_lib.run import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training run works with."""
+
+    run: Run
+
+    @property
+    def params(self) -> Params:
+        return self.run.params
+
+    @property
+    def folder(self) -> Path:
+        return self.run.training
+
+    @property
+    def sft_adapter(self) -> Path:
+        """Where the warm start leaves its adapter."""
+        return self.folder / "sft"
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained policy's adapter ends up."""
+        return self.folder / "adapter"
+
+    @cached_property
+    def base(self) -> str:
+        """The base model's folder."""
+        return models.resolve(self.params.model)
+
+    @cached_property
+    def served(self) -> str:
+        """The weights that servers hold: the trainer's, dequantised; on GPUs the 4-bit model itself is served."""
+        return models.matched_export(self.base, self.params.quantization)
+
+    @cached_property
+    def tokenizer(self):
+        return models.load_tokenizer(self.base)
+
+    @cached_property
+    def dialogue_tokens(self) -> Callable[[Episode], DialogueTokens]:
+        """A visit's prompts as tokens; the same dialogue is tokenised once."""
+        made: dict[str, DialogueTokens] = {}
+
+        def of(visit: Episode) -> DialogueTokens:
+            if visit.dialogue.id not in made:
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit.dialogue, self.run.catalog)
+            return made[visit.dialogue.id]
+
+        return of
+
+    def visits(self, turns_per_dialogue: int | None) -> DialogueSampler:
+        """The training split's visits; for `turns_per_dialogue` see there."""
+        split = "train"
+        return DialogueSampler(self.run.dialogues(split), self.run.references(split), self.run.catalog, turns_per_dialogue,
+                      self.params.seed, self.params.open_share)  # fmt: skip
+
+
+def train(run: Run, **kwargs) -> None:
+    """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here.
+
+    Every rank calls it; rank 0 owns servers, rollouts and files. `kwargs` go to `reinforce`.
+    """
+    job = Job(run)
+    if job.adapter.exists():
+        log.info("%s is there already", job.adapter)
+        return
+    with ranks.group(_on_gpu(job.params)):
+        if ranks.number() == 0:
+            copy_start_adapter(job)
+            _trainer_base(job)  # made by one, used by all
+        ranks.wait_for_all()
+        warm_start(job)  # before the server starts: the two would fight for the cores
+        ranks.wait_for_all()
+        if ranks.number() == 0:
+            with ray_session(job.params):
+                serve_and_reinforce(job, **kwargs)
+        elif job.params.max_steps:
+            reinforce(job, None, **kwargs)
+
+
+def serve_and_reinforce(job: Job, **kwargs) -> None:
+    """GRPO, if the parameters ask for any, on servers that end with it."""
+    out, server = job.run.out, serve(job.params, job.served, job.folder, lora=adapters_served(job.params))
+    try:
+        progress.report(out, "serve", 0, 1, "waiting for the vLLM server")
+        server.wait_ready(job.params.start_timeout)
+        progress.report(out, "serve", 1, 1)
+        if job.params.max_steps:
+            reinforce(job, server, **kwargs)
+        else:
+            _copy(job.sft_adapter, job.adapter)
+    finally:
+        server.stop()
+
+
+def _on_gpu(params: Params) -> bool:
+    from proactor_lib.artf.training.sft import use_cuda
+
+    return use_cuda(params)
+
+
+def adapters_served(params: Params) -> bool:
+    """Whether servers hold policies as adapters; else merged into their weights."""
+    return params.policy_sync == "adapter" or (params.policy_sync == "auto" and _on_gpu(params))
+
+
+def copy_start_adapter(job: Job) -> None:
+    """Copy the adapter that `start_from` names to where a warm start would leave one. UserError if it does not fit."""
+    given = job.params.start_from
+    if given is None or job.sft_adapter.exists():
+        return
+    if not (given / "adapter_config.json").exists():
+        raise UserError(f"start_from: {given} holds no adapter_config.json; a run's training/sft does")
+    rank = json.loads(read_text(given / "adapter_config.json"))["r"]
+    if rank != job.params.lora_rank:
+        raise UserError(f"start_from: the adapter in {given} has rank {rank}, lora_rank is {job.params.lora_rank}")
+    job.folder.mkdir(parents=True, exist_ok=True)
+    if (losses := given.with_suffix(".jsonl")).exists():
+        shutil.copy(losses, job.sft_adapter.with_suffix(".jsonl"))
+    _copy(given, job.sft_adapter)
+
+
+def _copy(given: Path, folder: Path) -> None:
+    """An adapter to another folder, whole or absent: its presence says that it is done."""
+    from proactor_lib.artf.training.trainer import copy_adapter
+
+    copy_adapter(given, folder)
+
+
+def warm_start(job: Job) -> None:
+    """SFT on the references, if the parameters ask for it and it is not done yet."""
+    if job.params.sft_steps == 0 or job.sft_adapter.exists():
+        return
+    from proactor_lib.artf.training.sft import fine_tune
+
+    total = job.params.sft_steps
+
+    def on_step(step: int, loss: float) -> None:
+        progress.report(job.run.out, "sft", step, total, f"loss {loss:.3f}")
+
+    if ranks.number() == 0:
+        progress.report(job.run.out, "sft", 0, total)
+    fine_tune(job.params, job.base, job.visits(None), job.trunk, job.tokenizer, job.sft_adapter, on_step)
+
+
+def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, reward: Reward | None = None) -> None:
+    """GRPO from the warm start (or the last checkpoint) to `max_steps`; the adapter is written at the end.
+
+    server: None for a rank other than 0. trainer_class: a DialogueTrainer with rows of its own; reward: another than
+    the parameters name.
+    """
+    from proactor_lib.artf.training.trainer import last_checkpoint, save_adapter
+
+    checkpoint = last_checkpoint(job.folder)
+    first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    resume = str(checkpoint) if checkpoint else None
+    if first_step >= job.params.max_steps:  # killed between the last checkpoint and the adapter
+        if server is not None:
+            _copy(checkpoint, job.adapter)
+    elif server is None:
+        _trainer(job, trainer_class, worker=None, sync=None, on_step=None).train(resume_from_checkpoint=resume)
+    else:
+        if checkpoint:
+            log.info("goes on after step %d, from %s", first_step, checkpoint)
+        with _rollouts(job, server, reward, first_step) as parts:
+            trainer = _trainer(job, trainer_class, **parts)
+            trainer.train(resume_from_checkpoint=resume)
+            save_adapter(trainer.accelerator.unwrap_model(trainer.model), job.adapter)
+
+
+@contextmanager
+def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_step: int) -> Iterator[dict]:
+    """What rank 0's trainer alone has: the worker that brings its data, the sync to its servers, and its records."""
+    p = job.params
+    scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
+    sync = _sync(job, server, scratch)
+    reward = reward or make_reward(p)
+    worker = RolloutWorker(
+        job.visits(p.turns_per_dialogue), job.trunk, _sampler(p, server), reward, sync.model_name,
+        k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
+        max_staleness=p.max_staleness, first_step=first_step,
+    )  # fmt: skip
+    try:
+        yield {"worker": worker, "sync": sync, "on_step": Records(job.run, reward, first_step)}
+    finally:
+        worker.stop()
+        if isinstance(sync, MergedSync):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
+    """The run's trainer, on its cores."""
+    from transformers import PrinterCallback
+
+    from proactor_lib.artf.training.trainer import DialogueTrainer
+
+    p, base = job.params, _trainer_base(job)
+    trainer = (trainer_class or DialogueTrainer)(
+        model=base.path,
+        args=grpo_config(p, job.folder, base),
+        processing_class=job.tokenizer,
+        peft_config=_lora(p),
+        start_from=job.sft_adapter if job.sft_adapter.exists() else None,
+        worker=worker,
+        **parts,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if ranks.count() > 1 and p.trainer_cores:
+        pin(core_slots(ranks.count(), p.trainer_cores)[ranks.number()].cores)
+    elif p.trainer_cores:
+        pin(p.trainer_cores)
+        trainer.before_row = lambda: pin(_cores(p, worker.idle))
+    return trainer
+
+
+def _sync(job: Job, server: Server | Cluster, scratch: Path) -> PolicySync:
+    """What brings versions to the server, or to all of the cluster's, also to those that join it."""
+    fleet = server if isinstance(server, Cluster) else [server]
+    if adapters_served(job.params):
+        sync = AdapterSync(fleet, job.params.max_staleness)
+    else:
+        sync = MergedSync(fleet, job.served, scratch)
+    if isinstance(server, Cluster):
+        server.sync = sync
+    return sync
+
+
+def _sampler(params: Params, server: Server | Cluster) -> CompletionClient:
+    """Requests of a cluster wait until a dead server is replaced."""
+    routed = isinstance(server, Cluster)
+    patience = 2 * params.start_timeout if routed else 60.0
+    return CompletionClient(
+        server.url, params.max_completion_tokens, params.temperature, patience, server.key, routed=routed
+    )
+
+
+def _lora(params: Params):
+    from proactor_lib.artf.training.sft import lora_config
+
+    return lora_config(params)
+
+
+def _cores(params: Params, servers_idle: bool) -> str:
+    """The trainer's cores, and those of servers that have nothing to do until the next version."""
+    lent = params.server_cores if servers_idle and not _on_gpu(params) else None
+    return f"{params.trainer_cores},{lent}" if lent else params.trainer_cores
+
+
+def pin(cores: str) -> None:
+    """Keep this process, its threads to come and torch's arithmetic on these cores."""
+    import torch
+
+    chosen = set(core_numbers(cores))
+    os.sched_setaffinity(0, chosen)
+    torch.set_num_threads(len(chosen))
+
+
+def _trainer_base(job: Job) -> models.TrainerBase:
+    from proactor_lib.artf.training.sft import trainer_base
+
+    return trainer_base(job.base, job.params)
+
+
+def grpo_config(params: Params, folder: Path, base: models.TrainerBase):
+    """TRL's configuration for these parameters and this base."""
+    from proactor_lib.artf.training.sft import use_cuda
+    from proactor_lib.artf.training.trainer import AsyncGRPOConfig
+
+    quantization, dtype = models.quantization_config(base.quantization), str(base.dtype).removeprefix("torch.")
+    config = AsyncGRPOConfig(
+        output_dir=str(folder),
+        model_init_kwargs={"quantization_config": quantization} if quantization else {},
+        dtype=dtype,
+        bf16=dtype == "bfloat16",
+        use_cpu=not use_cuda(params),
+        seed=params.seed,
+        max_steps=params.max_steps,
+        learning_rate=params.learning_rate,
+        num_generations=params.num_generations,
+        max_completion_length=params.max_completion_tokens,
+        temperature=params.temperature,
+        epsilon=params.epsilon,
+        max_staleness=params.max_staleness,
+        token_budget=params.token_budget,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=params.gradient_checkpointing,
+        save_steps=params.save_steps,
+        save_strategy="steps",
+        logging_steps=1,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    config._n_gpu = min(config.n_gpu, 1)  # the other visible GPUs are the servers': no DataParallel
+    return config

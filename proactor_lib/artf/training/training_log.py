@@ -1,0 +1,100 @@
+"""What a training run leaves to read: a line a step in metrics.jsonl, a line a group in samples.jsonl, progress."""
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+from proactor_lib import progress
+from proactor_lib.artf.training.alarms import Alarms
+from proactor_lib.artf.training.rollouts import ScoredGroup, StepBatch
+from proactor_lib.files import atomic
+from proactor_lib.rewards import Reward
+from proactor_lib.run import Run
+
+
+class Records:
+    """Called with each trained step. Lines of steps after `first_step` are of a run that died: they are removed."""
+
+    def __init__(self, run: Run, reward: Reward, first_step: int):
+        self._run, self._reward, self._alarms = run, reward, Alarms()
+        self._metrics, self._samples = run.training / "metrics.jsonl", run.training / "samples.jsonl"
+        for path in (self._metrics, self._samples):
+            keep_steps(path, first_step)
+        if self._metrics.exists():  # what held before the run died may hold still
+            for line in self._metrics.read_text().splitlines():
+                self._alarms(json.loads(line))
+
+    def __call__(self, batch: StepBatch, trained: dict[str, float]) -> None:
+        line = step_line(batch, trained) | {f"judge/{k}": v for k, v in self._reward.counters.items()}
+        line["alarms"] = self._alarms(line)
+        _append(self._samples, [_group_line(batch, group) for group in batch.groups])
+        _append(self._metrics, [line])
+        mean = line["reward_mean"]
+        note = "" if mean is None else f"reward {mean:.3f}"
+        progress.report(self._run.out, "grpo", line["step"], self._run.params.max_steps, note)
+
+
+def step_line(batch: StepBatch, trained: dict[str, float]) -> dict:
+    """One step: rewards, counts, tokens, kl in nats per token, shares, seconds. `trained`: TRL's statistics.
+
+    reward_steady: the mean reward under one set of weights, where the reward moves with progress.
+    """
+    means = [g.mean_reward for g in batch.groups if g.mean_reward is not None]
+    steady = [g.mean_steady for g in batch.groups if g.mean_steady is not None]
+    return {
+        "step": batch.step + 1,
+        "version": batch.version,
+        "staleness": batch.step - batch.version,
+        "reward_mean": statistics.fmean(means) if means else None,
+        "reward_steady": statistics.fmean(steady) if steady else None,
+        "reward_groups": means,
+        "groups": len(batch.groups),
+        "groups_skipped": sum(not g.trainable for g in batch.groups),
+        "outputs": sum(len(g.outputs) for g in batch.groups),
+        "outputs_unreadable": sum(p.unreadable for g in batch.groups for p in g.parsed),
+        "outputs_unscored": sum(s.value is None for g in batch.groups for s in g.scores),
+        "output_tokens": sum(len(o.tokens) for g in batch.groups for o in g.outputs),
+        "tokens_padded": sum(len(s["input_ids"]) for s in batch.samples),
+        "tokens_packed": trained["tokens_packed"],
+        "ranks": trained["ranks"],
+        "kl": trained["kl"],
+        "clipped_share": trained["clip_ratio/region_mean"],
+        "entropy": trained["entropy"],
+        "rollout_s": batch.seconds,
+        **{k: trained[k] for k in ("rollout_wait_s", "train_s", "sync_s", "elapsed_s")},
+    }
+
+
+def _group_line(batch: StepBatch, group: ScoredGroup) -> dict:
+    return {
+        "step": batch.step + 1,
+        "dialogue_id": group.visit.dialogue.id,
+        "turn": group.turn,
+        "texts": [o.text for o in group.outputs],
+        "rewards": [s.value for s in group.scores],
+        "components": [s.components for s in group.scores],
+        "advantages": group.advantages,
+        "truncated": [o.truncated for o in group.outputs],
+    }
+
+
+def keep_steps(path: Path, last: int) -> None:
+    """Remove lines of steps after `last`, and what is no whole line (a kill or a full disk cut it)."""
+    if not path.exists():
+        return
+    with atomic(path) as f:
+        f.writelines(line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= last)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except ValueError:
+        return math.inf
+
+
+def _append(path: Path, lines: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as f:
+        f.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -1,0 +1,291 @@
+"""A dialogue's outputs of all turns as one prefix tree, each shared token forwarded once, and its attention [ours].
+
+TRL's `TreeRow` builds the tree. It lays segments out in depth-first order and gathers the keys and values of every
+segment's path; here the *trunk* (the dialogue itself) stands first and everything that branches off it follows, so that
+keys are slices: one causal call for the trunk; then, for each block of branches off one place, one call over the trunk
+up to there, without a mask, and one among themselves. Nothing is gathered and no key is copied for a block's sake. On a
+GPU the same rule is a FlexAttention mask over the whole row.
+
+Layout of a row of N packed tokens, T of them trunk. Token k is seen by token q when
+`k < trunk_limit[q]`, or both stand in one block and `k <= q < subtree_end[k]`. A block has one trunk_limit.
+"""
+
+from functools import cache, partial
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from proactor_lib.artf.training.trl_async import TREE_ATTENTION, TreeRow
+
+
+class DialogueRow(TreeRow):
+    """One row: TRL's trie, laid out trunk first. `add` samples in turn order, then `pack`."""
+
+    def pack(self) -> dict[str, torch.Tensor]:
+        """The row as tensors, keys as TRL's `TreeRow.pack` (N tokens, M loss terms), three of them with our meaning.
+
+        `tree_cu_seqlens_q` (blocks + 1): block boundaries, the trunk first; `tree_cu_seqlens_k` (N): trunk_limit;
+        `tree_kv_index` (N): subtree_end; `tree_max_seqlens` (2): trunk tokens, longest block.
+        """
+        order, limit, boundaries = self._layout()
+        packed = torch.empty(len(order), dtype=torch.long)
+        packed[torch.tensor(order)] = torch.arange(len(order))
+        depth, end = self._depths(), self._subtree_ends(order, packed.tolist())
+        boundaries = torch.tensor(boundaries, dtype=torch.int32)
+        row = {
+            "input_ids": torch.tensor([self.tokens[n] for n in order]),
+            "position_ids": torch.tensor([depth[n] for n in order]),
+            "tree_kv_index": torch.tensor(end),
+            "tree_cu_seqlens_q": boundaries,
+            "tree_cu_seqlens_k": torch.tensor(limit),
+            "tree_max_seqlens": torch.stack([boundaries[1], boundaries.diff().max()]).long(),
+        }
+        return row | self._loss_terms(packed)
+
+    def _layout(self) -> tuple[list[int], list[int], list[int]]:
+        """Nodes in packed order, the trunk_limit of each, and the block boundaries."""
+        trunk, branches = self._trunk()
+        order, limit, boundaries = list(trunk), list(range(1, len(trunk) + 1)), [0, len(trunk)]
+        for seen, roots in branches:
+            for root in roots:
+                nodes = self._preorder(root)
+                order += nodes
+                limit += [seen] * len(nodes)
+            boundaries.append(len(order))
+        return order, limit, boundaries
+
+    def _trunk(self) -> tuple[list[int], list[tuple[int, list[int]]]]:
+        """The heaviest path from a root, and what branches off it: (trunk tokens before the branch, its roots)."""
+        size = [1] * len(self.tokens)
+        for node in range(len(self.tokens) - 1, -1, -1):  # children have larger numbers than their parents
+            size[node] += sum(size[child] for child in self.children[node].values())
+        trunk, branches, level = [], [], list(self.roots.values())
+        while level:
+            heaviest = max(level, key=size.__getitem__)
+            if len(level) > 1:
+                branches.append((len(trunk), [n for n in level if n != heaviest]))
+            trunk.append(heaviest)
+            level = list(self.children[heaviest].values())
+        return trunk, branches
+
+    def _preorder(self, root: int) -> list[int]:
+        nodes, stack = [], [root]
+        while stack:
+            nodes.append(stack.pop())
+            stack.extend(reversed(self.children[nodes[-1]].values()))
+        return nodes
+
+    def _depths(self) -> list[int]:
+        depth = [0] * len(self.tokens)
+        for node, children in enumerate(self.children):
+            for child in children.values():
+                depth[child] = depth[node] + 1
+        return depth
+
+    def _subtree_ends(self, order: list[int], packed: list[int]) -> list[int]:
+        """For each packed position, one past the last packed position of its subtree within its own block."""
+        end = list(range(1, len(order) + 1))
+        for position in range(len(order) - 1, -1, -1):
+            for child in self.children[order[position]].values():
+                end[position] = max(end[position], end[packed[child]])
+        return end
+
+    def _loss_terms(self, packed: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Next-token labels (N); of M loss terms: predecessor's position, old log-probability, advantage, sample."""
+        labels = torch.full((len(self.tokens),), -100)
+        index, old, advantages, segment = [], [], [], []
+        for i, (sample, nodes) in enumerate(zip(self.samples, self.sample_nodes, strict=True)):
+            trained = sample["completion_mask"].nonzero()[0]
+            trained = trained[trained > 0]
+            positions = packed[torch.tensor(nodes)[trained - 1]]
+            labels[positions] = torch.as_tensor(sample["input_ids"][trained])
+            index.append(positions)
+            old.append(torch.as_tensor(sample["old_log_probs"][trained], dtype=torch.float32))
+            advantages.append(torch.full((len(trained),), float(sample["advantage"])))
+            segment.append(torch.full((len(trained),), i))
+        return {
+            "shift_labels": labels,
+            "token_index": torch.cat(index),
+            "old_log_probs": torch.cat(old),
+            "advantages": torch.cat(advantages),
+            "segment_id": torch.cat(segment),
+        }
+
+
+def dialogue_rows(samples: list[dict], token_budget: int) -> list[DialogueRow]:
+    """Rows of at most `token_budget` packed tokens. Samples come in turn order, visit by visit.
+
+    A sample of another dialogue opens a new row, and so does one that does not fit. ValueError if one alone does not.
+    """
+    rows: list[DialogueRow] = []
+    for sample in samples:
+        if len(sample["input_ids"]) > token_budget:
+            raise ValueError(f"an output's row has {len(sample['input_ids'])} tokens, token_budget is {token_budget}")
+        if not rows or rows[-1].dialogue != sample["dialogue"] or not rows[-1].fits(sample, token_budget):
+            rows.append(DialogueRow())
+            rows[-1].dialogue = sample["dialogue"]
+        rows[-1].add(sample)
+    return rows
+
+
+def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, tree_cu_seqlens_q,
+                   tree_cu_seqlens_k, scaling=None, kernel=None, **kwargs):  # fmt: skip
+    """Attention over a `DialogueRow`. query (1, H, N, d), key and value (1, H_kv, N, d) -> (1, N, H, d).
+
+    kernel: `flex` or `sdpa`; none: torch's own CPU kernels on a CPU, FlexAttention on a GPU.
+    """
+    key, value, tree = key.to(query.dtype), value.to(query.dtype), (tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k)
+    cpu = query.device.type == "cpu"
+    if kernel == "flex" or (kernel is None and not cpu):
+        out = _flex_attention(query, key, value, _block_mask(*tree), scaling)
+    else:
+        attend = _cpu_attention if kernel is None else _sdpa_attention
+        out = attend(query, key, value, _blocks(*tree, query.dtype), scaling)
+    return out.transpose(1, 2), None
+
+
+def _flex_attention(query, key, value, mask, scaling):
+    attend = flex_attention if query.device.type == "cpu" else _compiled_flex_attention()
+    return attend(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
+
+
+@cache
+def _compiled_flex_attention():
+    return torch.compile(flex_attention, dynamic=True)  # rows differ in length
+
+
+def _sees(end: torch.Tensor, trunk: int, limit: torch.Tensor):
+    """FlexAttention's mask_mod: whether token q sees token k."""
+
+    def sees(batch, head, q, k):
+        return (k < limit[q]) | ((k >= trunk) & (k <= q) & (q < end[k]))
+
+    return sees
+
+
+def _block_mask(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor) -> BlockMask:
+    """The row's mask for FlexAttention; made by a forward's first layer, kept with its tensor."""
+    if not hasattr(end, "_mask"):
+        sees, n = _sees(end, int(boundaries[1]), limit), len(end)
+        end._mask = create_block_mask(sees, None, None, n, n, end.device, _compile=end.device.type != "cpu")
+    return end._mask
+
+
+def _sdpa_attention(query, key, value, blocks, scaling):
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+    out = []
+    for start, stop, seen, mask in blocks:
+        k, v = (torch.cat([x[:, :, :seen], x[:, :, start:stop]], dim=2) for x in (key, value))
+        q, mask = query[:, :, start:stop], None if mask is None else torch.nn.functional.pad(mask, (seen, 0))
+        out.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling))
+    return torch.cat(out, dim=2)
+
+
+def _cpu_attention(query, key, value, blocks, scaling):
+    return _TreeAttention.apply(query, key, value, blocks, scaling)
+
+
+class _TreeAttention(torch.autograd.Function):
+    """`_sdpa_attention` with torch's CPU kernels called directly.
+
+    A block's two calls are merged by their log-sum-exps; their backward takes the merged ones, which makes each call's
+    gradients its share of the whole. Query heads that share keys stand side by side as queries of one head. Gradients
+    are added in place: autograd's own way makes a zero tensor of the whole row for every slice of every block.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, blocks, scaling):
+        groups, out, sums = query.shape[1] // key.shape[1], torch.empty_like(query), []
+        for block in blocks:
+            q, calls = _calls(query, key, value, block, groups)
+            parts = [_FORWARD(q, k, v, 0.0, causal, attn_mask=mask, scale=scaling) for k, v, causal, mask, _ in calls]
+            o, total = parts[0] if len(parts) == 1 else _merge(*parts)
+            out[:, :, block[0] : block[1]] = _unfold(o, block, groups)
+            sums.append(total)
+        ctx.save_for_backward(query, key, value, out, *sums)
+        ctx.blocks, ctx.scaling, ctx.groups = blocks, scaling, groups
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        query, key, value, out, *sums = ctx.saved_tensors
+        grads = [torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)]
+        for block, total in zip(ctx.blocks, sums, strict=True):
+            q, calls = _calls(query, key, value, block, ctx.groups)
+            o, g = (_fold(x[:, :, block[0] : block[1]], key.shape[1], block) for x in (out, grad))
+            slopes = 0
+            for k, v, causal, mask, place in calls:
+                slope, *shares = _BACKWARD(g, q, k, v, o, total, 0.0, causal, attn_mask=mask, scale=ctx.scaling)
+                slopes = slope + slopes
+                for whole, share in zip(grads[1:], shares, strict=True):
+                    whole[:, :, place] += share.unflatten(1, (key.shape[1], -1)).sum(2) if causal else share
+            grads[0][:, :, block[0] : block[1]] = _unfold(slopes, block, ctx.groups)
+        return *grads, None, None
+
+
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def _calls(query, key, value, block: tuple, groups: int) -> tuple[torch.Tensor, list[tuple]]:
+    """A block's queries, and the calls that it takes: (keys, values, causal, mask, where the keys stand in the row)."""
+    start, stop, seen, mask = block
+    q = query[:, :, start:stop]
+    if mask is None:  # the trunk: every query head has its own copy of keys, for causality goes by the query's place
+        k, v = (x[:, :, start:stop].repeat_interleave(groups, dim=1) for x in (key, value))
+        return q, [(k, v, True, None, slice(start, stop))]
+    places = [(slice(0, seen), None)] if seen else []
+    places.append((slice(start, stop), mask.repeat(groups, 1)))
+    return _fold(q, key.shape[1], block), [(key[:, :, p], value[:, :, p], False, m, p) for p, m in places]
+
+
+def _fold(x: torch.Tensor, kv_heads: int, block: tuple) -> torch.Tensor:
+    """(1, H, n, d) -> (1, H_kv, G * n, d): the G query heads of a key head side by side; the trunk's as they are."""
+    return x if block[3] is None else x.unflatten(1, (kv_heads, -1)).flatten(2, 3)
+
+
+def _unfold(x: torch.Tensor, block: tuple, groups: int) -> torch.Tensor:
+    """The inverse of `_fold`."""
+    return x if block[3] is None else x.unflatten(2, (groups, -1)).flatten(1, 2)
+
+
+def _merge(one: tuple, other: tuple) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention over two sets of keys, from the output and log-sum-exp over each."""
+    total = torch.logaddexp(one[1], other[1])
+    out = sum(o * (s - total).exp()[..., None] for o, s in (one, other))
+    return out.to(one[0].dtype), total
+
+
+def _blocks(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype: torch.dtype) -> list[tuple]:
+    """(start, stop, trunk tokens seen, mask) of each block; made by a forward's first layer, kept with its tensor.
+
+    mask (n, n): 0 where the block's token q sees its token k, else -inf; None for the trunk, which is causal.
+    """
+    if not hasattr(end, "_blocks"):
+        edges, seen = boundaries.tolist(), limit.tolist()
+        blocks = [(edges[0], edges[1], 0, None)]
+        for start, stop in zip(edges[1:-1], edges[2:], strict=True):
+            blocks.append((start, stop, seen[start], _mask(end[start:stop] - start, dtype)))
+        end._blocks = blocks
+    return end._blocks
+
+
+def _mask(end: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    n = torch.arange(len(end), device=end.device)
+    visible = (n[None, :] <= n[:, None]) & (n[:, None] < end[None, :])
+    return torch.zeros(visible.shape, dtype=dtype, device=end.device).masked_fill_(~visible, float("-inf"))
+
+
+def register() -> None:
+    """Make this the attention that TRL's async trainer loads its model with. Call it after TRL registered its own.
+
+    Further names, for a model's `set_attn_implementation`, ask for one kernel: proactor_flex, proactor_sdpa.
+    """
+    chosen = {f"proactor_{kernel}": partial(tree_attention, kernel=kernel) for kernel in ("flex", "sdpa")}
+    for name, attention in {TREE_ATTENTION: tree_attention, **chosen}.items():
+        AttentionInterface.register(name, attention)
+        AttentionMaskInterface.register(name, lambda **kwargs: None)

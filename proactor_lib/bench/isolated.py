@@ -1,0 +1,46 @@
+"""A measurement in a process of its own, so that its peak memory is its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from proactor_lib.errors import UserError
+from proactor_lib.processes import follow_parent
+
+
+def call(module: str, *arguments: str, log: Path | None = None) -> dict:
+    """What `python -m module arguments` prints as its last line of JSON; the rest goes to `log` as it comes.
+
+    UserError, with its last words, if it fails. It is ended when this call is interrupted, or its process dies.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    with open(log or "/dev/null", "w+") as errors:
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors if log else subprocess.PIPE,
+            text=True,
+            preexec_fn=follow_parent,
+        )
+        try:
+            said, complaint = child.communicate()
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+    if child.returncode:
+        lines = (log.read_text() if log else complaint).strip().splitlines()
+        words = " / ".join(line for line in lines[-2:])
+        raise UserError(f"{module} {' '.join(arguments)} ended with status {child.returncode}: {words}")
+    return json.loads(said.strip().splitlines()[-1])
+
+
+def peak_gb() -> float:
+    """The most memory that this process has held so far, in GB (10^9 bytes); what it was forked from not counted."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+    from proactor_lib.bench.scoring import peak_mb
+
+    return peak_mb() / 1e3

@@ -1,0 +1,56 @@
+"""How long scoring takes: prediction objects in memory -> the table with intervals and PRI, on one core."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process, and threads that it starts inside, on one core where the system can."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def peak_mb() -> float:
+    """The most memory that this process has held so far, in MB (10^6 bytes)."""
+    status = Path("/proc/self/status")  # of this program alone; getrusage counts what its parent held at the fork
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.M)):
+        return int(found[1]) * 1024 / 1e6
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # Windows
+        return memory.peak_wset / 1e6
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def benchmark(methods: int = 6, dialogues: int = 692, turns: int = 21, bootstrap: int = 2000, seed: int = 0) -> dict:
+    """`seconds` of scoring made-up methods on made-up dialogues, and `peak_mb` of the whole process."""
+    with one_core():
+        from proactor_lib.metrics.ranking import table
+        from proactor_lib.metrics.scores import evaluate_predictions
+
+        made, references = made_up_dialogues(dialogues, turns, seed)
+        outputs = {f"method {i}": made_up_predictions(references, turns, seed + i + 1) for i in range(methods)}
+        start = time.perf_counter()
+        tables = {name: evaluate_predictions(made, references, output) for name, output in outputs.items()}
+        table(tables, bootstrap, seed)
+        seconds = time.perf_counter() - start
+    return {"seconds": round(seconds, 3), "peak_mb": round(peak_mb(), 1)}

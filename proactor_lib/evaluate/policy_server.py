@@ -1,0 +1,76 @@
+"""Our own vLLM server for all policies of an evaluation: started when the first one needs it."""
+
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from proactor_lib.artf.serving.completions import CompletionClient
+from proactor_lib.artf.serving.launch import start_server
+from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, scratch_folder
+from proactor_lib.artf.serving.server import Server
+from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
+from proactor_lib.artf.training.train import Job, adapters_served
+from proactor_lib.evaluate import confidence
+from proactor_lib.evaluate.agents import Case, Served
+from proactor_lib.run import Run
+
+ADAPTERS = 64  # policies of one evaluation whose adapters a GPU server may hold
+
+
+class PolicyServer:
+    """Use it as a context manager: what it started is ended with the block."""
+
+    def __init__(self, run: Run, log_path: Path, on_progress: Callable[[str], None] = lambda text: None):
+        self._job, self._log_path, self._on_progress = Job(run), log_path, on_progress
+        self._server: Server | None = None
+        self._held: Path | None = None  # the adapter that is merged into the server's weights; None: the base alone
+        self._version = -1
+
+    def __enter__(self) -> "PolicyServer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._server:
+            self._server.stop()
+            shutil.rmtree(scratch_folder(self._log_path.parent), ignore_errors=True)
+
+    @property
+    def server(self) -> Server:
+        """The server, ready. ServerDied if it does not start."""
+        if self._server is None:
+            params = self._job.params
+            self._on_progress("waiting for the vLLM server")
+            self._server = start_server(params, self._job.served, self._log_path, lora=adapters_served(params))
+        return self._server.wait_ready(self._job.params.start_timeout)
+
+    @cached_property
+    def _sync(self) -> AdapterSync | MergedSync:
+        if adapters_served(self._job.params):
+            return AdapterSync([self.server], ADAPTERS)
+        return MergedSync([self.server], self._job.served, scratch_folder(self._log_path.parent))
+
+    def serve(self, adapter: Path | None) -> str:
+        """Have the base (None) or the base with an adapter served; the model name that requests carry."""
+        server = self.server
+        if adapter is None and (self._held is None or not self._sync.in_place):
+            return server.name
+        if adapter is None:
+            server.reload(self._job.served)
+            self._held = None
+            return server.name
+        self._version += 1
+        self._sync.publish(self._version, adapter)
+        self._held = adapter
+        return self._sync.model_name(self._version)
+
+    def agent(self, adapter: Path | None) -> Served:
+        """The policy of this adapter, as it is asked in training."""
+        p = self._job.params
+        server, limit = self.server, p.max_completion_tokens
+        sampler = CompletionClient(server.url, limit, temperature=0.0, key=server.key, top=confidence.ALTERNATIVES)
+        longest = p.max_context - p.max_completion_tokens
+        return Served(self.serve(adapter), sampler, self._trunk, longest, at_once=max(2, p.max_num_seqs // 8))
+
+    def _trunk(self, case: Case) -> DialogueTokens:
+        return dialogue_tokens(self._job.tokenizer, case.dialogue, case.catalog)

@@ -1,0 +1,104 @@
+"""Who can be evaluated in a run, what each policy's outputs hang on, and how each is asked."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proactor_lib import agent, progress, provenance
+from proactor_lib.annotate.oracle_run import cache_dir
+from proactor_lib.endpoint import Endpoint
+from proactor_lib.errors import UserError
+from proactor_lib.evaluate.agents import PROMPTS, Agent, Fixed, Prompted
+from proactor_lib.policies import POLICIES
+from proactor_lib.run import Run
+
+if TYPE_CHECKING:
+    from proactor_lib.evaluate.policy_server import PolicyServer
+
+BASE, SFT, TRAINED = "base", "sft", "trained"
+TIMEOUT = 600.0  # seconds a request
+
+
+class PolicySet:
+    """The policies of a run. Use it as a context manager: a server that it starts ends with the block."""
+
+    def __init__(self, run: Run):
+        self._run, self._stack, self._host = run, ExitStack(), None
+        own = {BASE: None, SFT: run.training / "sft", TRAINED: run.training / "adapter"}
+        self._adapters: dict[str, Path | None] = {**own, **run.params.adapters}
+
+    def __enter__(self) -> "PolicySet":
+        return self
+
+    def __exit__(self, *problem) -> None:
+        self._stack.__exit__(*problem)
+
+    def present(self, names: Sequence[str], log: Callable[[str], None]) -> list[str]:
+        """Those that can be evaluated; a policy that the run did not train is left out, with a line to `log`.
+
+        UserError for a name that nobody has, and for a named adapter that is not there.
+        """
+        known = [*self._adapters, *PROMPTS, *POLICIES]
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"unknown policy {unknown[0]!r}; accepted: {', '.join(known)}")
+        missing = {n: a for n in names if (a := self._adapters.get(n)) and not (a / "adapter_config.json").exists()}
+        for name, folder in missing.items():
+            if name in self._run.params.adapters:
+                raise UserError(f"the adapter of policy {name!r} is not there: {folder}")
+            log(f"{name} is left out: this run has no {folder}")
+        return [name for name in names if name not in missing]
+
+    def made_from(self, name: str) -> dict:
+        """What the policy's outputs hang on, the dialogues apart: JSON values."""
+        p = self._run.params
+        if name in POLICIES:
+            return {"seed": p.seed}
+        ours = {"model": p.model, "quantization": p.quantization, "max_context": p.max_context}
+        if name in self._adapters:
+            return ours | {
+                "prompt": self._prompt("agent.system.j2"),
+                "adapter": _weights(self._adapters[name]),
+                "max_tokens": p.max_completion_tokens,
+            }
+        there = {"url": p.policy_url, "model": p.policy_model} if p.policy_url else ours
+        return there | {"prompt": self._prompt(PROMPTS[name]), "max_tokens": self._max_tokens(name)}
+
+    def agent(self, name: str) -> Agent:
+        """The policy, ready to be asked. ServerDied if our server does not start."""
+        p = self._run.params
+        if name in POLICIES:
+            return Fixed(name, p.seed)
+        if name in self._adapters:
+            return self._served().agent(self._adapters[name])
+        if p.policy_url:
+            endpoint = Endpoint(p.policy_url, p.policy_model, timeout=TIMEOUT, cache=cache_dir())
+        else:
+            base, server = self._served().serve(None), self._served().server
+            url, many = f"{server.url}/v1", p.max_num_seqs
+            endpoint = Endpoint(url, base, timeout=TIMEOUT, concurrency=many, key=server.key)
+        return Prompted(name, endpoint, self._max_tokens(name))
+
+    def _max_tokens(self, name: str) -> int:
+        p = self._run.params
+        return p.max_completion_tokens if name == "non_reasoning" else p.reasoning_tokens
+
+    def _prompt(self, template: str) -> str:
+        return hashlib.sha256(agent.system_text(self._run.catalog, template).encode()).hexdigest()[:12]
+
+    def _served(self) -> "PolicyServer":
+        """Our server's host, the same for all policies."""
+        if self._host is None:
+            from proactor_lib.evaluate.policy_server import PolicyServer
+
+            def on_progress(text: str) -> None:
+                progress.report(self._run.out, "evaluate", 0, 1, text)
+
+            log_path = self._run.out / "logs" / "evaluation-server.log"
+            self._host = self._stack.enter_context(PolicyServer(self._run, log_path, on_progress))
+        return self._host
+
+
+def _weights(adapter: Path | None) -> str | None:
+    return adapter and provenance.fingerprint(adapter / "adapter_model.safetensors")

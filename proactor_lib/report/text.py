@@ -1,0 +1,98 @@
+"""What reports say in sentences: what was done, and what the data say came of it."""
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from proactor_lib.evaluate.results import EvalResults
+from proactor_lib.metrics.glossary import BETTER, MEANINGS, NAMES
+from proactor_lib.params import Params
+from proactor_lib.report.render import interval, number, setting
+
+READABLE = tuple(m for m, way in BETTER.items() if way and m != "pri")  # metrics of which one end is the better
+
+
+def method(params: Params, steps: int) -> list[str]:
+    """What the run did, a sentence each, from its parameters; `steps`: optimiser steps that were recorded."""
+    p = params
+    annotator = "the evidence annotator" if p.annotator == "evidence" else f"the oracle annotator ({p.oracle_model})"
+    where = f"{p.evaluation_turns} evenly spaced turns" if p.evaluation_turns else "every turn"
+    found = [
+        f"Dialogues: {p.dataset}, {p.train_dialogues} to train on at most and {p.test_dialogues} held out; "
+        f"windows by {annotator}.",
+        f"Held-out dialogues: policies are asked greedily at {where}; a match needs an alignment of {p.theta:g}.",
+    ]
+    return [found[0], *_training(p, steps), found[1]] if steps else found
+
+
+def _training(p: Params, steps: int) -> list[str]:
+    bits = "4-bit (NF4)" if p.quantization == "nf4" else "unquantised"
+    sample = f"{p.turns_per_dialogue} turns of each, {p.open_share:.0%} of them with something to do"
+    turns = sample if p.turns_per_dialogue else "all turns of each"
+    warm = f"a supervised warm start of {p.sft_steps} steps, then " if p.sft_steps else ""
+    judged = f" (judge: {p.judge})" if "ruler" in p.reward else ""
+    return [
+        f"Model: {p.model}, {bits}, LoRA of rank {p.lora_rank}.",
+        f"Training: {warm}{steps} steps of turn-level GRPO; a step takes {p.dialogues_per_step} dialogues, {turns}, "
+        f"{p.num_generations} outputs a turn, rewarded by {p.reward}{judged}.",
+    ]
+
+
+def findings(scored: EvalResults | None) -> list[str]:
+    """A sentence for each policy that the one in focus is compared with: where it is better, where worse."""
+    if scored is None or scored.comparisons is None:
+        return []
+    rows = scored.comparisons[scored.comparisons.metric.isin(READABLE)]
+    return [
+        _finding(a, b, dict(zip(r.metric, r.verdict, strict=True)))
+        for (a, b), r in rows.groupby(["a", "b"], sort=False)
+    ]
+
+
+def _finding(a: str, b: str, verdicts: Mapping[str, str]) -> str:
+    better = [m for m, v in verdicts.items() if v == ("higher" if BETTER[m] == "↑" else "lower")]
+    worse = [m for m, v in verdicts.items() if v in ("higher", "lower") and m not in better]
+    if not set(verdicts.values()) - {"same", "undefined"}:
+        return f"{a} and {b} come out the same."
+    said = [f"{word} by {listed(ms)}" for word, ms in (("better", better), ("worse", worse)) if ms]
+    return f"Against {b}, {a} is {'; '.join(said)}." if said else f"The data do not tell {a} from {b}."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, metrics by the glossary's: `AC, PT and FTR`."""
+    *first, last = [NAMES.get(n, n) for n in names]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def effects(pairs: pd.DataFrame, metric: str) -> list[str]:
+    """What the paired tests of a sweep (report.ablation.paired) say of one metric, a sentence a factor."""
+    own = pairs[pairs.metric == metric]
+    return [f"{factor}: {_effect(rows)}." for factor, rows in own.groupby("factor", sort=False)]
+
+
+def _effect(rows: pd.DataFrame) -> str:
+    first, clear = setting(rows.against.iloc[0]), rows.verdict.isin(["higher", "lower"])
+    said = [
+        f"{setting(r.value)} is {r.verdict} than {first} by {number(abs(r.difference))} "
+        f"({interval(*sorted((abs(r.low), abs(r.high))))})"
+        for r in rows[clear].itertuples()
+    ]
+    if len(others := rows[~clear]):
+        said.append(f"the data do not tell {listed(map(setting, others.value))} from {first}")
+    return "; ".join(said)
+
+
+def meanings(metrics: Iterable[str], own: Mapping[str, str]) -> dict[str, str]:
+    """What each metric is, where somebody says so: the sweep file (`own`), or the glossary (`held_out.trained.pt`)."""
+    known = {m: own.get(m) or MEANINGS.get(m.rpartition(".")[2]) for m in metrics}
+    return {m: text for m, text in known.items() if text}
+
+
+def initials(names: Iterable[str]) -> dict[str, str]:
+    """A short mark for each name, no two alike: `base` B, `oracle_late` OL; as many letters as it takes."""
+    marks: dict[str, str] = {}
+    for name in names:
+        words = name.split("_")
+        tries = ["".join(w[:1] for w in words), *(name[:n] for n in range(1, len(name) + 1)), name + "2"]
+        marks[name] = next(t for t in (t.upper() for t in tries) if t not in marks.values())
+    return marks
