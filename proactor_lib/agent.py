@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from proactor_lib.schema import Catalog, Dialogue, PredictedAction, ReferenceAction, Turn
+from proactor_lib.schema import Case, Catalog, Dialogue, PredictedAction, ReferenceAction, Turn
 
 SILENCE = "none"
 _LINE = re.compile(r"(\w+)\s*:\s*([^\s|=]+)\s*((?:\|.*)?)")
@@ -38,9 +38,9 @@ def transcript(dialogue: Dialogue, turn: int) -> str:
     return "".join(turn_line(i, t) for i, t in enumerate(dialogue.turns[:turn], start=1))
 
 
-def prompt(dialogue: Dialogue, catalog: Catalog, turn: int) -> str:
+def prompt(case: Case, turn: int) -> str:
     """The whole prompt at `turn`, without a model's chat markers: a prefix of the prompt at `turn + 1`."""
-    return system_text(catalog.subset(dialogue.actions)) + "\n" + transcript(dialogue, turn)
+    return system_text(case.catalog) + "\n" + transcript(case.dialogue, turn)
 
 
 def render(actions: Iterable[PredictedAction]) -> str:

@@ -8,36 +8,38 @@ import asyncio
 import hashlib
 import ipaddress
 import json
+import logging
 import os
 import random
-import re
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from weakref import WeakValueDictionary
 
 import openai
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from proactor_lib import replies
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
+from proactor_lib.replies import Fault, Kind
+from proactor_lib.schema import Form
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Messages = list[dict[str, str]]
-Form = Literal["schema", "object", "text"]
-Kind = Literal["refused", "rejected", "unreachable", "timeout", "rate_limit", "server", "garbled", "invalid"]
 
 ECHO = 500  # characters of an answer cut at the token limit that it is shown again
 LONGEST_WAIT = 120.0  # seconds: a longer Retry-After is cut to this
 
-# What a model puts around its JSON where nothing constrains it.
-_FENCE = re.compile(r"\A\s*```(?:json)?|```\s*\Z")
+_KEY_HEADERS = {"authorization", "api-key", "x-api-key"}  # one of these is given: no key of ours is sent
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,16 @@ class Answer(Generic[T]):
     cached: bool = False  # nothing was sent for it
     latency_s: float = 0.0  # seconds from the first request sent to the last answer; 0 from the cache
     cut: bool = False  # the token limit ended the text
+    refusal: str = ""  # why the model does not answer, in its own words
 
 
 @dataclass(frozen=True)
 class Failed:
     """No answer, and why.
 
-    `refused`: key, address or model are wrong, and so is every request; `rejected`: this request is; `invalid`: it was
-    answered, but not usably; the other kinds are faults of transport that outlasted the retries.
+    `refused`: key, address or model are wrong, and so is every request; `quota`: no credit is left, for any request;
+    `rejected`: this request is wrong, or the model refuses it; `invalid`: it was answered, but not usably; the other
+    kinds are faults of transport that outlasted the retries.
     """
 
     kind: Kind
@@ -69,9 +73,12 @@ class Failed:
 
 @dataclass
 class Counts:
-    """What an endpoint was asked so far. Tokens count sent requests only: what the cache answers costs nothing."""
+    """What an endpoint was asked so far. Tokens count sent requests only: what the cache answers costs nothing.
 
-    calls: int = 0  # requests that were answered, retries left out
+    What was paid is counted whatever came back: a refusal, or a reply that cannot be read.
+    """
+
+    calls: int = 0  # requests that were answered, usably or not
     cached: int = 0
     retries: int = 0  # requests sent again after an error of transport
     invalid: int = 0  # answers that did not pass their check
@@ -81,12 +88,15 @@ class Counts:
 
 
 class Endpoint:
-    """A model behind a `url` that ends in /v1. Use it in one event loop, best as `async with`.
+    """A model behind a `url` that ends in /v1 (a query in it, such as Azure's ?api-version=, goes with each request).
 
-    `cache`: a folder, or None for no cache. `prices`: per million prompt and output tokens, in any currency. `timeout`:
-    seconds a request; `backoff`: seconds before the first retry, doubling from there. `form`: what the endpoint can
-    hold JSON answers to, their schema, only to be an object, or nothing. Without a `key` it comes from the environment
-    variable `key_variable`; a loopback address needs none. Raises UserError where it is missing.
+    Use it in one event loop, best as `async with`. `cache`: a folder, or None for no cache. `prices`: per million
+    prompt and output tokens, in any currency. `timeout`: seconds per request; `backoff`: seconds before the first
+    retry, doubling from there. `form`: what the endpoint can hold JSON answers to: their schema, only to be an object,
+    or nothing. `headers` go with each request; a value `$NAME` is that environment variable's. Without a `key` it comes
+    from the environment variable `key_variable`; a loopback address needs none, and neither does one whose headers hold
+    the key. A loopback address is never asked through a proxy. Raises UserError where a key or variable is missing, or
+    the cache cannot be written: before anything is paid.
     """
 
     def __init__(
@@ -103,14 +113,19 @@ class Endpoint:
         form: Form = "schema",
         key: str | None = None,
         key_variable: str = "OPENAI_API_KEY",
+        headers: Mapping[str, str] | None = None,
     ):
         self.url, self.model, self.cache, self.prices = url, model, cache and Path(cache), prices
         self.timeout, self.retries, self.backoff, self.concurrency = timeout, retries, backoff, concurrency
         self.form = form
         self.counts = Counts()
-        # Retries are ours: theirs are not counted, and hold no slot of our concurrency.
-        key = key or _key(url, key_variable)
-        self._client = openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=None)
+        if self.cache:
+            _check_writable(self.cache)
+        # Sent with each request, not by the client's defaults: only so does the client take a key among them.
+        self._headers = {name: _from_environment(name, value) for name, value in (headers or {}).items()}
+        if not key and _KEY_HEADERS & {name.lower() for name in self._headers}:
+            key, self._headers = "in the headers", {"Authorization": openai.Omit(), **self._headers}
+        self._client = _client(url, key or _key(url, key_variable))
         self._slots = asyncio.Semaphore(concurrency)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -150,18 +165,25 @@ class Endpoint:
             return answer
 
     async def complete_json(
+        self, messages: Messages, schema: dict[str, Any], check: Callable[[Any], T], **asking: Any
+    ) -> Answer[T] | Failed:
+        """What `check` makes of the JSON answer, which satisfies `schema`; all else as `ask`."""
+        return await self.ask(messages, schema, lambda answer: check(_parse(answer, schema)), **asking)
+
+    async def ask(
         self,
         messages: Messages,
         schema: dict[str, Any],
-        check: Callable[[Any], T],
+        read: Callable[[Answer[str]], T],
         *,
         attempts: int = 3,
         **asking: Any,
     ) -> Answer[T] | Failed:
-        """What `check` makes of the JSON answer, which satisfies `schema`; `asking` is passed to `complete`.
+        """What `read` makes of an answer in the form of `schema`; `asking` is passed to `complete`.
 
-        `check` raises ValueError for what it does not accept. The model is shown what was wrong and asked again,
-        `attempts` times in all; then the last fault is the reason of a Failed of kind `invalid`.
+        `read` raises ValueError for what it does not accept. The model is shown what was wrong and asked again,
+        `attempts` times in all; then the last fault is the reason of a Failed of kind `invalid`. A refusal is not asked
+        again.
         """
         form = asked_form(self.form, schema)
         total: Answer[Any] = Answer(None, "", attempts=0, cached=True)
@@ -171,8 +193,10 @@ class Endpoint:
             if isinstance(answer, Failed):
                 return answer
             total = _sum(total, answer)
+            if answer.refusal:
+                return self._failed("rejected", f"the model refuses: {answer.refusal[: replies.SHOWN]}")
             try:
-                return replace(total, value=check(_parse(answer, schema)))
+                return replace(total, value=read(answer))
             except ValueError as error:
                 fault = " ".join(str(error).split())[:500]
             self.counts.invalid += 1
@@ -191,10 +215,10 @@ class Endpoint:
             for attempt in range(self.retries + 1):
                 try:
                     return await self._send(request, headers)
-                except (TimeoutError, openai.APIError, ValueError) as error:
-                    failure = _failure(error, self.timeout)
-                    if failure.kind in ("refused", "rejected") or attempt == self.retries:
-                        return self._failed(failure.kind, failure.reason)
+                except (TimeoutError, openai.APIError, Fault) as error:
+                    fault = _fault(error, self.timeout)
+                    if fault.paid or fault.kind in ("refused", "rejected", "quota") or attempt == self.retries:
+                        return self._failed(fault.kind, fault.reason)
                     self.counts.retries += 1
                     await asyncio.sleep(_wait(error, self.backoff, attempt))
         raise AssertionError("unreachable: the last attempt returns")
@@ -202,16 +226,24 @@ class Endpoint:
     async def _send(self, request: dict[str, Any], headers: dict[str, str] | None) -> Answer[str]:
         start = time.perf_counter()
         async with asyncio.timeout(self.timeout):
-            reply = await self._client.chat.completions.create(
-                model=request["model"], messages=request["messages"], extra_body=request, extra_headers=headers
+            raw = await self._client.chat.completions.with_raw_response.create(
+                model=request["model"],
+                messages=request["messages"],
+                extra_body=request,
+                extra_headers={**self._headers, **(headers or {})},
             )
-        text, prompt_tokens, output_tokens, cut = _chat(reply)
-        seconds = time.perf_counter() - start
-        answer = Answer(text, text, prompt_tokens, output_tokens, latency_s=seconds, cut=cut)
+        seconds, body = time.perf_counter() - start, replies.body(raw.http_response.text)
+        prompt_tokens, output_tokens = replies.usage(body)
+        self.counts.prompt_tokens += prompt_tokens
+        self.counts.output_tokens += output_tokens
+        try:
+            reply = replies.read(body)
+        except Fault as fault:
+            self.counts.calls += fault.paid
+            raise
         self.counts.calls += 1
-        self.counts.prompt_tokens += answer.prompt_tokens
-        self.counts.output_tokens += answer.output_tokens
-        return answer
+        return Answer(reply.text, reply.text, prompt_tokens, output_tokens, latency_s=seconds, cut=reply.cut,
+                      refusal=reply.refusal)  # fmt: skip
 
     def _failed(self, kind: Kind, reason: str) -> Failed:
         self.counts.failures[kind] += 1
@@ -223,13 +255,17 @@ class Endpoint:
     def _recall(self, key: str) -> Answer[str] | None:
         try:
             stored = json.loads(self._path(key).read_text(encoding="utf-8"))
-            return Answer(stored["text"], stored["text"], cached=True, cut=stored["cut"])
+            refusal = stored.get("refusal", "")
+            return Answer(stored["text"], stored["text"], cached=True, cut=stored["cut"], refusal=refusal)
         except (OSError, ValueError, KeyError):
             return None
 
     def _remember(self, key: str, answer: Answer[str]) -> None:
-        kept = ("text", "cut", "prompt_tokens", "output_tokens")
-        write_json(self._path(key), {k: getattr(answer, k) for k in kept})
+        kept = ("text", "cut", "refusal", "prompt_tokens", "output_tokens")
+        try:
+            write_json(self._path(key), {k: getattr(answer, k) for k in kept})
+        except (OSError, UserError) as error:  # the answer itself is paid for, and goes on
+            log.warning("an answer of %s is not in the cache: %s", self.model, error)
 
 
 def cache_key(request: dict[str, Any], repeat: int = 0) -> str:
@@ -246,12 +282,6 @@ def asked_form(form: Form, schema: dict[str, Any]) -> dict[str, Any]:
     """A request's fields that constrain its answer to `schema` as far as the endpoint can."""
     fields = {"schema": {"response_format": json_form(schema)}, "object": {"response_format": {"type": "json_object"}}}
     return fields.get(form, {})
-
-
-def after_thinking(text: str) -> str | None:
-    """The text behind the last </think>; None where the thinking has no end."""
-    _, end, rest = text.rpartition("</think>")
-    return rest if end or "<think>" not in text else None
 
 
 def price(prompt_tokens: int, output_tokens: int, prices: tuple[float, float]) -> float:
@@ -273,6 +303,19 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+def _client(url: str, key: str) -> openai.AsyncOpenAI:
+    """Retries are ours: the client's are not counted, and hold no slot of our concurrency."""
+    parts = urlsplit(url)
+    return openai.AsyncOpenAI(
+        base_url=urlunsplit(parts._replace(query="", fragment="")),
+        api_key=key,
+        default_query=dict(parse_qsl(parts.query)),
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(url), timeout=None),
+        max_retries=0,
+        timeout=None,
+    )
+
+
 def _key(url: str, variable: str) -> str:
     if key := os.environ.get(variable):
         return key
@@ -281,30 +324,35 @@ def _key(url: str, variable: str) -> str:
     raise UserError(f"{url} needs an API key: set the environment variable {variable}")
 
 
-def _chat(reply: Any) -> tuple[str, int, int, bool]:
-    """Text, prompt tokens, output tokens, whether it was cut off; ValueError for what is no chat completion.
+def _from_environment(header: str, value: str) -> str:
+    if not value.startswith("$"):
+        return value
+    if found := os.environ.get(value[1:].strip("{}")):
+        return found
+    raise UserError(f"the header {header!r} wants the environment variable {value[1:].strip('{}')}, which is not set")
 
-    The client checks nothing that it receives.
-    """
+
+def _check_writable(cache: Path) -> None:
     try:
-        choice, usage = reply.choices[0], reply.usage
-        text = choice.message.content or ""
-        counts = [getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")]
-        if not (isinstance(text, str) and all(isinstance(n, int) for n in counts)):
-            raise TypeError("a text and two counts are wanted")
-        return text, *counts, choice.finish_reason == "length"
-    except (AttributeError, IndexError, TypeError) as error:
-        raise ValueError(f"a reply without a usable choice: {error}") from None
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:
+        raise UserError(
+            f"the cache {cache} cannot be written ({error.strerror}): answers would be paid twice"
+        ) from None
 
 
 def _parse(answer: Answer[str], schema: dict[str, Any]) -> Any:
-    try:
-        value = json.loads(_FENCE.sub("", after_thinking(answer.text) or ""))
-    except ValueError as error:
-        cut = "; it was cut off at the token limit" if answer.cut else ""
-        raise ValueError(f"the answer is not JSON ({error}){cut}") from None
+    value = json.loads(replies.find_json(answer.text, answer.cut), object_pairs_hook=_once)
     if problem := best_match(Draft202012Validator(schema).iter_errors(value)):
         raise ValueError(f"{problem.json_path.replace('$', 'the answer', 1)}: {problem.message}")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > len(value := dict(pairs)):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in value if names.count(n) > 1)!r} is there twice")
     return value
 
 
@@ -329,51 +377,20 @@ def _sum(total: Answer[Any], answer: Answer[str]) -> Answer[Any]:
     )
 
 
-def _failure(error: Exception, timeout: float) -> Failed:
+def _fault(error: Exception, timeout: float) -> Fault:
+    if isinstance(error, Fault):
+        return error
     if isinstance(error, TimeoutError):
-        return Failed("timeout", f"no answer within {timeout:g} s")
+        return Fault("timeout", f"no answer within {timeout:g} s")
     if isinstance(error, openai.APIStatusError):
-        status = error.status_code
-        return Failed(_status_kind(status), f"HTTP {status}: {' '.join(str(error.message).split())[:300]}")
-    if isinstance(error, openai.APIConnectionError):
-        return Failed("unreachable", f"no connection: {error.__cause__ or error}")
-    return Failed("garbled", f"the reply is not a chat completion: {' '.join(str(error).split())[:300]}")
-
-
-def _status_kind(status: int) -> Kind:
-    if status == 429:
-        return "rate_limit"
-    if status >= 500 or status in (408, 409):
-        return "server"
-    return "refused" if status in (401, 403, 404) else "rejected"
-
-
-def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns, from a script or from a notebook's cell (whose thread has a running loop already).
-
-    Ctrl-C cancels `work`, waits for its clean-up, and is raised.
-    """
-    running: list[asyncio.Task] = []
-
-    async def main() -> T:
-        running.append(asyncio.current_task())
-        return await work
-
-    with ThreadPoolExecutor(1) as pool:
-        outcome = pool.submit(asyncio.run, main())
-        try:
-            return outcome.result()
-        except KeyboardInterrupt:
-            for task in running:
-                task.get_loop().call_soon_threadsafe(task.cancel)
-            raise
+        body = replies.body(error.response.text)
+        words = replies.own_words(body) or error.response.reason_phrase
+        return Fault(replies.kind_of(error.status_code, body), f"HTTP {error.status_code}: {words}")
+    return Fault("unreachable", f"no connection: {error.__cause__ or error}")
 
 
 def _wait(error: Exception, backoff: float, attempt: int) -> float:
     """Seconds until the next attempt: what the endpoint asks for, else doubling with jitter."""
     response = getattr(error, "response", None)
-    try:
-        asked = float(response.headers["retry-after"])
-    except (AttributeError, KeyError, ValueError):
-        asked = 0.0
+    asked = replies.asked_wait(response.headers) if response is not None else 0.0
     return min(max(asked, backoff * 2**attempt * random.uniform(0.5, 1.0)), LONGEST_WAIT)

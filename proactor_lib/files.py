@@ -1,13 +1,22 @@
-"""Files that are either whole or absent, and lines that say what is wrong with them."""
+"""Files that are either whole or absent, and text that is read in one way whatever wrote it.
 
+Text is UTF-8, with or without a byte order mark, plain or gzipped, from a file, a link or a pipe. What is written to a
+link goes to the file that it names, to a pipe or a device straight through.
+"""
+
+import errno
+import gzip
 import json
 import os
+import stat
 import sysconfig
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,22 +26,64 @@ if TYPE_CHECKING:
     import pandas as pd
 
 M = TypeVar("M", bound=BaseModel)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
+
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_GZIP = b"\x1f\x8b"
+
+
+def is_stream(path: Path) -> bool:
+    """Whether `path` is a pipe or a device, which takes no file beside it and cannot be replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 @contextmanager
 def atomic(path: Path, mode: str = "w"):
-    """Open a file that replaces `path` only when the block ends well; a failed block leaves `path` as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Open a file that replaces `path` only when the block ends well; a failed block leaves `path` as it was.
+
+    A link stays, and the file that it names is replaced; a pipe or a device is written straight to. UserError where
+    nothing can be written there.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    if is_stream(path):
+        with _opened(path, mode, encoding) as handle:
+            yield handle
+        return
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder, a file's name is wanted")
     aside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    opened = _opened(aside, mode, encoding, shown=path)
     try:
-        with open(aside, mode, encoding=None if "b" in mode else "utf-8") as handle:
+        with opened as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _opened(path: Path, mode: str, encoding: str | None, shown: Path | None = None) -> IO:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return open(path, mode, encoding=encoding)  # noqa: SIM115
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise
+        raise UserError(f"cannot write {shown or path}: {error.strerror}") from None
+
+
+def disk_failed(error: BaseException) -> bool:
+    """Whether a full or broken disk caused the error: an OSError to Python, others to torch and safetensors."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_ERRORS
+    return "inline_container.cc" in str(error) or any(f"(os error {n})" in str(error) for n in DISK_ERRORS)
 
 
 def shipped(path: Path) -> Path:
@@ -61,7 +112,7 @@ def write_json(path: Path, value) -> None:
 
 
 def write_jsonl(path: Path, records: Iterable[BaseModel | dict]) -> int:
-    """One compact JSON object a line, written whole; returns the number of lines. Unset optional keys are left out."""
+    """One compact JSON object per line, written whole; returns their number. Unset optional keys are left out."""
     count = 0
     with atomic(path) as f:
         for record in records:
@@ -89,21 +140,59 @@ def first_error(error: ValidationError) -> str:
     return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
 
 
-def read_text(path: Path) -> str:
-    """The file's text; UserError if it cannot be read."""
+@contextmanager
+def _bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked where they are gzipped. UserError where they cannot be read, at any time."""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UserError(f"cannot read {path}: {reason}") from None
+        with open(path, "rb") as raw:
+            packed = raw.peek(2)[:2] == _GZIP
+            with gzip.open(raw) if packed else raw as handle:
+                yield handle
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _decoded(data: bytes, path: Path, line: int) -> str:
+    try:
+        return data.removeprefix(_BOM).decode()
+    except UnicodeDecodeError as error:
+        line += data.count(b"\n", 0, error.start)
+        hint = " (it begins as UTF-16 does)" if line == 1 and data.startswith(_UTF16) else ""
+        raise UserError(f"{path}, line {line}: not UTF-8{hint}") from None
+
+
+def plain_or_gzipped(path: Path) -> Path:
+    """`path`, or the file beside it that is called the same and `.gz`, where only that is there."""
+    packed = Path(f"{path}.gz")
+    return packed if packed.exists() and not Path(path).exists() else path
+
+
+def read_text(path: Path) -> str:
+    """The file's text, its lines ended by newlines; UserError if it cannot be read, with the line that is not UTF-8."""
+    with _bytes(path) as handle:
+        data = handle.read()
+    return _decoded(data, path, 1).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of the file that are not blank, with their numbers from 1, one by one. UserError as `read_text`."""
+    with _bytes(path) as handle:
+        for number, line in enumerate(handle, start=1):
+            if text := _decoded(line, path, number).strip():
+                yield number, text
+
+
+def parse_json(text: str, place: Path | str) -> Any:
+    """The JSON value of `text`; UserError, naming `place`, where it is not JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not JSON: {error}") from None
 
 
 def read_json(path: Path, model: type[M]) -> M:
     """The file's one JSON object as `model`; UserError names the file, the key and what is accepted."""
-    try:
-        return model.model_validate_json(read_text(path))
-    except ValidationError as error:
-        raise UserError(f"{path}: {first_error(error)}; accepted keys: {', '.join(model.model_fields)}") from None
+    return _validated(read_text(path), model, str(path))
 
 
 def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
@@ -114,18 +203,47 @@ def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
     return (record for _, record in numbered_jsonl(path, model))
 
 
-def numbered_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
-    """`read_jsonl` with each record's line number, from 1."""
+def read_lines(path: Path, model: type[M]) -> tuple[M, ...]:
+    """`read_jsonl`'s records, read once a process: again only where the file has changed meanwhile."""
     try:
-        handle = open(path, encoding="utf-8")  # noqa: SIM115
+        state = os.stat(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    with handle:
-        for number, line in enumerate(handle, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield number, model.model_validate_json(line)
-            except ValidationError as error:
-                accepted = ", ".join(model.model_fields)
-                raise UserError(f"{path}, line {number}: {first_error(error)}; accepted keys: {accepted}") from None
+    return _read_lines(Path(path).absolute(), model, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _read_lines(path: Path, model: type[M], state: tuple[int, int, int]) -> tuple[M, ...]:
+    return tuple(read_jsonl(path, model))
+
+
+def numbered_jsonl(path: Path, model: type[M]) -> Iterator[tuple[int, M]]:
+    """`read_jsonl` with each record's line number, from 1."""
+    for number, line in numbered_lines(path):
+        yield number, _validated(line, model, f"{path}, line {number}")
+
+
+def _validated(text: str, model: type[M], place: str) -> M:
+    """`text` as `model`; a key that is null where nothing may be null counts as absent."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        nulls = [e["loc"] for e in error.errors() if e["input"] is None]
+        first = error
+    try:
+        if nulls:
+            return model.model_validate_json(json.dumps(_without(json.loads(text), nulls)))
+    except ValidationError as error:
+        first = error
+    raise UserError(f"{place}: {first_error(first)}; accepted keys: {', '.join(model.model_fields)}") from None
+
+
+def _without(value: Any, places: list[tuple]) -> Any:
+    """The JSON value without the object keys at `places`."""
+    for *above, key in places:
+        holder = value
+        for step in above:
+            holder = holder[step]
+        if isinstance(holder, dict):
+            holder.pop(key, None)
+    return value

@@ -104,9 +104,9 @@ def execute(
 ) -> Outcome:
     """Run `source` with the parameters `given`; `target` is the executed notebook, beside it `<target>.log`.
 
-    `target` appears whole, when the run has ended, however it ended; a failed cell holds its error. `on_tick` is called a
-    few times a second meanwhile. Whatever ends this call (an exception in `on_tick` or Ctrl-C too), no process that the
-    notebook started is left. Raises UserError for an unknown parameter or a source that is no notebook.
+    `target` appears whole, when the run has ended, however it ended; a failed cell holds its error. `on_tick` is called
+    a few times a second meanwhile. Whatever ends this call (an exception in `on_tick` or Ctrl-C too), no process that
+    the notebook started is left. Raises UserError for an unknown parameter or a source that is no notebook.
     """
     check_parameters(source, given)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,32 +8,33 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from proactor_lib import datasets
 from proactor_lib.errors import UserError
-from proactor_lib.files import first_error, read_text, shipped
+from proactor_lib.files import first_error, shipped
 from proactor_lib.rewards.params import RewardParams
-from proactor_lib.schema import Count, Natural, NonNegative, Positive, Share
+from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
+from proactor_lib.yaml_text import read_yaml
 
 Annotator = Literal["evidence", "oracle"]
 Threshold = Literal["coverage", "param_agreement", "lead", "logged", "iou"]
 
 
-def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
-    if "seed" in sampling:
-        raise ValueError("no request may carry a seed: it kills a CPU vLLM engine")
-    return sampling
+def _readable(name: str) -> str:
+    if name not in datasets.DATASETS:
+        raise ValueError(f"there is no such dataset; accepted: {', '.join(datasets.DATASETS)}")
+    return name
 
 
-Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a request, as its endpoint knows them
+DatasetName = Annotated[str, AfterValidator(_readable)]  # a name in proactor_lib.datasets
 
 
 class DataParams(BaseModel):
     """Which conversations."""
 
-    dataset: Literal["homeloan", "sgd", "abcd", "jsonl"] = "homeloan"
-    data_dir: Path | None = None  # a corpus's folder; none for the simulator
+    dataset: DatasetName = "homeloan"
+    data_dir: LocalPath | None = None  # a corpus's folder; none for the simulator
     train_split: str = "train"
     dev_split: str = "dev"
     test_split: str = "test"
@@ -52,8 +53,11 @@ class AnnotationParams(BaseModel):
     oracle_model: str | None = None  # the model's name at the endpoint
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
-    oracle_form: Literal["schema", "object", "text"] = "schema"  # what the endpoint can hold answers to
-    overlay: Path | None = None  # hand corrections that every later stage honours
+    oracle_form: Form = "schema"
+    oracle_headers: Headers = {}
+    oracle_key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
+    oracle_actions: Natural = 0  # actions that one answer is about at most; 0: as many as its schema may hold
+    overlay: LocalPath | None = None  # hand corrections that every later stage honours
     quality_filter: dict[Threshold, NonNegative] = {}  # what must hold (annotate/quality.py, Thresholds)
 
 
@@ -77,7 +81,7 @@ class TrainingParams(BaseModel):
     sft_steps: Natural = 0  # optimiser steps on the references before GRPO; 0: none
     sft_learning_rate: Positive = 2e-4
     sft_dialogues_per_step: Count = 2
-    start_from: Path | None = None  # an adapter's folder, such as another run's training/sft, in place of SFT
+    start_from: LocalPath | None = None  # an adapter's folder, such as another run's training/sft, in place of SFT
     max_steps: Natural = 100  # GRPO optimiser steps; 0: none
     learning_rate: Positive = 1e-5
     num_generations: Annotated[int, Field(ge=2)] = 8  # K outputs a turn
@@ -115,9 +119,11 @@ class EvaluationParams(BaseModel):
     """Who is compared, and how."""
 
     policies: tuple[str, ...] = ("base", "sft", "trained")  # or a fixed, a prompted one, or a key of `adapters`
-    adapters: dict[str, Path] = {}  # further policies: a name and its adapter's folder
+    adapters: dict[str, LocalPath] = {}  # further policies: a name and its adapter's folder
     policy_url: str | None = None  # prompted policies' endpoint, ending in /v1; none: the base model, served here
     policy_model: str | None = None  # the model's name there
+    policy_headers: Headers = {}
+    policy_key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
     reasoning_tokens: Count = 512  # an output's limit where a policy thinks first
     theta: Share = 0.75  # a match in the metrics [SPEC 4]
     bootstrap: Count = 2000  # resamples of dialogues for the 95% intervals
@@ -154,16 +160,22 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
 WHERE = ("trainers",)
 
 
-def read_layers(path: Path) -> dict[str, Any]:
-    """The file's values over those of the files that it extends, unvalidated. UserError if a file is not YAML."""
-    try:
-        values = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's values over those of the files that it extends, unvalidated. `above`: the files that extend it.
+
+    UserError if a file is not YAML, or extends anything but one other file.
+    """
+    path = Path(path).expanduser()
+    above = (*above, path.resolve())
+    if above[-1] in above[:-1]:
+        raise UserError(f"{path} extends itself: {' extends '.join(p.name for p in above)}")
+    values = read_yaml(path) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold `name: value` lines, got a {type(values).__name__}")
     below = values.pop("extends", None)
-    return {**(read_layers(Path(path).parent / below) if below else {}), **values}
+    if not isinstance(below, str | None):
+        raise UserError(f"{path}: extends: {below!r} is not the path of one file")
+    return {**(read_layers(path.parent / Path(below).expanduser(), above) if below else {}), **values}
 
 
 def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
@@ -172,6 +184,11 @@ def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None
     path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises UserError, naming the file,
     the key, the value and what is accepted.
     """
+    if not isinstance(overrides, dict | None):
+        raise UserError(
+            f"the overrides must be `name: value` pairs, got the {type(overrides).__name__} {overrides!r}; "
+            "papermill's -p hands over text, -y takes YAML: -y 'overrides: {name: value}'"
+        )
     values = {**(read_layers(shipped(path)) if path else {}), **(overrides or {})}
     return validate(values, str(path or "the overrides"))
 

@@ -1,80 +1,76 @@
 """Fixed policies: agents without a model, most of which look at the references. They show what a reward or metric pays.
 
-Each is a function `(dialogue, references, catalog, seed) -> list[TurnPrediction]`: one prediction a turn, in order.
+Each is a function `(case, seed) -> list[TurnPrediction]`: one prediction per turn, in order.
 """
 
 import random
 from collections.abc import Callable, Sequence
 
 from proactor_lib.agent import reference_output
-from proactor_lib.schema import Action, Catalog, Dialogue, PredictedAction, ReferenceAction, Status, TurnPrediction
+from proactor_lib.schema import Action, Case, PredictedAction, ReferenceAction, Status, TurnPrediction
 
 References = Sequence[ReferenceAction]
-Policy = Callable[[Dialogue, References, Catalog, int], list[TurnPrediction]]
+Policy = Callable[[Case, int], list[TurnPrediction]]
 
 
-def oracle(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def oracle(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """Candidate on [open, ready), ready on [ready, close], with the parameters known by then."""
-    return _shifted(dialogue, references, 0)
+    return _shifted(case, 0)
 
 
-def oracle_late(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def oracle_late(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The oracle's outputs, each one turn later."""
-    return _shifted(dialogue, references, 1)
+    return _shifted(case, 1)
 
 
-def oracle_early(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def oracle_early(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The oracle's outputs, each one turn earlier: it foresees a turn."""
-    return _shifted(dialogue, references, -1)
+    return _shifted(case, -1)
 
 
-def silent(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def silent(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """Nothing, ever."""
-    return _each_turn(dialogue, lambda turn: ())
+    return _each_turn(case, lambda turn: ())
 
 
-def everything_ready(
-    dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0
-) -> list[TurnPrediction]:
+def everything_ready(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """Every action that the dialogue is shown, ready, at every turn, with what is known of its parameters by then."""
-    shown = catalog.subset(dialogue.actions).actions
+    shown = case.catalog.actions
     return _each_turn(
-        dialogue,
-        lambda turn: tuple(PredictedAction(name=a.name, params=_known(a.name, references, turn)) for a in shown),
+        case,
+        lambda turn: tuple(PredictedAction(name=a.name, params=_known(a.name, case.references, turn)) for a in shown),
     )
 
 
-def first_action(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def first_action(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The first action that the dialogue is shown, ready, at every turn, with what is known of its parameters."""
-    name = catalog.subset(dialogue.actions).actions[0].name
-    return _each_turn(dialogue, lambda turn: (PredictedAction(name=name, params=_known(name, references, turn)),))
+    name = case.catalog.actions[0].name
+    return _each_turn(case, lambda turn: (PredictedAction(name=name, params=_known(name, case.references, turn)),))
 
 
-def wrong_parameter(
-    dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0
-) -> list[TurnPrediction]:
+def wrong_parameter(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The oracle with the first parameter of each action wrong."""
-    return _each_turn(dialogue, lambda turn: tuple(_spoilt(a) for a in reference_output(references, turn)))
+    return _each_turn(case, lambda turn: tuple(_spoilt(a) for a in reference_output(case.references, turn)))
 
 
-def random_action(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def random_action(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """At half of the turns one action by chance, its status too; parameters from allowed values or the turn's words.
 
     The same for the same seed and dialogue.
     """
-    dice = random.Random(f"{seed} {dialogue.id}")
-    shown = catalog.subset(dialogue.actions).actions
-    return _each_turn(dialogue, lambda turn: _by_chance(shown, dialogue.turns[turn - 1].text.split(), dice))
+    dice = random.Random(f"{seed} {case.dialogue.id}")
+    shown = case.catalog.actions
+    return _each_turn(case, lambda turn: _by_chance(shown, case.dialogue.turns[turn - 1].text.split(), dice))
 
 
-def never_ready(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def never_ready(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The oracle that never triggers: candidates only."""
-    return _all(dialogue, references, "candidate")
+    return _all(case, "candidate")
 
 
-def always_ready(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def always_ready(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The oracle that triggers from `open` on, with what is known by then."""
-    return _all(dialogue, references, "ready")
+    return _all(case, "ready")
 
 
 POLICIES: dict[str, Policy] = {
@@ -93,25 +89,26 @@ POLICIES: dict[str, Policy] = {
 STATUS_POLICIES: dict[str, Policy] = {"never_ready": never_ready, "always_ready": always_ready}
 
 
-def hedger(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def hedger(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The oracle, but beside each trigger stands a candidate of the same action, with one parameter less (or more)."""
-    return _each_turn(dialogue, lambda turn: tuple(h for a in reference_output(references, turn) for h in _hedged(a)))
+    return _each_turn(case, lambda turn: tuple(h for a in reference_output(case.references, turn) for h in _hedged(a)))
 
 
-def repeater(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def repeater(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The oracle, but it says each trigger nine times, and a trigger that nobody needs beside them."""
-    return _each_turn(dialogue, lambda turn: tuple(r for a in reference_output(references, turn) for r in _repeated(a)))
+    said = lambda turn: reference_output(case.references, turn)  # noqa: E731
+    return _each_turn(case, lambda turn: tuple(r for a in said(turn) for r in _repeated(a)))
 
 
-def one_of_two(dialogue: Dialogue, references: References, catalog: Catalog, seed: int = 0) -> list[TurnPrediction]:
+def one_of_two(case: Case, seed: int = 0) -> list[TurnPrediction]:
     """The oracle, but where several actions are due it triggers the first alone."""
 
     def say(turn: int) -> tuple[PredictedAction, ...]:
-        actions = reference_output(references, turn)
+        actions = reference_output(case.references, turn)
         late = [a for a in actions if a.status == "ready"][1:]
         return tuple(a for a in actions if a not in late)
 
-    return _each_turn(dialogue, say)
+    return _each_turn(case, say)
 
 
 # What does a reward pay for an output that looks for its openings? The oracle's triggers, spoilt.
@@ -131,19 +128,19 @@ def _repeated(action: PredictedAction) -> tuple[PredictedAction, ...]:
     return *(action,) * 9, PredictedAction(name=f"not_{action.name}", status="ready")
 
 
-def _each_turn(dialogue: Dialogue, say: Callable[[int], tuple[PredictedAction, ...]]) -> list[TurnPrediction]:
-    turns = range(1, len(dialogue.turns) + 1)
-    return [TurnPrediction(dialogue_id=dialogue.id, turn=t, actions=say(t)) for t in turns]
+def _each_turn(case: Case, say: Callable[[int], tuple[PredictedAction, ...]]) -> list[TurnPrediction]:
+    turns = range(1, len(case.dialogue.turns) + 1)
+    return [TurnPrediction(dialogue_id=case.dialogue.id, turn=t, actions=say(t)) for t in turns]
 
 
-def _shifted(dialogue: Dialogue, references: References, late: int) -> list[TurnPrediction]:
-    return _each_turn(dialogue, lambda turn: reference_output(references, turn - late))
+def _shifted(case: Case, late: int) -> list[TurnPrediction]:
+    return _each_turn(case, lambda turn: reference_output(case.references, turn - late))
 
 
-def _all(dialogue: Dialogue, references: References, status: Status) -> list[TurnPrediction]:
+def _all(case: Case, status: Status) -> list[TurnPrediction]:
     said = {"status": status}
     return _each_turn(
-        dialogue, lambda turn: tuple(a.model_copy(update=said) for a in reference_output(references, turn))
+        case, lambda turn: tuple(a.model_copy(update=said) for a in reference_output(case.references, turn))
     )
 
 

@@ -1,6 +1,6 @@
 """A run's folder: where each arrow of the data flow is a file, and the first two stages that fill it.
 
-params.json | data/ | references/ | training/ | predictions/ | metrics/ | summary.json | report.html
+params.json | provenance.json | data/ | references/ | training/ | predictions/ | metrics/ | summary.json | report.html
 """
 
 import json
@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proactor_lib import progress
+from proactor_lib import progress, provenance
 from proactor_lib.annotate import corrections
 from proactor_lib.errors import UserError
-from proactor_lib.files import read_json, read_jsonl, write_json, write_jsonl
+from proactor_lib.files import read_json, read_lines, write_json, write_jsonl
 from proactor_lib.params import WHERE, Params
-from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, Record
+from proactor_lib.schema import Case, Catalog, Dialogue, DialogueReferences, Record, cases
 
 if TYPE_CHECKING:
     from proactor_lib.datasets import Corpus
@@ -40,11 +40,19 @@ class Run:
     @classmethod
     def open(cls, params: Params, out: Path | str) -> "Run":
         """The run in folder `out`, new or begun. UserError if the folder was made with other parameters."""
-        run = cls(params, Path(out))
+        if not isinstance(out, str | Path):
+            raise UserError(
+                f"out must be the name of a folder, got the {type(out).__name__} {out!r}; papermill's -p makes numbers "
+                f"of what looks like one, -y takes YAML: -y 'out: \"{out}\"'"
+            )
+        run = cls(params, Path(out).expanduser())
         if run.params_file.exists():
             before = read_json(run.params_file, Params)
             _refuse_other(params, before, run.out)
-        if not run.params_file.exists() or params != before:
+        else:
+            before = None
+            write_json(run.origin_file, provenance.collect())
+        if params != before:
             write_json(run.params_file, params.model_dump(mode="json"))
         return run
 
@@ -52,6 +60,11 @@ class Run:
     def params_file(self) -> Path:
         """The resolved parameters."""
         return self.out / "params.json"
+
+    @property
+    def origin_file(self) -> Path:
+        """Where the run was begun: what `provenance.collect` said then."""
+        return self.out / "provenance.json"
 
     @property
     def data(self) -> Path:
@@ -99,6 +112,13 @@ class Run:
         """The catalog of all splits. UserError if the data stage has not run."""
         return read_json(self._made(self.data / "catalog.json"), Catalog)
 
+    def split(self, name: str) -> tuple[Case, ...]:
+        """The split's cases: `dialogues` with their `references` and the catalog that each is shown.
+
+        UserError if not annotated.
+        """
+        return cases(self.dialogues(name), self.references(name), self.catalog)
+
     def dialogues(self, split: str) -> list[Dialogue]:
         """The `conversations` that are used: those whose annotation neither failed nor was filtered out."""
         gone = {*self.failed(split), *(d for d, reference in self.removed(split) if reference is None)}
@@ -106,7 +126,7 @@ class Run:
 
     def conversations(self, split: str) -> list[Dialogue]:
         """The split's dialogues, all of them. UserError if the data stage has not run."""
-        return list(read_jsonl(self._made(self.data / f"{split}.jsonl"), Dialogue))
+        return list(read_lines(self._made(self.data / f"{split}.jsonl"), Dialogue))
 
     def failed(self, split: str) -> dict[str, str]:
         """The dialogues whose annotation failed, each with its reason."""
@@ -117,7 +137,7 @@ class Run:
         from proactor_lib.annotate.agreement import Removed
 
         path = self.annotations / f"{split}.removed.jsonl"
-        lines = read_jsonl(path, Removed) if path.exists() else ()
+        lines = read_lines(path, Removed) if path.exists() else ()
         return {(r.dialogue_id, r.reference_id): r.reason for r in lines}
 
     def references(self, split: str) -> list[DialogueReferences]:
@@ -130,22 +150,22 @@ class Run:
 
     def corrected(self, split: str) -> list[DialogueReferences]:
         """The split's references, one record a dialogue, with the overlay's corrections. UserError if not annotated."""
-        corrections = self.overlay if self.params.overlay or self.overlay.exists() else None
-        return corrections.apply(self.annotated(split), corrections)
+        corrections_file = self.overlay if self.params.overlay or self.overlay.exists() else None
+        return corrections.apply(self.annotated(split), corrections_file)
 
     def annotated(self, split: str) -> list[DialogueReferences]:
         """The split's references as the annotator left them, without corrections. UserError if not annotated."""
-        return list(read_jsonl(self._made(self.annotations / f"{split}.jsonl"), DialogueReferences))
+        return list(read_lines(self._made(self.annotations / f"{split}.jsonl"), DialogueReferences))
 
     def truth(self, split: str) -> list[DialogueReferences] | None:
         """The split's true references, where the corpus knows them (the simulator); else None."""
         path = self.annotations / f"truth-{split}.jsonl"
-        return list(read_jsonl(path, DialogueReferences)) if path.exists() else None
+        return list(read_lines(path, DialogueReferences)) if path.exists() else None
 
     def second(self, split: str) -> list[DialogueReferences]:
         """What the split's references are compared with: the second annotator's, else the truth, else nothing."""
         path = self.annotations / f"second-{split}.jsonl"
-        return list(read_jsonl(path, DialogueReferences)) if path.exists() else self.truth(split) or []
+        return list(read_lines(path, DialogueReferences)) if path.exists() else self.truth(split) or []
 
     def sources(self, split: str) -> list[Path]:
         """The files that `dialogues` and `references` are made from; some need not be there."""
@@ -272,7 +292,7 @@ def _failed(path: Path) -> dict[str, str]:
     from proactor_lib.annotate.oracle_run import failures_path
 
     beside = failures_path(path)
-    return {f.dialogue_id: f.reason for f in read_jsonl(beside, FailedDialogue)} if beside.exists() else {}
+    return {f.dialogue_id: f.reason for f in read_lines(beside, FailedDialogue)} if beside.exists() else {}
 
 
 def _filter(run: Run, split: str) -> str:

@@ -5,12 +5,24 @@ Turns count from 1. Parameter values are strings: what a dialogue says, not what
 
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Status = Literal["candidate", "ready"]
+
+
+def _unseeded(sampling: dict[str, Any]) -> dict[str, Any]:
+    if "seed" in sampling:
+        raise ValueError("no request may carry a seed: it kills a CPU vLLM engine")
+    return sampling
+
+
+Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a request, as its endpoint knows them
 
 
 def _as_text(value):
@@ -24,6 +36,9 @@ Value = Annotated[str, BeforeValidator(_as_text)]
 TurnIndex = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the home folder
+Form = Literal["schema", "object", "text"]  # what an endpoint can hold its JSON answers to
+Headers = dict[str, str]  # of every request to an endpoint; a value `$NAME` is that environment variable's
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -184,6 +199,30 @@ class DialogueReferences(Record):
 
     dialogue_id: str
     references: tuple[ReferenceAction, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dialogue, its references, and the catalog that it is shown: agents, rewards and judges see no other actions."""
+
+    dialogue: Dialogue
+    references: tuple[ReferenceAction, ...]
+    catalog: Catalog
+
+    @property
+    def line(self) -> DialogueReferences:
+        """The references as a line of a references file."""
+        return DialogueReferences(dialogue_id=self.dialogue.id, references=self.references)
+
+
+def cases(dialogues: Iterable[Dialogue], lines: Iterable[DialogueReferences], catalog: Catalog) -> tuple[Case, ...]:
+    """Each dialogue with its line's references (without a line it has none) and its part of the catalog, in order."""
+    references = {line.dialogue_id: line.references for line in lines}
+    shown: dict[tuple[str, ...], Catalog] = {}
+    for dialogue in (dialogues := tuple(dialogues)):
+        if dialogue.actions not in shown:
+            shown[dialogue.actions] = catalog.subset(dialogue.actions)
+    return tuple(Case(d, references.get(d.id, ()), shown[d.actions]) for d in dialogues)
 
 
 class PredictedAction(Record):

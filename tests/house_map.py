@@ -35,8 +35,10 @@ def house_map() -> str:
         table("<code>params/</code>", sorted((ROOT / "params").rglob("*.yaml"))),
         table("<code>proactor_lib/</code>", _modules(package)),
     ]
-    for room in sorted(p.parent for p in package.glob("*/__init__.py")):
-        parts.append(table(f"<code>proactor_lib/{room.name}/</code> {about(room / '__init__.py')}", _modules(room)))
+    for folder in sorted(p.parent for p in package.rglob("*/__init__.py")):
+        if modules := _modules(folder):
+            title = f"<code>{folder.relative_to(ROOT)}/</code> {about(folder / '__init__.py')}"
+            parts.append(table(title, modules))
     return BEGIN + "\n".join(parts) + END
 
 

@@ -144,10 +144,10 @@ def test_spread_keeps_the_order_and_parts_the_equal():
 
     from proactor_lib.agent import Parsed
     from proactor_lib.rewards import Group
-    from proactor_lib.schema import Catalog, Dialogue, Turn
+    from proactor_lib.schema import Case, Catalog, Dialogue, Turn
 
     dialogue = Dialogue(id="d", domain="x", turns=[Turn(speaker="user", text="hi")])
-    group = Group(dialogue, 1, (), Catalog(domain="x", version="1", actions=()), ("none", "?", "none"),
+    group = Group(Case(dialogue, (), Catalog(domain="x", version="1", actions=())), 1, ("none", "?", "none"),
                   (Parsed((), False), Parsed((), True), Parsed((), False)))  # fmt: skip
     values = [s.value for s in asyncio.run(sides.Spread(Params()).score(group))]
     assert values == pytest.approx([0.99, 0.01 / 3, 0.99 + 0.02 / 3])

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import httpx
 import psutil
 import pytest
 from proactor_lib.artf.serving.api_key import KeyEverywhere
 from proactor_lib.artf.serving.autoscaler import ScalingPolicy
-from proactor_lib.artf.serving.cluster import Cluster, NoPolicy
+from proactor_lib.artf.serving.cluster import EVENTS, STATE, Cluster, NoPolicy
 from proactor_lib.artf.serving.launch import start_server
 from proactor_lib.artf.serving.placement import Slot, core_slots, gpu_slots
 from proactor_lib.artf.serving.process import ServerDied
@@ -69,6 +70,43 @@ def test_a_policy_that_is_given_in_the_middle_of_a_look_takes_over_at_the_next(t
         kill(c.serving()[0])
         wait_until(lambda: "removed" in events(tmp_path) and len(c.serving()) == 2)
         assert c.failure is None
+
+
+# a disk that is full
+
+
+def idle(folder):
+    """A cluster that was not started, whose router is nothing."""
+    made = Cluster(lambda slot, key: None, [], ScalingPolicy(0, 0, 1, 0.2, 0.5), folder, period=0.0)
+    made._router = SimpleNamespace(start=lambda: None, stop=lambda: None, url="")
+    return made
+
+
+def test_a_full_disk_costs_the_clusters_records_and_nothing_else(tmp_path, caplog):
+    (tmp_path / EVENTS).symlink_to("/dev/full")
+    (tmp_path / STATE).mkdir()  # in whose place no file can be put
+    c = idle(tmp_path)
+    c._tell("started")
+    c._write()
+    assert "No space left on device; what happened is only in the log" in caplog.text
+    assert f"{STATE} is not" in caplog.text
+    (tmp_path / STATE).rmdir()
+    c._write()
+    assert json.loads((tmp_path / STATE).read_text())["target"] == 0  # it is written when there is room again
+
+
+def test_a_look_that_the_disk_stops_is_followed_by_the_next(tmp_path, caplog):
+    c, looks = idle(tmp_path), []
+
+    def tick(now):
+        looks.append(now)
+        if len(looks) == 1:
+            raise OSError(28, "No space left on device", "server.log")
+        c._stopping.set()
+
+    c.tick = tick
+    c._run()
+    assert len(looks) == 2 and c.failure is None and "No space left on device: 'server.log'" in caplog.text
 
 
 # a server that is killed, hangs, or never starts

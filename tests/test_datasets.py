@@ -3,12 +3,16 @@
 import gzip
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from proactor_lib import datasets
 from proactor_lib.datasets import abcd, homeloan, jsonl, statistics
 from proactor_lib.errors import UserError
+from proactor_lib.params import load_params
+from proactor_lib.run import Run, prepare_data
 from proactor_lib.values import normalise
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -237,9 +241,10 @@ def test_bad_places_are_named(tmp_path):
         (("sgd", None, "train"), "needs a data folder"),
         (("sgd", tmp_path / "none", "train"), "none is not there"),
         (("sgd", tmp_path, "train"), "no schema.json"),
-        (("abcd", tmp_path, "train"), "ontology.json is not there"),
+        (("abcd", tmp_path, "train"), "cannot read .*ontology.json: No such file"),
         (("jsonl", tmp_path, "train"), "catalog.json"),
         (("homeloan", None, "train", 3, 20), "30 turns or more"),
+        (("homeloan", None, "tset", 3), "the simulator has no split 'tset'; accepted: train, dev, test"),
     ]:
         with pytest.raises(UserError, match=said):
             datasets.load(*arguments)
@@ -256,6 +261,20 @@ def test_what_is_exported_loads_the_same(dataset, folder, tmp_path):
         after = datasets.load("jsonl", tmp_path, split)
         assert after.dialogues == before.dialogues
         assert all(after.catalog.by_name[a.name] == a for a in before.catalog.actions)
+
+
+def test_the_recipe_for_a_dataset_is_all_that_it_takes(tmp_path, monkeypatch):
+    """CONTRIBUTING: a module with `read(folder, split)`, and its name in datasets/__init__.py."""
+    corpus = datasets.load("homeloan", None, "train", limit=4)
+    mine = SimpleNamespace(read=lambda folder, split: (corpus.catalog, corpus.dialogues))
+    monkeypatch.setitem(sys.modules, "proactor_lib.datasets.mine", mine)
+    monkeypatch.setattr(datasets, "DATASETS", (*datasets.DATASETS, "mine"))
+    settings = {"dataset": "mine", "data_dir": str(tmp_path), "train_dialogues": 2}
+    run = Run.open(load_params(None, settings), tmp_path / "run")
+    prepare_data(run, splits=("train",))
+    assert run.dialogues("train") == list(corpus.dialogues[:2])
+    with pytest.raises(UserError, match="dataset: there is no such dataset; accepted: homeloan, .*, mine, got 'other'"):
+        load_params(None, settings | {"dataset": "other"})
 
 
 def test_export_refuses_a_folder_of_another_catalog(tmp_path):

@@ -1,12 +1,14 @@
 """The endpoint client against a real HTTP server that misbehaves on purpose."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
 
 import pytest
-from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens, run_async
+from proactor_lib.concurrency import run_async
+from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens
 from proactor_lib.errors import UserError
 
 from support.fake_endpoint import FakeEndpoint, Reply
@@ -228,3 +230,101 @@ def test_a_loop_of_its_own_works_inside_a_running_one():
 def test_import_is_light():
     code = "import proactor_lib.endpoint, sys; print({'torch', 'vllm', 'ray', 'trl'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_refusal_is_paid_counted_and_not_asked_again():
+    refusing = Reply(message={"content": None, "refusal": "I cannot help with that."})
+    result, endpoint, server = ask(lambda r, n: refusing, lambda e: e.complete_json(ASK, SCHEMA, at_most(5)))
+    assert (result.kind, result.reason) == ("rejected", "the model refuses: I cannot help with that.")
+    assert len(server.requests) == endpoint.counts.calls == 1 and endpoint.counts.prompt_tokens == 2
+
+
+def test_what_was_paid_is_counted_whatever_comes_back_and_not_bought_again():
+    body = json.dumps({"choices": [{"message": {"content": 7}}], "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
+    result, endpoint, server = ask(lambda r, n: Reply(body=body), lambda e: e.complete(ASK), prices=(1e6, 1e6))
+    assert result.kind == "garbled" and len(server.requests) == 1
+    assert (endpoint.counts.calls, endpoint.cost) == (1, 7)
+
+
+def test_the_servers_own_words_are_the_reason():
+    body = json.dumps({"error": "'response_format.type' must be 'json_schema' or 'text'"})
+    result, *_ = ask(lambda r, n: Reply(status=400, body=body), lambda e: e.complete(ASK))
+    assert result.reason == "HTTP 400: 'response_format.type' must be 'json_schema' or 'text'"
+
+
+def test_spent_credit_is_asked_for_once():
+    body = json.dumps({"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}})
+    result, _, server = ask(lambda r, n: Reply(status=429, body=body), lambda e: e.complete(ASK))
+    assert result.kind == "quota" and len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": [{"type": "text", "text": '{"turn": '}, {"type": "text", "text": "2}"}]},
+        {"content": None, "tool_calls": [{"function": {"name": "answer", "arguments": '{"turn": 2}'}}]},
+    ],
+    ids=["parts", "tool call"],
+)
+def test_an_answer_in_another_form_is_read_at_once(message):
+    result, _, server = ask(lambda r, n: Reply(message=message), lambda e: e.complete_json(ASK, SCHEMA, at_most(5)))
+    assert result.value == 2 and len(server.requests) == 1
+
+
+def test_a_key_that_is_there_twice_is_a_fault():
+    twice = Reply('{"turn": 1, "turn": 2}')
+    result, *_ = ask(lambda r, n: twice, lambda e: e.complete_json(ASK, SCHEMA, at_most(5)))
+    assert result.kind == "invalid" and "'turn' is there twice" in result.reason
+
+
+def test_azures_query_and_headers_go_with_each_request(monkeypatch):
+    monkeypatch.setenv("AZURE_KEY", "secret")
+    with FakeEndpoint(lambda r, n: Reply("x")) as server:
+
+        async def go():
+            url = server.url.replace("/v1", "/openai/deployments/gpt?api-version=2024-10-21")
+            async with Endpoint(url, "m", headers={"api-key": "$AZURE_KEY", "x-team": "a"}) as endpoint:
+                return await endpoint.complete(ASK)
+
+        assert asyncio.run(go()).value == "x"
+        ((path, headers),) = server.seen
+    assert path == "/openai/deployments/gpt/chat/completions?api-version=2024-10-21"
+    assert (headers["api-key"], headers["x-team"], headers.get("authorization")) == ("secret", "a", None)
+
+
+def test_a_key_of_each_endpoint_comes_from_its_own_variable(monkeypatch):
+    monkeypatch.setenv("MINE", "k1")
+    monkeypatch.delenv("OTHER", raising=False)
+    answer, _, server = ask(lambda r, n: Reply("x"), lambda e: e.complete(ASK), key_variable="MINE")
+    assert answer.value == "x" and server.seen[0][1]["authorization"] == "Bearer k1"
+    with pytest.raises(UserError, match="set the environment variable OTHER"):
+        Endpoint("https://example.org/v1", "m", key_variable="OTHER")
+    with pytest.raises(UserError, match="'api-key' wants the environment variable OTHER"):
+        Endpoint("https://example.org/v1", "m", headers={"api-key": "$OTHER"})
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_loopback_is_never_asked_through_a_proxy(monkeypatch, proxy):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    answer, *_ = ask(lambda r, n: Reply("x"), lambda e: e.complete(ASK), retries=0)
+    assert answer.value == "x"
+    Endpoint("https://example.org/v1", "m", key="k")  # a SOCKS proxy is no ImportError
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_asked(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the cache .*file/answers cannot be written"):
+        Endpoint("http://127.0.0.1:9/v1", "m", cache=tmp_path / "file" / "answers")
+
+
+def test_an_answer_that_the_cache_does_not_take_any_more_is_not_lost(tmp_path):
+    async def use(endpoint):
+        (tmp_path / "c").rmdir()
+        (tmp_path / "c").write_text("")  # a file stands in the cache's place
+        return await endpoint.complete(ASK)
+
+    answer, *_ = ask(lambda r, n: Reply("paid"), use, cache=tmp_path / "c")
+    assert answer.value == "paid"

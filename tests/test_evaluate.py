@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from proactor_lib.artf.serving.completions import CompletionClient, Output
-from proactor_lib.artf.training.tokens import dialogue_tokens
+from proactor_lib.artf.serving.completions import CompletionClient, Output, WrongModel
+from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, load_or_score, readiness
-from proactor_lib.evaluate.agents import Case, Prompted, Served
+from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import EvalSplit, predict, spread
 from proactor_lib.files import read_jsonl
@@ -91,7 +91,7 @@ def test_thinking_is_not_acting():
 def follow(name, answer, tmp_path, turns=(1, 2, 3), kept=None):
     """What a prompted policy says of a dialogue, by turn, and the requests that it sent."""
     run = opened(tmp_path / "run")
-    case = Case(run.dialogues("test")[0], (), run.catalog, turns)
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, turns)
     kept = kept or PredictionLog(tmp_path / "predictions", name, {})
 
     async def ask(url):
@@ -157,8 +157,8 @@ def test_a_graph_is_carried_from_turn_to_turn_and_over_a_kill(tmp_path):
 
 def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_not_at_all(tiny_server, tmp_path):
     run, tokenizer = opened(tmp_path / "run"), load_tokenizer(resolve(TINY))
-    case = Case(run.dialogues("test")[0], (), run.catalog, (3, 10, 17))
-    prompts = dialogue_tokens(tokenizer, case.dialogue, run.catalog)
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, (3, 10, 17))
+    prompts = dialogue_tokens(tokenizer, case)
 
     def asked(folder, longest=4000):
         kept = PredictionLog(tmp_path / folder, "base", {})
@@ -177,6 +177,26 @@ def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_no
     assert [greedy[t].text for t in case.turns] == [said[t].text for t in case.turns]
     short, requests = asked("c", longest=len(prompts.prompt(10)))
     assert requests == 1 + 2 and (short[17].unreadable, short[17].text) == (True, None)
+
+
+class AnotherAnswers:
+    """A server's client whose every request another model answers."""
+
+    async def warm(self, model, prompt, session):
+        raise WrongModel("policy-v1 was asked, base answered")
+
+    async def close(self):
+        pass
+
+
+def test_an_answer_of_another_model_is_no_prediction_and_one_sentence(tmp_path):
+    run = opened(tmp_path)
+    case = EvalCase(run.dialogues("test")[0], (), run.catalog, (3,))
+    served = Served("policy-v1", AnotherAnswers(), lambda case: DialogueTokens([1], [1] * 50, [2]), 4000, at_once=1)
+    log = PredictionLog(tmp_path / "predictions", "mine", {})
+    with pytest.raises(agents.Unanswered, match="does not answer: policy-v1 was asked, base answered"):
+        asyncio.run(predict(served, [case], log, lambda: None))
+    assert len(log) == 0
 
 
 def test_the_confidence_of_ready_is_read_where_a_line_begins():
@@ -201,7 +221,7 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
     assert evaluate_run(run, log=said.append) == ["oracle", "silent"]
     assert len(said) == 1 and said[0].startswith("sft is left out")
     assert {x.turn for x in lines(run.predictions / "oracle.jsonl")} == {
-        t for turns in EvalSplit(run).asked.values() for t in turns
+        t for turns in EvalSplit(run).evaluated_turns.values() for t in turns
     }
     scored = load_or_score(run)
     table = scored.table.set_index(["method", "metric"]).value

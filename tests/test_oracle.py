@@ -6,14 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 
 import jsonschema
 import pytest
 from proactor_lib import datasets
 from proactor_lib.annotate import oracle, oracle_run
 from proactor_lib.endpoint import Failed
-from proactor_lib.errors import UserError
+from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.files import read_jsonl
 from proactor_lib.run import FailedDialogue
 from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, Parameter, ReferenceParam, Turn
@@ -157,6 +159,7 @@ def test_a_run_again_repeats_no_answered_call_and_tries_faults_of_transport_agai
 
 KILLED = """
 import sys
+import threading
 from pathlib import Path
 from proactor_lib import datasets
 from proactor_lib.annotate import oracle_run
@@ -211,7 +214,8 @@ def test_a_dry_run_sends_nothing_where_the_cache_holds_an_answer_that_is_asked_a
     answers = Truthful(calls.dialogues, calls.truth)
     with FakeEndpoint(lambda r, n: answers(r) if len(r["messages"]) > 2 else Reply("no")) as server:
         settings = oracle_run.OracleSettings(server.url, "m", cache=tmp_path / "cache", oracle={"attempts": 1})
-        oracle_run.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
+        with pytest.raises(ProcessError, match="not one of 30"):
+            oracle_run.annotate_file(calls.dialogues, calls.catalog, tmp_path / "refs.jsonl", settings)
         server.requests.clear()
         settings.oracle["attempts"] = 2
         plan = oracle_run.plan(calls.dialogues, calls.catalog, settings)
@@ -337,3 +341,71 @@ def test_the_prompt_shows_the_catalog_and_the_parts_turns():
     assert "- book" in system and "    to*: string\n" in system and "one of: van, cab" in system
     assert "[4] u: line 4\n" in user and "[3]" not in user and "1. book, ready, to = Rome (turn 2)\n" in user
     assert "of the turns 6 to 10" in user
+
+
+def test_a_catalog_that_no_schema_holds_is_asked_about_in_groups():
+    wide = [
+        Action(name=f"a{i}", params=tuple(Parameter(name=f"p{k}", values=("x", "y")) for k in range(4)))
+        for i in range(6)
+    ]
+    # an action: 4 + 3 * 4 = 16 properties, 8 values, 2 + 4 * 2 + 8 = 18 characters
+    sizes = lambda *limits: [len(g) for g in oracle.fitting(wide, oracle.Limits(*limits))]  # noqa: E731
+    assert sizes(5000, 1000, 120_000) == [6]
+    assert sizes(48, 1000, 120_000) == [3, 3] and sizes(5000, 17, 120_000) == [2, 2, 2]
+    assert sizes(5000, 1000, 72) == [4, 2] and sizes(1, 1, 1) == [1] * 6
+
+
+@pytest.mark.parametrize("by", ["parameter", "rejection"])
+def test_answers_about_groups_of_actions_come_out_as_one(calls, tmp_path, by):
+    """An endpoint that takes no more than seven of the catalog's actions says so in its own words."""
+    calls, asked = replace(calls, dialogues=calls.dialogues[:4], truth=calls.truth[:4]), []
+    answers = Truthful(calls.dialogues, calls.truth)
+
+    def narrow(request, n):
+        schema = request["response_format"]["json_schema"]["schema"]
+        asked.append(len(schema["properties"]))
+        if asked[-1] > 7:
+            return Reply(status=400, body='{"error": {"message": "The schema has too many states for serving"}}')
+        return answers(request)
+
+    with FakeEndpoint(narrow) as server:
+        options = {"oracle": {"actions": 7}} if by == "parameter" else {}
+        lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", **options)
+    assert not failed and [facts(line) for line in lines] == [facts(t) for t in calls.truth]
+    assert (max(asked) > 7) == (by == "rejection") and summary.calls == sum(n <= 7 for n in asked) >= 4 * 2
+
+
+def test_no_credit_left_ends_the_run_at_once(calls, tmp_path):
+    body = '{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}'
+    answers = Truthful(calls.dialogues, calls.truth)
+
+    def spent(request, n):
+        return answers(request) if len(server.requests) <= 3 else Reply(status=429, body=body)
+
+    with FakeEndpoint(spent) as server, pytest.raises(UserError, match="exceeded your current quota"):
+        annotate(server, calls, tmp_path / "refs.jsonl", concurrency=1)
+    assert len(server.requests) <= 3 + 2  # those in flight, and nothing again
+    assert not (tmp_path / "refs.jsonl").exists()
+
+
+def test_a_run_whose_dialogues_all_fail_says_so_and_leaves_the_reasons(calls, tmp_path):
+    out = tmp_path / "refs.jsonl"
+    with (
+        FakeEndpoint(lambda r, n: Reply("I would rather not.")) as server,
+        pytest.raises(ProcessError, match="not one of 30 dialogues was annotated: no usable answer"),
+    ):
+        annotate(server, calls, out, oracle={"attempts": 1})
+    failed = list(read_jsonl(oracle_run.failures_path(out), FailedDialogue))
+    assert len(failed) == 30 and {f.kind for f in failed} == {"invalid"} and not out.exists()
+
+
+def test_references_go_through_a_pipe(calls, tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.extend(read_jsonl(pipe, DialogueReferences)))
+    reader.start()
+    with FakeEndpoint(Truthful(calls.dialogues, calls.truth)) as server:
+        settings = oracle_run.OracleSettings(server.url, "m", cache=tmp_path / "cache")
+        oracle_run.annotate_file(calls.dialogues, calls.catalog, pipe, settings)
+    reader.join()
+    assert len(read) == 30 and pipe.is_fifo() and {p.name for p in tmp_path.iterdir()} == {"pipe", "cache"}

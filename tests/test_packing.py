@@ -1,11 +1,14 @@
 """Dialogue rows: what they hold, and that packing changes neither log-probabilities nor gradients."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from proactor_lib.artf.training import head, tree_attention
-from proactor_lib.artf.training.trainer import micro_batches
+from proactor_lib.artf.training.trainer import AsyncGRPOTrainer, DialogueTrainer, micro_batches
 from proactor_lib.bench.packing import tiny_float32
+from safetensors import SafetensorError
 
 TRUNK = list(range(100, 112))
 OUTPUTS = {3: ([7, 2], [7, 8, 2], [7, 2]), 8: ([9, 2], [5, 6, 2]), 12: ([5, 2], [5, 9, 9, 2])}
@@ -34,6 +37,40 @@ def row_of(some: list[dict]) -> tree_attention.DialogueRow:
     for s in some:
         row.add(s)
     return row
+
+
+def saver(folder):
+    """A trainer that can do nothing but write its checkpoint of step 2 into the folder."""
+    made = object.__new__(DialogueTrainer)
+    made.args, made.state = SimpleNamespace(output_dir=str(folder)), SimpleNamespace(global_step=2)
+    made.accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+    return made
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos"),
+     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")],
+)  # fmt: skip
+def test_a_disk_that_is_full_costs_a_checkpoint(tmp_path, monkeypatch, caplog, error):
+    def save(self, model, trial):
+        raise error
+
+    monkeypatch.setattr(AsyncGRPOTrainer, "_save_checkpoint", save)
+    saver(tmp_path)._save_checkpoint(None, None)
+    assert "checkpoint checkpoint-2 was not written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("step"), FileNotFoundError(2, "No such file or directory"), RuntimeError("x")]
+)
+def test_a_mistake_in_a_checkpoint_ends_the_run(tmp_path, monkeypatch, error):
+    def save(self, model, trial):
+        raise error
+
+    monkeypatch.setattr(AsyncGRPOTrainer, "_save_checkpoint", save)
+    with pytest.raises(type(error)):
+        saver(tmp_path)._save_checkpoint(None, None)
 
 
 @pytest.fixture(scope="module")

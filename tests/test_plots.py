@@ -11,9 +11,12 @@ from proactor_lib.metrics.inputs import Inputs
 from proactor_lib.metrics.thresholds import persistence, sweep, trade_off
 from proactor_lib.plots.style import FAULT
 from proactor_lib.plots.timing import stage
+from proactor_lib.schema import Catalog, cases
 
 from support.figures import readable
 from support.metric_cases import candidate, dialogue, needs, ready, reference, says
+
+NOTHING = Catalog(domain="x", actions=())
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +75,13 @@ def test_gallery_shows_the_worst_dialogues(world, scores):
     found = plots.worst(scores[name].dialogues, 3)
     means = scores[name].references.groupby("dialogue_id").timing.mean().sort_values()
     np.testing.assert_allclose(found.mean_timing, means[:3])
-    by_id = {d.id: (d, line.references) for d, line in zip(dialogues, references, strict=True)}
-    cases = [
-        (*by_id[i], [p for p in methods[name] if p.dialogue_id == i], f"{i}: timing {t:.2f}")
+    by_id = {c.dialogue.id: c for c in cases(dialogues, references, NOTHING)}
+    shown = [
+        (by_id[i], [p for p in methods[name] if p.dialogue_id == i], f"{i}: timing {t:.2f}")
         for i, t in zip(found.dialogue_id, found.mean_timing, strict=True)
     ]
-    figure = readable(plots.gallery(cases))
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [c[3] for c in cases]
+    figure = readable(plots.gallery(shown))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [caption for _, _, caption in shown]
 
 
 def test_the_worst_dialogues_are_drawn_by_the_theta_that_scored_them():
@@ -86,11 +89,11 @@ def test_the_worst_dialogues_are_drawn_by_the_theta_that_scored_them():
     needed, said = [needs(reference(day="friday", hour="9"))], says({4: ready(day="friday", hour="8")})
     for theta, mark in ((0.7, "o"), (0.9, "x")):
         scored = score_predictions([dialogue()], needed, said, theta)
-        (ax,) = plots.worst_dialogues([dialogue()], needed, said, scored).axes
+        (ax,) = plots.worst_dialogues(cases([dialogue()], needed, NOTHING), said, scored).axes
         assert (4, 0) in points(ax, mark)
         assert ax.get_title(loc="left").startswith("d: timing ")
     nobody = score_predictions([dialogue()], [], said)
-    assert plots.worst_dialogues([dialogue()], [], said, nobody) is None
+    assert plots.worst_dialogues(cases([dialogue()], [], NOTHING), said, nobody) is None
 
 
 def test_worst_leaves_dialogues_without_references_out():

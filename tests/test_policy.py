@@ -22,7 +22,8 @@ from proactor_lib.artf.training.rollouts import Gate, RolloutWorker
 from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.bench.fake_vllm import Script
-from proactor_lib.schema import DialogueReferences
+from proactor_lib.errors import ProcessError
+from proactor_lib.schema import Case
 from safetensors.torch import load_file, save_file
 
 from support.clusters import cluster, events
@@ -84,7 +85,7 @@ def test_a_version_is_confirmed_by_every_server(tmp_path, adapter):
         sync.publish(0, adapter)
         assert all(sync.model_name(0) in s.models() for s in both)
         both[1].misbehave(ignore_load=1)  # it answers 200, and does nothing
-        with pytest.raises(RuntimeError, match=f"{both[1].url} does not hold the policy: .* does not list"):
+        with pytest.raises(ProcessError, match=f"{both[1].url} does not hold the policy: .* does not list"):
             sync.publish(1, adapter)
         both[1].misbehave(refuse_load=1)
         with pytest.raises(RuntimeError, match="500"):
@@ -280,9 +281,8 @@ class Killer:
 
 def test_a_run_survives_ten_kills_with_all_its_groups(tmp_path, adapter):
     steps, turns = 10, len(DIALOGUE.turns)
-    dialogues = [DIALOGUE.model_copy(update={"id": f"d{n}"}) for n in range(3)]
-    references = [DialogueReferences(dialogue_id=d.id, references=(BOOK,)) for d in dialogues]
-    visits = DialogueSampler(dialogues, references, CATALOG, 0, seed=0)
+    cases = [Case(DIALOGUE.model_copy(update={"id": f"d{n}"}), (BOOK,), CATALOG) for n in range(3)]
+    visits = DialogueSampler(cases, 0, seed=0)
     script = Script(service=0.2, seqs=16, texts=(RIGHT, SILENCE))
     made = []
     with cluster(tmp_path, seqs=16, made=made, script=script) as c:

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from proactor_lib import report
+from proactor_lib import provenance, report
 from proactor_lib.cli import app
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl, write_json, write_jsonl
 from proactor_lib.params import Params
 from proactor_lib.report import render, text, timeline, training
+from proactor_lib.report.run import read_record
 from proactor_lib.run import Run
 from proactor_lib.schema import Dialogue, ReferenceAction, Turn, TurnPrediction
 from scipy import stats
@@ -106,6 +107,18 @@ def test_run_json_gives_times_memory_and_warnings(tmp_path):
     for clause in ("03_artf_training is not done (failed): it broke", "different versions", "uncommitted", "`tiny`"):
         assert clause in said
     assert "c" * 40 in text and "a cpu, 2 cores" in text
+
+
+def test_a_run_is_not_said_to_be_made_where_it_is_reported(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "out")
+    begun = json.loads(run.origin_file.read_text())
+    elsewhere = begun | {"commit": "e" * 40, "hardware": {"cpu": "another", "cores": 96, "memory_gb": 1.0, "gpus": []}}
+    monkeypatch.setattr(provenance, "collect", lambda: elsewhere)
+    assert read_record(run.out)["provenance"] == begun
+    run.origin_file.unlink()
+    text = report.build(run.out).read_text()
+    assert "Code, versions and machine are not known" in text and "another, 96 cores" not in text
+    assert "Nothing says by which code" in " ".join(json.loads(run.summary.read_text())["warnings"])
 
 
 def test_a_run_that_did_nothing_has_a_report_too(tmp_path):

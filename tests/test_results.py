@@ -54,7 +54,7 @@ def test_what_is_read_back_is_what_was_computed(run):
     asked = {d.id: {p.turn for p in said["silent"] if p.dialogue_id == d.id} for d in run.dialogues("test")}
     dialogues, references = run.dialogues("test"), run.references("test")
     direct = {n: score_predictions(dialogues, references, p, evaluated_turns=asked) for n, p in said.items()}
-    assert found.asked == asked and found.predictions == said and found.dialogues == 3
+    assert found.evaluated_turns == asked and found.predictions == said and found.dialogues == 3
     for name, own in direct.items():
         for frame in ("cells", "references", "about"):
             kept = getattr(found.scores[name], frame)

@@ -21,6 +21,7 @@ from proactor_lib.reward_lab import ablation, probe, samples, scoring
 from proactor_lib.reward_lab.break_even import LIMIT, NEVER, break_even, share_needed
 from proactor_lib.rewards import REWARDS, make_reward
 from proactor_lib.run import Run, annotate_run, prepare_data
+from proactor_lib.schema import Case, cases
 from typer.testing import CliRunner
 
 from support.fake_endpoint import FakeEndpoint
@@ -31,14 +32,14 @@ from support.runs import make_run
 
 SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_reward_ablation.ipynb"
-CASES = [(DIALOGUE, (BOOK,))]
+CASES = [Case(DIALOGUE, (BOOK,), CATALOG)]
 KNOWN = {"city": "Oslo"}
 FULL = {"city": "Oslo", "day": "friday"}
 
 
 def outputs(policy):
     """Turn -> (status, params) of the actions named `book`, in short; the other actions by name."""
-    predictions = (POLICIES | STATUS_POLICIES)[policy](DIALOGUE, (BOOK,), CATALOG, 0)
+    predictions = (POLICIES | STATUS_POLICIES)[policy](CASES[0], 0)
     assert [p.turn for p in predictions] == list(range(1, 9))
     return {p.turn: [(a.name, a.status, a.params) for a in p.actions] for p in predictions}
 
@@ -57,12 +58,12 @@ def test_what_the_fixed_policies_say():
     assert outputs("never_ready")[5] == [("book", "candidate", FULL)]
     assert outputs("always_ready")[2] == [("book", "ready", KNOWN)]
     assert outputs("random") == outputs("random")
-    other = POLICIES["random"](DIALOGUE, (BOOK,), CATALOG, 1)
-    assert [p.actions for p in other] != [p.actions for p in POLICIES["random"](DIALOGUE, (BOOK,), CATALOG, 0)]
+    other = POLICIES["random"](CASES[0], 1)
+    assert [p.actions for p in other] != [p.actions for p in POLICIES["random"](CASES[0], 0)]
 
 
 def test_the_probe_by_hand():
-    table = probe.table(CASES, CATALOG, load_params(None, {"bootstrap": 50}))
+    table = probe.table(CASES, load_params(None, {"bootstrap": 50}))
     wide = probe.means(table)
     late = [1, 0, 1, 5 / 6, 1, 1, 0, 1]  # turn 4: one of two known parameters; turn 7: outside
     assert wide.loc["rac", "oracle_late"] == pytest.approx(sum(late) / 8)
@@ -84,33 +85,33 @@ def test_the_probe_by_hand():
 
 
 def test_margins_are_paired():
-    cases = [(DIALOGUE.model_copy(update={"id": f"d{i}"}), (BOOK,) * (i % 2)) for i in range(4)]
-    margins = probe.margins(cases, CATALOG, load_params(None, {"reward": "rac"}))
+    cases = [Case(DIALOGUE.model_copy(update={"id": f"d{i}"}), (BOOK,) * (i % 2), CATALOG) for i in range(4)]
+    margins = probe.margins(cases, load_params(None, {"reward": "rac"}))
     assert margins["triggering"] == {"value": 0, "low": 0, "high": 0}  # rac does not see a trigger
     assert margins["punctual"]["value"] == pytest.approx(
         (8 - 5 - 5 / 6) / 8
     )  # dialogues without references are left out
     with pytest.raises(UserError, match="none of the 1 dialogues has a reference"):
-        probe.margins(cases[:1], CATALOG, load_params())
+        probe.margins(cases[:1], load_params())
 
 
 def test_references_whose_ready_is_close_stand_apart():
     tight = BOOK.model_copy(update={"id": "tight", "window": BOOK.window.model_copy(update={"close": 4})})
-    table = probe.table(
-        [(DIALOGUE, (BOOK,)), (DIALOGUE.model_copy(update={"id": "e"}), (tight,))], CATALOG, load_params()
-    )
+    other = Case(DIALOGUE.model_copy(update={"id": "e"}), (tight,), CATALOG)
+    table = probe.table([*CASES, other], load_params())
     assert probe.means(table, "ready_at_close").loc["opportunity_timing", "oracle_late"] == 0
     assert probe.means(table, "ready_before_close").loc["opportunity_timing", "oracle_late"] == pytest.approx(2 / 3)
     assert probe.means(table, "all").loc["opportunity_timing", "oracle_late"] == pytest.approx(1 / 3)
-    only = probe.table(CASES, CATALOG, load_params())
+    only = probe.table(CASES, load_params())
     assert "ready_at_close" not in set(only.part)
 
 
 @pytest.mark.parametrize("dataset, split, limit", [("homeloan", "train", 25), ("sgd", "train", 40), ("sgd", "dev", 40)])
 def test_the_order_is_right_for_every_reward_that_claims_to_reward_timing(dataset, split, limit):
     corpus = datasets.load(dataset, SGD if dataset == "sgd" else None, split, limit)
-    cases = scoring.cases(corpus.dialogues, [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues])
-    table = probe.table(cases, corpus.catalog, load_params(None, {"bootstrap": 100}))
+    lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
+    known = cases(corpus.dialogues, lines, corpus.catalog)
+    table = probe.table(known, load_params(None, {"bootstrap": 100}))
     for part in probe.PARTS:  # where ready is close, a trigger that is late is false: utility rightly prefers silence
         order = probe.order(table, part)
         assert order[order.timed & ~((order.reward == "utility") & (part == "ready_at_close"))].right.all(), order
@@ -132,24 +133,24 @@ def test_the_order_is_right_for_every_reward_that_claims_to_reward_timing(datase
         "utility",
     ]  # the rubric is the stand-in
     assert (paid.loc[own, ["hedger", "repeater"]].max(axis=1) < paid.loc[own, "oracle"] - 0.01).all()
-    gamed = probe.gamed(table, cases)
+    gamed = probe.gamed(table, known)
     assert set(gamed["max_rac"]) >= {"hedger", "repeater"}  # findings: what the paper's rewards can be gamed by
-    assert (dataset == "homeloan") == bool(probe.several_due(cases)) == ("one_of_two" in gamed.get("rac", ()))
+    assert (dataset == "homeloan") == bool(probe.several_due(known)) == ("one_of_two" in gamed.get("rac", ()))
     assert not set(gamed) & set(own)
 
 
 def test_what_the_policies_that_look_for_openings_say():
-    due = (BOOK, reference("pay", (3, 4, 6)))
-    said = {name: render(policy(DIALOGUE, due, CATALOG, 0)[3].actions) for name, policy in GAMING_POLICIES.items()}
+    case = Case(DIALOGUE, (BOOK, reference("pay", (3, 4, 6))), CATALOG)
+    said = {name: render(policy(case, 0)[3].actions) for name, policy in GAMING_POLICIES.items()}
     assert said["hedger"] == f"{RIGHT}\ncandidate: book | city=Oslo\nready: pay\ncandidate: pay | hedge=yes"
     assert said["repeater"] == "\n".join(9 * [RIGHT] + ["ready: not_book"] + 9 * ["ready: pay"] + ["ready: not_pay"])
     assert said["one_of_two"] == RIGHT
-    table = probe.table([(DIALOGUE, due)], CATALOG, load_params(None, {"bootstrap": 50}))
+    table = probe.table([case], load_params(None, {"bootstrap": 50}))
     paid = probe.gaming(table).xs("balance", level="stage")
     # turns 2 and 3 as the oracle; at 4, 5 and 6 the oracle earns 1 (utility: 2), and 0.05 twice before
     assert paid.loc["utility"].tolist() == pytest.approx([(0.15 + 6) / 8, (0.15 + 5.7) / 8, (0.15 + 4.5) / 8, 3.15 / 8])
     assert paid.loc["weighted_metric", "one_of_two"] == pytest.approx((5 + 3 / 2) / 8)
-    assert probe.several_due([(DIALOGUE, due)]) == 3 and probe.several_due([(DIALOGUE, (BOOK, BOOK))]) == 0
+    assert probe.several_due([case]) == 3 and probe.several_due([Case(DIALOGUE, (BOOK, BOOK), CATALOG)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_samples_of_a_training(tmp_path):
         7,
         10,
     ]
-    assert groups[0].texts == ("none", "ready: x") and groups[0].references
+    assert groups[0].texts == ("none", "ready: x") and groups[0].case.references
     parts = samples.components(run)
     assert parts.step.tolist() == list(range(1, 11)) and parts.rac.tolist() == [1] * 10
     found = CliRunner().invoke(app, ["rewards", "samples", "--run", str(tmp_path), "--limit", "4", "--json"])
@@ -391,7 +392,7 @@ def test_the_notebooks_example_of_a_new_reward_is_true(tmp_path, monkeypatch):
     params = load_params(None, {"reward": "triggered"})
     (found,) = scores(make_reward(params), group(RIGHT, WAITING, SILENCE))
     assert [s.value for s in found] == [1, 0, 0]
-    assert "triggered" in set(probe.table(CASES, CATALOG, params).reward)
+    assert "triggered" in set(probe.table(CASES, params).reward)
 
 
 def test_notebook_outputs_are_stripped():

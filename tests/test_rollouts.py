@@ -3,16 +3,20 @@
 import asyncio
 import threading
 import time
+from types import SimpleNamespace
 
+import httpx
 import pytest
-from proactor_lib.artf.serving.completions import CompletionClient
+from proactor_lib.artf.serving.completions import CompletionClient, WrongModel
 from proactor_lib.artf.training.episodes import DialogueSampler
-from proactor_lib.artf.training.rollouts import RolloutWorker, advantages
+from proactor_lib.artf.training.rollouts import RolloutWorker, advantages, scored
 from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.artf.training.training_log import step_line
 from proactor_lib.datasets import load
+from proactor_lib.errors import ProcessError
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score, make_reward
+from proactor_lib.schema import cases
 
 from support.fake_vllm import Completions, drawn
 from support.waiting import wait_until
@@ -46,11 +50,13 @@ def work(corpus, server):
     """Starts a worker; all are stopped at the end. `version`: the first that is served."""
     workers = []
 
-    def start(reward=None, version=0, **settings):
+    def start(reward=None, version=0, patience=60.0, **settings):
         settings = {"k": 4, "visits_per_step": 2, "max_steps": 4, "max_staleness": 0} | settings
-        visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+        visits = DialogueSampler(cases(corpus.dialogues, corpus.truth, corpus.catalog), 3, seed=0)
         reward = reward or make_reward(load_params())
-        worker = RolloutWorker(visits, trunk, CompletionClient(server.url, 8), reward, lambda v: f"v{v}", **settings)
+        worker = RolloutWorker(
+            visits, trunk, CompletionClient(server.url, 8, patience=patience), reward, lambda v: f"v{v}", **settings
+        )
         worker.update_model_version(version)
         worker.start()
         workers.append(worker)
@@ -159,7 +165,7 @@ class Judge:
 
 
 def test_a_slow_and_a_failing_judge_call_stop_neither_the_others_nor_the_run(work, corpus, caplog):
-    visits = DialogueSampler(corpus.dialogues, corpus.truth, corpus.catalog, 3, seed=0)
+    visits = DialogueSampler(cases(corpus.dialogues, corpus.truth, corpus.catalog), 3, seed=0)
     slow, failing = visits[0].turns[0], visits[1].turns[2]
     judge = Judge({slow}, {failing})
     worker = work(judge)
@@ -174,6 +180,38 @@ def test_a_slow_and_a_failing_judge_call_stop_neither_the_others_nor_the_run(wor
     assert f"turn {failing} has no score: reward judge failed" in caplog.text and "the judge is gone" in caplog.text
     worker.update_model_version(1)
     assert worker.next_step().step == 1
+
+
+class Mistaken(Judge):
+    """A reward with a bug."""
+
+    async def score(self, group):
+        return [Score({}["pt"]) for _ in group.texts]
+
+
+def test_a_mistake_in_a_reward_ends_the_run_with_its_traceback(work, caplog):
+    with pytest.raises(RuntimeError, match="rollouts ended: 'pt'") as ended:
+        work(Mistaken((), ())).next_step()
+    assert isinstance(ended.value.__cause__, KeyError) and 'Score({}["pt"])' in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("late"), httpx.ReadError("gone"), OSError(28, "No space left on device")]
+)
+def test_what_a_judge_or_a_disk_does_leaves_a_group_without_a_score(error):
+    class Failing(Judge):
+        async def score(self, group):
+            raise error
+
+    group = SimpleNamespace(dialogue=SimpleNamespace(id="d"), turn=3, outputs=(1, 2))
+    assert asyncio.run(scored(Failing((), ()), group)) == [Score(None)] * 2
+
+
+def test_an_answer_of_another_model_ends_the_run_with_a_sentence(work, server):
+    server.misname = "base"
+    with pytest.raises(WrongModel, match="v0 was asked, base answered") as ended:
+        work(patience=0.0).next_step()
+    assert isinstance(ended.value, ProcessError)
 
 
 def test_groups_without_variance_are_skipped_and_counted(work, server, caplog):

@@ -2,14 +2,13 @@
 
 import json
 import time
-from dataclasses import replace
 
 import pytest
 from proactor_lib.errors import UserError
 from proactor_lib.rewards.endpoint_judge import answer_schema, read_marks
 
 from support.fake_endpoint import FakeEndpoint, Reply
-from support.judges import FAULTS, answers, fields, good, said
+from support.judges import FAULTS, WORTH, answers, fields, good, said
 from support.reward_cases import DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, reward, scores
 
 CUSTOM = ("timing", "alignment", "restraint", "completeness")
@@ -43,7 +42,7 @@ def test_the_context_is_shown_once_and_nothing_of_the_future():
 
 
 def test_order_and_labels_are_random_but_the_same_again():
-    groups = [replace(group(RIGHT, WRONG), dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(20)]
+    groups = [group(RIGHT, WRONG, dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(20)]
     _, _, first = judged(lambda r, n: said(good(r)), *groups, judge_concurrency=1)
     _, _, again = judged(lambda r, n: said(good(r)), *groups, judge_concurrency=1)
     orders = [tuple(answers(r).values()) for r in first.requests]
@@ -105,8 +104,8 @@ def test_an_endpoint_that_fails_stops_nothing(reply, kind):
     "body",
     ["", "null", "[]", '"no"',
      '{"choices": []}', '{"choices": "x"}', '{"choices": [{}]}', '{"choices": [{"message": 1}]}',
-     '{"choices": [{"message": {"content": ["a"]}}]}',
-     '{"choices": [{"message": {"content": "{}"}}], "usage": {"prompt_tokens": "many"}}'],
+     '{"choices": [{"message": {"content": [1]}}]}',
+     '{"choices": [{"message": {"content": 7}}], "usage": {"prompt_tokens": "many"}}'],
 )  # fmt: skip
 def test_what_is_no_chat_completion_is_counted_and_stops_nothing(body):
     values, counters, _ = judged(lambda r, n: Reply(body=body), group(RIGHT, WRONG))
@@ -128,7 +127,7 @@ def test_the_better_of_two_incomplete_answers_is_kept():
 
 def test_slow_judges_are_bound_by_the_concurrency_alone():
     """64 groups, judges of 0.5 s (5 s scaled down), 16 at once: 4 rounds, 2 s; one group at a time would take 32 s."""
-    groups = [replace(group(RIGHT, WRONG), dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(64)]
+    groups = [group(RIGHT, WRONG, dialogue=DIALOGUE.model_copy(update={"id": f"d{i}"})) for i in range(64)]
     start = time.monotonic()
     slow = lambda r, n: Reply(said(good(r)).text, delay=0.5)  # noqa: E731
     values, counters, server = judged(slow, *groups, judge_concurrency=16)
@@ -231,3 +230,46 @@ def test_the_schema_allows_what_is_asked_for_and_nothing_else():
         assert not schema.is_valid(wrong)
     for change in ({"score": 2}, {"score": "0.5"}, {"reason": "x" * 121}, {"more": 1}):
         assert not schema.is_valid({"A": item, "B": item | change})
+
+
+@pytest.mark.parametrize(("form", "sent"), [("object", {"type": "json_object"}), ("text", None)])
+def test_a_judge_that_knows_no_schemas_is_told_the_form_and_read_through_its_prose(form, sent):
+    def ask(request, n):
+        marks = {k: {"reason": "so", "score": WORTH[a]} for k, a in answers(request).items()}
+        return Reply(f"<think>{{label: mark}}</think>Sure:\n```json\n{json.dumps(marks)}\n```\n(see {{A10}})")
+
+    values, _, server = judged(ask, group(RIGHT, WRONG), judge_form=form, judge_sampling={"top_k": 1})
+    (request,) = server.requests
+    shown = request["messages"][1]["content"]
+    assert values == [[0.9, 0.2]] and request.get("response_format") == sent and request["top_k"] == 1
+    example = json.loads(shown[shown.index("such as\n") + 8 :])
+    assert set(example) == set(answers(request)) and all(set(e) == {"reason", "score"} for e in example.values())
+
+
+def test_marks_in_the_forms_that_models_give_them():
+    marks = {"A10": {"score": 0.5}, "B11": {"score": 0.8}}
+    good = json.dumps({k: {"reason": "ok"} | m for k, m in marks.items()})
+    for text in (
+        good,
+        good.replace("0.5", '"0.5"').replace("0.8", '"0.8"'),
+        f'{{"scores": {good}}}',
+        f"<think>the form is {{label: {{score}}}}</think>{good}\n(see {{A10}})",
+    ):
+        assert read_marks(text, ["A10", "B11"], ["score"]) == (marks, []), text
+    found, faults = read_marks(good.replace("0.5", "5"), ["A10", "B11"], ["score"])
+    assert found == {"B11": {"score": 0.8}} and [kind for kind, _ in faults] == ["out_of_range"]
+
+
+def test_judges_with_keys_and_headers_of_their_own(monkeypatch):
+    monkeypatch.setenv("ONE", "k1")
+    monkeypatch.setenv("TWO", "k2")
+    with FakeEndpoint(lambda r, n: said(good(r))) as server:
+        headers = {"judge_headers": {"x-team": "a"}, "judge_key_variable": "ONE, TWO"}
+        scores(reward("general_ruler", judge="one,two", judge_url=server.url, **headers), group(RIGHT))
+        seen = {r["model"]: h for r, (_, h) in zip(server.requests, server.seen, strict=True)}
+    assert {m: (h["authorization"], h["x-team"]) for m, h in seen.items()} == {
+        "one": ("Bearer k1", "a"),
+        "two": ("Bearer k2", "a"),
+    }
+    with pytest.raises(UserError, match="judge_key_variable names 2 variables for 3 judges"):
+        reward("general_ruler", judge="a,b,c", judge_url="http://127.0.0.1:1/v1", judge_key_variable="ONE,TWO")

@@ -1,17 +1,23 @@
 """A run's folder, and the overlay of corrections that it honours."""
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from proactor_lib import datasets
+from proactor_lib import datasets, files
 from proactor_lib.annotate import agreement, evidence
 from proactor_lib.errors import UserError
-from proactor_lib.files import write_jsonl
+from proactor_lib.evaluate import evaluate_run
+from proactor_lib.files import write_json, write_jsonl
 from proactor_lib.params import load_params
+from proactor_lib.report import run as report
 from proactor_lib.run import SPLITS, Run, annotate_run, prepare_data
 from proactor_lib.schema import DialogueReferences, ReferenceAction, Window
+from proactor_lib.widgets import Explorer, Watch
 
 from support.fake_endpoint import FakeEndpoint, Reply
+from support.runs import opened
 from support.truthful_oracle import Truthful
 
 
@@ -52,6 +58,39 @@ def test_a_named_overlay_must_be_there(tmp_path):
     write_jsonl(run.annotations / "dev.jsonl", [DialogueReferences(dialogue_id="d")])
     with pytest.raises(UserError, match="mine.jsonl"):
         run.references("dev")
+
+
+def test_a_split_joins_dialogues_references_and_the_catalog_that_each_is_shown(tmp_path):
+    run = Run.open(load_params(), tmp_path)
+    turns = ({"speaker": "user", "text": "Hello."},)
+    dialogues = [{"id": i, "domain": "own", "turns": turns, "actions": a} for i, a in (("d", ["b"]), ("e", []))]
+    write_jsonl(run.data / "dev.jsonl", dialogues)
+    write_json(run.data / "catalog.json", {"domain": "own", "actions": [{"name": "a"}, {"name": "b"}]})
+    needed = ReferenceAction(id="r", name="b", window=Window(open=1, ready=1, close=1))
+    write_jsonl(run.annotations / "dev.jsonl", [DialogueReferences(dialogue_id="d", references=(needed,))])
+    first, second = run.split("dev")
+    assert (first.dialogue, first.references) == (run.dialogues("dev")[0], (needed,)) and second.references == ()
+    assert [[a.name for a in c.catalog.actions] for c in (first, second)] == [["b"], ["a", "b"]]
+    assert first.line == run.references("dev")[0]
+
+
+def test_a_split_is_read_once_a_process_and_again_only_when_its_file_has_changed(tmp_path, monkeypatch):
+    """Policies, tables, report and widgets, each with a `Run` of its own."""
+    reads = Counter()
+
+    def counted(path, model, read=files.numbered_jsonl):
+        reads[Path(path).relative_to(tmp_path).as_posix()] += 1
+        return read(path, model)
+
+    monkeypatch.setattr(files, "numbered_jsonl", counted)
+    run = opened(tmp_path, policies=["oracle", "silent"], bootstrap=10)
+    evaluate_run(run)
+    report.build(run.out)
+    Explorer.of(Run(run.params, tmp_path), "test")
+    Watch.of(Run(run.params, tmp_path))
+    assert reads["data/test.jsonl"] == reads["references/test.jsonl"] == 1
+    write_jsonl(run.data / "test.jsonl", run.dialogues("test")[:1])
+    assert len(run.split("test")) == 1 and reads["data/test.jsonl"] == 2
 
 
 def line_of(number):

@@ -105,6 +105,15 @@ def test_service_times_come_back_from_the_lines_that_they_made(tmp_path):
     assert work.head_tokens < 900 < work.prompt_tokens
 
 
+def test_where_a_runs_train_dialogues_came_from_does_not_matter(tmp_path):
+    """data/train.jsonl is the run's own name for them, whatever the corpus calls its split."""
+    write_records(tmp_path)
+    known = fit.measured(tmp_path)
+    settings = json.loads((tmp_path / "params.json").read_text())
+    write_json(tmp_path / "params.json", settings | {"train_split": "part-one"})
+    assert fit.measured(tmp_path).workload == known.workload
+
+
 def test_what_half_a_run_tells_predicts_the_other_half(tmp_path):
     write_records(tmp_path)
     found = splits.check(tmp_path)
@@ -159,6 +168,8 @@ def test_the_fastest_split_gives_gpus_to_the_side_that_needs_them():
 
 
 def test_estimates_say_so_and_files_take_their_place(tmp_path):
+    # 14.8e9 weights of 2 bytes at 60% of 4.8e12 bytes per second: a server holds the bfloat16 export
+    assert estimate("H200").decode_step_s == pytest.approx(14.8e9 * 2 / (0.6 * 4.8e12))
     assert estimate("H200").source == "estimated" and estimate("H200").decode_step_s < estimate("H100").decode_step_s
     write_json(tmp_path / "times.json", TIMES.model_dump())
     write_json(tmp_path / "work.json", ONE.model_dump())

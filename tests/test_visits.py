@@ -1,16 +1,14 @@
 """Which turns a training step visits."""
 
 from proactor_lib.artf.training.episodes import DialogueSampler
-from proactor_lib.schema import Catalog, DialogueReferences
+from proactor_lib.schema import Case, Catalog
 
 from support.metric_cases import dialogue, reference
 
 
 def visits(turns_per_dialogue, seed=0, **kwargs):
-    line = DialogueReferences(dialogue_id="d", references=(reference(window=(3, 4, 5)),))
-    return DialogueSampler(
-        [dialogue()], [line], Catalog(domain="made up", actions=()), turns_per_dialogue, seed, **kwargs
-    )
+    case = Case(dialogue(), (reference(window=(3, 4, 5)),), Catalog(domain="made up", actions=()))
+    return DialogueSampler([case], turns_per_dialogue, seed, **kwargs)
 
 
 def test_a_visit_follows_from_the_seed_and_its_number():

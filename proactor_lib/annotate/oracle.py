@@ -5,12 +5,13 @@ evidence for each value; the union of the turns is the window [paper], the first
 schema leaves no room for a window outside the dialogue, an unknown action or an unknown parameter. A long dialogue is
 judged part by part, each turn once, with turns on both sides as context; what is open at a border is named in the
 next part's prompt, and the answer says what goes on. Where an answer does not fit into the token limit the parts are
-halved [ours].
+halved; where a catalog does not fit into an answer's schema it is asked about in groups of actions [ours].
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from proactor_lib.agent import _template, turn_line
 from proactor_lib.endpoint import Endpoint, Failed, Messages
@@ -21,6 +22,17 @@ from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, R
 VALUE = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,100}$'}
 MOST = 8  # opportunities of one action in one answer
 FEWEST = 8  # turns of the smallest part that is asked about where answers do not fit
+
+
+class Limits(NamedTuple):
+    """What a schema may hold: properties, enum values, and characters of both."""
+
+    properties: int
+    values: int
+    characters: int
+
+
+LIMITS = Limits(5000, 1000, 120_000)  # OpenAI's for structured outputs, the narrowest that is published
 
 
 @dataclass(frozen=True)
@@ -77,19 +89,38 @@ class Oracle:
     overlap: int = 15  # turns shown on each side of a part
     attempts: int = 3  # answers asked for before a dialogue fails
     repeat: int = 0
+    actions: int = 0  # that one answer is about at most; 0: as many as `LIMITS` lets a schema hold
     sampling: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.0, "max_tokens": 4096})
 
     async def annotate(self, dialogue: Dialogue) -> DialogueReferences | Failed:
         """The dialogue's reference windows, or why there are none. Logged actions are not shown to the model."""
+        actions = self.catalog.subset(dialogue.actions).actions
+        groups = [actions] if self.endpoint.form != "schema" else fitting(actions, LIMITS)
+        if self.actions:
+            groups = [group[i : i + self.actions] for group in groups for i in range(0, len(group), self.actions)]
+        done: list[Opportunity] = []
+        while groups:
+            found = await self._about(dialogue, groups[0])
+            if isinstance(found, Failed) and found.kind == "rejected" and _of_schema(found) and len(groups[0]) > 1:
+                half = len(groups[0]) // 2
+                groups = [groups[0][:half], groups[0][half:], *groups[1:]]
+            elif isinstance(found, Failed):
+                return found
+            else:
+                done += found
+                groups = groups[1:]
+        return references(dialogue, done)
+
+    async def _about(self, dialogue: Dialogue, actions: Sequence[Action]) -> list[Opportunity] | Failed:
+        """What all parts say of some actions; parts are halved while an answer does not fit."""
         judged = min(self.judged, len(dialogue.turns))
         while True:
-            found = await self._annotate(dialogue, judged)
+            found = await self._annotate(dialogue, actions, judged)
             if not (isinstance(found, Failed) and found.cut) or judged <= FEWEST:
                 return found
             judged = max(FEWEST, judged // 2)
 
-    async def _annotate(self, dialogue: Dialogue, judged: int) -> DialogueReferences | Failed:
-        actions = self.catalog.subset(dialogue.actions).actions
+    async def _annotate(self, dialogue: Dialogue, actions: Sequence[Action], judged: int) -> list[Opportunity] | Failed:
         done: list[Opportunity] = []
         carried: list[Opportunity] = []
         for part in parts(len(dialogue.turns), judged, self.overlap):
@@ -98,7 +129,7 @@ class Oracle:
                 return found
             carried = [o for o in found if part.goes_on(o)]
             done += [o for o in found if o.ready and not part.goes_on(o)]
-        return references(dialogue, done)
+        return done
 
     async def _judge(
         self, dialogue: Dialogue, actions: Sequence[Action], part: Part, carried: list[Opportunity]
@@ -112,6 +143,26 @@ class Oracle:
             **self.sampling,
         )
         return answer if isinstance(answer, Failed) else answer.value
+
+
+def fitting(actions: Sequence[Action], limits: Limits) -> list[Sequence[Action]]:
+    """The actions in groups, in order, each of which an answer's schema may hold; an action never is cut in two."""
+    groups, sums = [[]], Limits(0, 0, 0)
+    for action in actions:
+        values = [v for p in action.params for v in p.values]
+        names = [action.name, *(p.name for p in action.params)]
+        # "params", "candidate", "ready", and "value" and "turn" of each parameter
+        own = Limits(4 + 3 * len(action.params), len(values), sum(map(len, [*names, *values])))
+        if groups[-1] and any(a + b > most for a, b, most in zip(sums, own, limits, strict=True)):
+            groups, sums = [*groups, []], Limits(0, 0, 0)
+        groups[-1].append(action)
+        sums = Limits(*(a + b for a, b in zip(sums, own, strict=True)))
+    return groups
+
+
+def _of_schema(failed: Failed) -> bool:
+    """Whether a request was rejected for what its schema asks."""
+    return bool(re.search(r"schema|response_format|too many states|properties|enum|grammar", failed.reason, re.I))
 
 
 def parts(turns: int, judged: int, overlap: int) -> list[Part]:

@@ -4,7 +4,7 @@ What is paid for lies in the endpoint's cache, so a killed run starts again and 
 """
 
 import asyncio
-import json
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 
 from proactor_lib.annotate.agreement import with_observed
 from proactor_lib.annotate.oracle import Oracle
-from proactor_lib.endpoint import Answer, Endpoint, Failed, Form, estimated_tokens, price, run_async
-from proactor_lib.errors import UserError
-from proactor_lib.files import atomic
+from proactor_lib.concurrency import run_async
+from proactor_lib.endpoint import Answer, Endpoint, Failed, estimated_tokens, price
+from proactor_lib.errors import ProcessError, UserError
+from proactor_lib.files import atomic, is_stream, write_jsonl
 from proactor_lib.params import Params
-from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
+from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, Form
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,6 +40,8 @@ class OracleSettings:
     backoff: float = 0.5  # seconds before the first retry
     prices: tuple[float, float] = (0.0, 0.0)
     form: Form = "schema"  # what the endpoint can hold answers to
+    headers: dict[str, str] = field(default_factory=dict)
+    key_variable: str = "OPENAI_API_KEY"
     oracle: dict[str, Any] = field(
         default_factory=dict
     )  # fields of Oracle: judged, overlap, attempts, repeat, sampling
@@ -54,6 +59,8 @@ class OracleSettings:
             prices=self.prices,
             form=self.form,
             key=key,
+            key_variable=self.key_variable,
+            headers=self.headers if key is None else {},
         )
 
 
@@ -71,7 +78,9 @@ def settings(params: Params, repeat: int = 0) -> OracleSettings:
         model=params.oracle_model,
         cache=cache_dir(),
         form=params.oracle_form,
-        oracle={"repeat": repeat, "sampling": params.oracle_sampling},
+        headers=params.oracle_headers,
+        key_variable=params.oracle_key_variable,
+        oracle={"repeat": repeat, "sampling": params.oracle_sampling, "actions": params.oracle_actions},
     )
 
 
@@ -146,37 +155,49 @@ def annotate_file(
 ) -> Summary:
     """Write `out` (schema.DialogueReferences lines, in order) and, where some failed, `failures_path(out)`.
 
-    Dialogues are read as they are needed: memory does not grow with their number. `on_progress` hears of each one. Both files
+    Dialogues are read as they are needed: memory does not grow with their number. `on_progress` hears of each one.
+    Both files
     appear when all is done; started again after a kill, it repeats no call that was answered, and tries faults of
-    transport again. Raises UserError where the endpoint refuses or is not there.
+    transport again. Raises UserError where the endpoint refuses, is not there or has no credit left, Broken where every
+    dialogue failed.
     """
     return run_async(_annotate_file(dialogues, catalog, Path(out), settings, on_progress))
 
 
 async def _annotate_file(dialogues, catalog, out, settings, on_progress) -> Summary:
-    summary = Summary()
+    summary, failures = Summary(), []
     async with settings.endpoint() as endpoint:
-        with atomic(out) as good, atomic(failures_path(out)) as bad:
+        with atomic(out) as good:
             oracle = Oracle(endpoint, catalog, **settings.oracle)
             async for dialogue, result in in_order(dialogues, oracle.annotate, ahead=4 * settings.concurrency):
                 summary.count(result, endpoint)
                 if isinstance(result, Failed):
                     _stop_if_hopeless(result, endpoint)
-                    bad.write(_line(dialogue_id=dialogue.id, kind=result.kind, reason=result.reason))
+                    failures.append({"dialogue_id": dialogue.id, "kind": result.kind, "reason": result.reason})
                 else:
                     good.write(with_observed(result, dialogue).model_dump_json(exclude_unset=True) + "\n")
                 on_progress(summary)
-    if not summary.failed:
-        failures_path(out).unlink()
+            _leave_failures(out, failures)
+            if failures and not summary.annotated:
+                raise ProcessError(
+                    f"{out}: not one of {len(failures)} dialogues was annotated: {failures[0]['reason']}"
+                )
     return summary
 
 
-def _line(**values) -> str:
-    return json.dumps(values, ensure_ascii=False) + "\n"
+def _leave_failures(out: Path, failures: list[dict[str, str]]) -> None:
+    """In the file beside `out`; where nothing can lie beside it (a pipe), in the log."""
+    if is_stream(out):
+        for failure in failures:
+            log.warning("no references for %(dialogue_id)s: %(reason)s (%(kind)s)", failure)
+    elif failures:
+        write_jsonl(failures_path(out), failures)
+    else:
+        failures_path(out).unlink(missing_ok=True)
 
 
 def _stop_if_hopeless(failed: Failed, endpoint: Endpoint) -> None:
-    if failed.kind in ("refused", "unreachable") and not endpoint.counts.calls:
+    if failed.kind == "quota" or (failed.kind in ("refused", "unreachable") and not endpoint.counts.calls):
         raise UserError(f"the oracle {endpoint.model!r} at {endpoint.url} cannot be asked: {failed.reason}")
 
 

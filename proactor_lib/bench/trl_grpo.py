@@ -95,8 +95,7 @@ def _scorer(job: Job, visits: list[Episode], reward: Reward, counted: dict[str, 
             texts, ids = completions[first : first + k], completion_ids[first : first + k]
             ended = [tokens[-1:] == [end] for tokens in ids]
             parsed = [parse(t) if e else Parsed((), unreadable=True) for t, e in zip(texts, ended, strict=True)]
-            of = visits[visit[first]]
-            group = Group(of.dialogue, turn[first], of.references, of.catalog, tuple(texts), tuple(parsed))
+            group = Group(visits[visit[first]], turn[first], tuple(texts), tuple(parsed))
             values += [s.value for s in await reward.score(group)]
         return values
 

@@ -5,6 +5,7 @@ come up (Broken) with one and status 1. A package that only an extra brings is a
 """
 
 import importlib
+import os
 import sys
 
 import typer
@@ -31,6 +32,7 @@ for room in ROOMS:
 
 def main() -> None:
     """Run the command line."""
+    sys.argv[1:] = [_at_home(argument) for argument in sys.argv[1:]]
     try:
         app()
     except (UserError, ProcessError) as error:
@@ -45,3 +47,9 @@ def main() -> None:
         if end.code == 130:  # what typer makes of Ctrl-C
             print("proactor: stopped; the same command goes on from here", file=sys.stderr)
         raise
+
+
+def _at_home(argument: str) -> str:
+    """`--out=~/x` with the home folder, which a shell only sees in `--out ~/x`."""
+    option, equals, value = argument.partition("=")
+    return f"{option}={os.path.expanduser(value)}" if option.startswith("--") and equals else argument

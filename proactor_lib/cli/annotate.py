@@ -43,6 +43,10 @@ def annotate(
     form: Annotated[
         str, typer.Option(help="What the endpoint can hold answers to: schema, object or text.")
     ] = "schema",
+    header: Annotated[
+        list[str], typer.Option(metavar="NAME=VALUE", help="Headers of the requests; $NAME: an environment variable.")
+    ] = [],  # noqa: B006
+    key_variable: Annotated[str, typer.Option(help="The environment variable with the key.")] = "OPENAI_API_KEY",
     repeat: Annotated[int, typer.Option(min=0, help="Another number asks the oracle anew, to see if it agrees.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
     seed: Seed = 0,
@@ -62,7 +66,10 @@ def annotate(
     else:
         from proactor_lib.annotate import oracle_run
 
-        asked = _asked(model, url, form, parse_settings(sampling, "--sampling"))
+        asked = _asked(
+            oracle_model=model, oracle_url=url, oracle_form=form, oracle_key_variable=key_variable,
+            oracle_headers=_headers(header), oracle_sampling=parse_settings(sampling, "--sampling"),
+        )  # fmt: skip
         settings = replace(
             oracle_run.settings(asked, repeat),
             cache=cache or oracle_run.cache_dir(),
@@ -76,12 +83,18 @@ def annotate(
     typer.echo(text, err=True)
 
 
-def _asked(model: str, url: str, form: str, sampling: dict) -> "Params":
-    """What the oracle is asked with, checked as a run's parameters are."""
+def _asked(**given) -> "Params":
+    """What the oracle is asked with, checked as a run's parameters are; what is empty has its default."""
     from proactor_lib.params import validate
 
-    given = {"annotator": "oracle", "oracle_model": model, "oracle_url": url, "oracle_form": form}
-    return validate(given | ({"oracle_sampling": sampling} if sampling else {}), "proactor annotate")
+    return validate({"annotator": "oracle"} | {k: v for k, v in given.items() if v}, "proactor annotate")
+
+
+def _headers(given: list[str]) -> dict[str, str]:
+    pairs = [header.partition("=") for header in given]
+    if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
+        raise UserError(f"--header {wrong[0]!r} is not NAME=VALUE")
+    return {name: value for name, _, value in pairs}
 
 
 def _by_evidence(corpus: "Corpus", out: Path) -> tuple[dict, str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proactor_lib.cli.tables import console
 from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,14 +85,13 @@ def _evidence(corpus: "Corpus") -> list | None:
 
 
 def _print_stats(title: str, ours: dict, paper: dict | None) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "here", *(["published (all splits but for dialogues)"] if paper else []), title=title)
     for name, value in ours.items():
         published = [] if paper is None else [_shown(paper.get(name))]
         table.add_row(name.replace("_", " "), _shown(value), *published)
-    Console().print(table)
+    console().print(table)
 
 
 def _shown(value) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import typer
 
 from proactor_lib.cli.data import AsJson, DataDir, Dataset, Log, Seed
 from proactor_lib.cli.run import parse_settings
+from proactor_lib.cli.tables import console
 
 if TYPE_CHECKING:
     from proactor_lib.evaluate import EvalResults
@@ -135,7 +135,6 @@ def watched(look: Callable[[], None], every: float = 0.3) -> Iterator[None]:
 
 def print_tables(scored: "EvalResults") -> None:
     """Metrics by policy with their intervals, and what could be read, on standard output."""
-    from rich.console import Console
     from rich.table import Table
 
     policies = list(scored.scores)
@@ -146,9 +145,9 @@ def print_tables(scored: "EvalResults") -> None:
     for metric in scored.table.metric.unique():
         shown.add_row(metric, *(_cell(found[name, metric]) for name in policies))
     shown.add_row("unreadable", *(f"{scored.unreadable(name):.1%}" for name in policies))
-    console = Console(width=None if sys.stdout.isatty() else 24 + 20 * len(policies), highlight=False)
-    console.print(shown)
-    console.print(f"PRI ranks: {', '.join(scored.ranked_against) or 'nobody'}")
+    out = console()
+    out.print(shown)
+    out.print(f"PRI ranks: {', '.join(scored.ranked_against) or 'nobody'}")
 
 
 def _cell(row) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proactor_lib.cli.run import parse_settings
+from proactor_lib.cli.tables import console
 from proactor_lib.params import Params, load_params
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def probe_rewards(
 ) -> None:
     """Score fixed policies with every reward: their order, and Kendall's tau with opportunity timing."""
     chosen = load_params(params, {"dataset": dataset, "data_dir": data_dir, **parse_settings(settings)})
-    from proactor_lib import datasets
+    from proactor_lib import datasets, schema
     from proactor_lib.annotate import evidence
     from proactor_lib.reward_lab import probe, scoring
 
@@ -73,9 +74,9 @@ def probe_rewards(
         dataset, data_dir, split, limit, chosen.max_turns, chosen.seed, log=True
     )  # the evidence annotator needs the simulator's log
     lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
-    cases = scoring.cases(corpus.dialogues, lines)
+    cases = schema.cases(corpus.dialogues, lines, corpus.catalog)
     chosen = scoring.with_cache(chosen, CACHE)
-    table = probe.table(cases, corpus.catalog, chosen)
+    table = probe.table(cases, chosen)
     summary = probe.summary(table, cases, chosen)
     typer.echo(f"RULER's judge: {summary['judge']}", err=True)
     _warn(summary["order"])
@@ -136,7 +137,6 @@ def _print(value: dict) -> None:
 
 
 def _show(table: "pd.DataFrame", title: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table(title=title)
@@ -144,7 +144,7 @@ def _show(table: "pd.DataFrame", title: str) -> None:
         shown.add_column(str(column), justify="right" if column else "left")
     for name, row in table.iterrows():
         shown.add_row(" · ".join(name) if isinstance(name, tuple) else str(name), *map(_cell, row))
-    Console().print(shown)
+    console().print(shown)
 
 
 def _cell(value: float | str) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from proactor_lib import pipeline
 from proactor_lib.errors import UserError
 from proactor_lib.progress import Event, Tail
+from proactor_lib.yaml_text import parse_yaml
 
 
 def register(app: typer.Typer) -> None:
@@ -26,10 +26,7 @@ def parse_settings(settings: list[str], option: str = "--set") -> dict[str, Any]
         key, equals, value = setting.partition("=")
         if not (key.strip() and equals):
             raise UserError(f"{option} {setting!r} is not key=value")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"{option} {key.strip()}: the value {value!r} is not YAML") from None
+        overrides[key.strip()] = parse_yaml(value, f"{option} {key.strip()}: the value {value!r}")
     return overrides
 
 

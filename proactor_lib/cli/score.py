@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from proactor_lib.cli.tables import console
 from proactor_lib.params import Params
 
 
@@ -56,7 +57,6 @@ def print_json(found: dict[str, tuple[float, float, float]]) -> None:
 
 def print_table(found: dict[str, tuple[float, float, float]], dialogues: int) -> None:
     """A table on standard output; what is undefined is a dash."""
-    from rich.console import Console
     from rich.table import Table
 
     shown = Table("metric", title=f"{dialogues} dialogues", title_justify="left")
@@ -65,4 +65,4 @@ def print_table(found: dict[str, tuple[float, float, float]], dialogues: int) ->
     for metric, (value, low, high) in found.items():
         defined = not math.isnan(value)
         shown.add_row(metric, f"{value:.4f}" if defined else "-", f"{low:.4f} to {high:.4f}" if defined else "-")
-    Console().print(shown)
+    console().print(shown)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from proactor_lib.cli.tables import console
+
 File = Annotated[Path, typer.Argument(help="A sweep file (YAML).")]
 Out = Annotated[str, typer.Argument(help="The sweep's folder, or an fsspec URL.")]
 
@@ -39,15 +41,14 @@ def plan(file: File, as_json: Annotated[bool, typer.Option("--json", help="One J
         rows = [{"id": c.id, **{n: c.values.get(n) for n in names}} for c in cells]
         typer.echo(json.dumps({"name": sweep.name, "notebook": str(sweep.notebook), "cells": rows}, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("cell", *names, box=None)
     for cell in cells:
         table.add_row(cell.id, *(str(cell.values.get(n)) for n in names))
-    console = Console(width=None if sys.stdout.isatty() else 24 + 24 * len(names), highlight=False)
-    console.print(f"{sweep.name}: {len(cells)} cells of {sweep.notebook.name}")
-    console.print(table)
+    out = console()
+    out.print(f"{sweep.name}: {len(cells)} cells of {sweep.notebook.name}")
+    out.print(table)
 
 
 def run(

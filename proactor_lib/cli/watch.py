@@ -14,7 +14,7 @@ from proactor_lib.errors import UserError
 if TYPE_CHECKING:
     from proactor_lib.evaluate.conversation import Conversation
     from proactor_lib.run import Run
-    from proactor_lib.schema import Dialogue, Turn
+    from proactor_lib.schema import Case, Turn
 
 
 def register(app: typer.Typer) -> None:
@@ -61,25 +61,24 @@ def opened(out: Path, url: str | None, model: str | None) -> "Run":
     return Run(params, out)
 
 
-def pick(run: "Run", split: str, dialogue_id: str | None) -> "Dialogue":
-    """The dialogue of that id; the split's first without one. UserError where it is not there."""
-    dialogues = {d.id: d for d in run.dialogues(split)}
-    if dialogue_id is not None and dialogue_id not in dialogues:
-        some = ", ".join(list(dialogues)[:5])
-        raise UserError(f"no dialogue {dialogue_id!r} in {split} of {run.out}; there are {len(dialogues)}: {some}, ...")
-    return dialogues[dialogue_id or next(iter(dialogues))]
+def pick(run: "Run", split: str, dialogue_id: str | None) -> "Case":
+    """The case of the dialogue with that id; the split's first without one. UserError where it is not there."""
+    cases = {c.dialogue.id: c for c in run.split(split)}
+    if dialogue_id is not None and dialogue_id not in cases:
+        some = ", ".join(list(cases)[:5])
+        raise UserError(f"no dialogue {dialogue_id!r} in {split} of {run.out}; there are {len(cases)}: {some}, ...")
+    return cases[dialogue_id or next(iter(cases))]
 
 
-def conversation(run: "Run", roster, policy: str, split: str, dialogue: "Dialogue | None") -> "Conversation":
+def conversation(run: "Run", roster, policy: str, split: str, case: "Case | None") -> "Conversation":
     """The conversation before its first turn. UserError for a policy that nobody has."""
     from proactor_lib.evaluate.conversation import Background, Conversation
 
     agent = agent_of(run, roster, policy, split)
-    if dialogue is None:
+    if case is None:
         return Conversation(agent, run.catalog, Background(), theta=run.params.theta)
-    needed = next((r.references for r in run.references(split) if r.dialogue_id == dialogue.id), ())
-    return Conversation(agent, run.catalog, Background(), dialogue_id=dialogue.id, actions=dialogue.actions,
-                        references=needed, theta=run.params.theta)  # fmt: skip
+    return Conversation(agent, case.catalog, Background(), dialogue_id=case.dialogue.id, references=case.references,
+                        theta=run.params.theta)  # fmt: skip
 
 
 def agent_of(run: "Run", roster, policy: str, split: str):
@@ -95,9 +94,9 @@ def agent_of(run: "Run", roster, policy: str, split: str):
     return roster.agent(policy)
 
 
-def replayed(dialogue: "Dialogue", pause: float) -> "Iterator[Turn]":
+def replayed(case: "Case", pause: float) -> "Iterator[Turn]":
     """The dialogue's turns, each after a pause."""
-    for turn in dialogue.turns:
+    for turn in case.dialogue.turns:
         yield turn
         time.sleep(pause)
 

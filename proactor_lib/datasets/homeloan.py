@@ -14,8 +14,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import count, islice, pairwise
 
-import yaml
-
+from proactor_lib.errors import UserError
 from proactor_lib.schema import (
     Action,
     Catalog,
@@ -29,6 +28,7 @@ from proactor_lib.schema import (
     Window,
 )
 from proactor_lib.values import normalise
+from proactor_lib.yaml_text import read_yaml
 
 SIZES = {"train": 774, "dev": 97, "test": 97}  # calls [paper]
 AGENT, BORROWER = "agent", "borrower"
@@ -49,7 +49,7 @@ SPELLED = 0.12  # values said in another spelling than the log's
 
 @lru_cache
 def _says() -> dict:
-    return yaml.safe_load((files(__package__) / "homeloan.yaml").read_text(encoding="utf-8"))
+    return read_yaml(files(__package__) / "homeloan.yaml")
 
 
 @lru_cache
@@ -376,7 +376,8 @@ def _reference(id: str, topic: _Topic, topics: list[_Topic]) -> ReferenceAction:
 
 
 def calls(split: str, seed: int = 0, log: bool = True) -> Iterator[tuple[Dialogue, DialogueReferences]]:
-    """The split's calls without end, each with its truth."""
+    """The split's calls without end, each with its truth. UserError for a split that there is not."""
+    size(split)
     return (simulate(split, index, seed, log) for index in count())
 
 
@@ -386,5 +387,7 @@ def truth(split: str, limit: int | None = None, seed: int = 0) -> tuple[Dialogue
 
 
 def size(split: str) -> int:
-    """Calls of a split where no limit is given [paper: its corpus]."""
-    return SIZES.get(split, SIZES["test"])
+    """Calls of a split where no limit is given [paper: its corpus]. UserError for a split that there is not."""
+    if split not in SIZES:
+        raise UserError(f"the simulator has no split {split!r}; accepted: {', '.join(SIZES)}")
+    return SIZES[split]

@@ -1,21 +1,24 @@
-"""Anyone's own domain: a folder with `catalog.json` and `<split>.jsonl`, else `dialogues.jsonl`, a dialogue a line."""
+"""Anyone's own domain: a folder with `catalog.json` and `<split>.jsonl`, else `dialogues.jsonl`, one dialogue per line.
+
+Either may be gzipped (.gz).
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proactor_lib.errors import UserError
-from proactor_lib.files import numbered_jsonl, read_json, write_json, write_jsonl
+from proactor_lib.files import numbered_jsonl, plain_or_gzipped, read_json, write_json, write_jsonl
 from proactor_lib.schema import Catalog, Dialogue
 
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
-    """The catalog and the split's dialogues, read as they are asked for. UserError names the file, the line, the key."""
-    catalog = read_json(folder / "catalog.json", Catalog)
-    path = folder / f"{split}.jsonl"
+    """The catalog and the split's dialogues, read as they are used. UserError names the file, the line, the key."""
+    catalog = read_json(plain_or_gzipped(folder / "catalog.json"), Catalog)
+    path = plain_or_gzipped(folder / f"{split}.jsonl")
     if not path.exists():
-        path = folder / "dialogues.jsonl"
+        path = plain_or_gzipped(folder / "dialogues.jsonl")
     if not path.exists():
-        there = ", ".join(sorted(p.stem for p in folder.glob("*.jsonl"))) or "none"
+        there = ", ".join(sorted({p.name.partition(".jsonl")[0] for p in folder.glob("*.jsonl*")})) or "none"
         raise UserError(f"{folder} has neither {split}.jsonl nor dialogues.jsonl; splits there: {there}")
     return catalog, _dialogues(path, catalog)
 

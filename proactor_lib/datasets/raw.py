@@ -1,21 +1,14 @@
 """Raw JSON files, plain or gzipped."""
 
-import gzip
-import json
 from pathlib import Path
+from typing import Any
 
-from proactor_lib.errors import UserError
+from proactor_lib.files import parse_json, read_text
 
 
-def parsed(path: Path):
+def parsed(path: Path) -> Any:
     """The file's JSON value; UserError if it cannot be read or is not JSON."""
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as f:
-            return json.load(f)
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there") from None
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
+    return parse_json(read_text(path), path)
 
 
 def reason(error: Exception) -> str:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from proactor_lib import agent, policies
 from proactor_lib.agent import Parsed, parse
-from proactor_lib.endpoint import Answer, Endpoint, Failed, after_thinking
+from proactor_lib.endpoint import Answer, Endpoint, Failed
 from proactor_lib.evaluate import graph
 from proactor_lib.evaluate.confidence import with_confidence
-from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, TurnPrediction
+from proactor_lib.replies import after_thinking
+from proactor_lib.schema import Case, TurnPrediction
 
 if TYPE_CHECKING:
     from proactor_lib.artf.serving.completions import CompletionClient, Output
@@ -25,13 +26,10 @@ OnPrediction = Callable[[TurnPrediction], None]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A dialogue, and the turns at which it is asked about (increasing)."""
+class EvalCase(Case):
+    """A case, and the turns at which agents are asked about it."""
 
-    dialogue: Dialogue
-    references: tuple[ReferenceAction, ...]
-    catalog: Catalog
-    turns: tuple[int, ...]
+    turns: tuple[int, ...]  # increasing
 
 
 class Unanswered(RuntimeError):
@@ -43,7 +41,7 @@ class Agent(Protocol):
 
     at_once: int
 
-    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
+    async def follow(self, case: EvalCase, known: Known, on_prediction: OnPrediction) -> None:
         """Pass to `on_prediction` a prediction for each asked turn that is not `known`. Raises Unanswered."""
 
     async def close(self) -> None:
@@ -58,9 +56,9 @@ class Fixed:
     def __init__(self, name: str, seed: int):
         self._policy, self._seed = policies.POLICIES[name], seed
 
-    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
+    async def follow(self, case: EvalCase, known: Known, on_prediction: OnPrediction) -> None:
         """As Agent; nothing is asked."""
-        for line in self._policy(case.dialogue, case.references, case.catalog, self._seed):
+        for line in self._policy(case, self._seed):
             if line.turn in case.turns and line.turn not in known:
                 on_prediction(line)
 
@@ -83,20 +81,20 @@ class Prompted:
         self._carries = name == "reasoning_asg"
         self.at_once = max(endpoint.concurrency if self._carries else endpoint.concurrency // 4, 1)
 
-    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
+    async def follow(self, case: EvalCase, known: Known, on_prediction: OnPrediction) -> None:
         """As Agent: turns at the same time, but one after the other where a graph is carried."""
         if self._carries:
             await self._carry(case, known, on_prediction)
         else:
             await asyncio.gather(*(self._turn(case, turn, on_prediction) for turn in case.turns if turn not in known))
 
-    async def _turn(self, case: Case, turn: int, on_prediction: OnPrediction) -> None:
+    async def _turn(self, case: EvalCase, turn: int, on_prediction: OnPrediction) -> None:
         answer = await self._ask(case, agent.transcript(case.dialogue, turn))
         text = spoken(answer)
         parsed = Parsed((), unreadable=True) if text is None else parse(text)
         on_prediction(_line(case, turn, answer, parsed))
 
-    async def _carry(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
+    async def _carry(self, case: EvalCase, known: Known, on_prediction: OnPrediction) -> None:
         state: graph.Graph = {}
         for turn in case.turns:
             if turn in known:
@@ -108,8 +106,8 @@ class Prompted:
             unreadable = not whole or spoken(answer) is None
             on_prediction(_line(case, turn, answer, Parsed(graph.actions(state), unreadable)))
 
-    async def _ask(self, case: Case, seen: str) -> Answer[str] | Failed:
-        system = agent.system_text(case.catalog.subset(case.dialogue.actions), self._template)
+    async def _ask(self, case: EvalCase, seen: str) -> Answer[str] | Failed:
+        system = agent.system_text(case.catalog, self._template)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": seen}]
         answer = await self._endpoint.complete(messages, temperature=0.0, max_tokens=self._max_tokens)
         if isinstance(answer, Failed) and answer.kind != "rejected":
@@ -126,7 +124,7 @@ def spoken(answer: Answer[str] | Failed) -> str | None:
     return None if isinstance(answer, Failed) or answer.cut else after_thinking(answer.text)
 
 
-def _line(case: Case, turn: int, answer: Answer[str] | Failed, parsed: Parsed) -> TurnPrediction:
+def _line(case: EvalCase, turn: int, answer: Answer[str] | Failed, parsed: Parsed) -> TurnPrediction:
     """A request that was rejected (a prompt beyond the context) is an unreadable output without a text."""
     said = {"dialogue_id": case.dialogue.id, "turn": turn, "actions": parsed.actions, "unreadable": parsed.unreadable}
     if isinstance(answer, Failed):
@@ -152,7 +150,7 @@ class Served:
         self._model, self._sampler, self._trunk = model, sampler, trunk
         self._longest, self.at_once = longest, at_once
 
-    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
+    async def follow(self, case: EvalCase, known: Known, on_prediction: OnPrediction) -> None:
         """As Agent: the longest prompt warms the server's cache, then all turns at once."""
         trunk = self._trunk(case)
         left = {turn: trunk.prompt(turn) for turn in case.turns if turn not in known}
@@ -163,7 +161,7 @@ class Served:
             await self._ask(self._sampler.warm(self._model, fitting[max(fitting)], case.dialogue.id))
         await asyncio.gather(*(self._turn(case, turn, prompt, on_prediction) for turn, prompt in fitting.items()))
 
-    async def _turn(self, case: Case, turn: int, prompt: list[int], on_prediction: OnPrediction) -> None:
+    async def _turn(self, case: EvalCase, turn: int, prompt: list[int], on_prediction: OnPrediction) -> None:
         start = time.perf_counter()
         (output,) = await self._ask(self._sampler.sample(self._model, prompt, 1, case.dialogue.id))
         parsed = read(output)
@@ -176,9 +174,11 @@ class Served:
     async def _ask(self, request):
         import httpx
 
+        from proactor_lib.artf.serving.completions import WrongModel
+
         try:
             return await request
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, WrongModel) as error:
             raise Unanswered(f"the vLLM server does not answer: {error or type(error).__name__}") from None
 
     async def close(self) -> None:
@@ -194,5 +194,5 @@ def read(output: "Output") -> Parsed:
     return replace(parsed, actions=with_confidence(parsed.actions, output))
 
 
-def _beyond_context(case: Case, turn: int, tokens: int) -> TurnPrediction:
+def _beyond_context(case: EvalCase, turn: int, tokens: int) -> TurnPrediction:
     return TurnPrediction(dialogue_id=case.dialogue.id, turn=turn, unreadable=True, prompt_tokens=tokens)

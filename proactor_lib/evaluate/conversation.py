@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from proactor_lib.evaluate.agents import Agent, Case, Known, OnPrediction
+from proactor_lib.evaluate.agents import Agent, EvalCase, Known, OnPrediction
 from proactor_lib.metrics import alignment, matches
 from proactor_lib.schema import Catalog, Dialogue, PredictedAction, ReferenceAction, Turn, TurnPrediction
 
@@ -33,7 +33,7 @@ class Replayed:
     def __init__(self, lines: Sequence[TurnPrediction]):
         self._lines = {(line.dialogue_id, line.turn): line for line in lines}
 
-    async def follow(self, case: Case, known: Known, on_prediction: OnPrediction) -> None:
+    async def follow(self, case: EvalCase, known: Known, on_prediction: OnPrediction) -> None:
         """As Agent."""
         for turn in case.turns:
             if turn not in known and (line := self._lines.get((case.dialogue.id, turn))):
@@ -55,24 +55,23 @@ class Conversation:
     """What was said so far, by the people and by the agent."""
 
     def __init__(self, agent: Agent, catalog: Catalog, background: Background, *, dialogue_id: str = "typed",
-                 actions: tuple[str, ...] = (), references: Sequence[ReferenceAction] | None = None,
-                 theta: float = 0.75):  # fmt: skip
-        """`references`: None where nobody knows the windows; `actions`: those of the catalog that are shown."""
+                 references: Sequence[ReferenceAction] | None = None, theta: float = 0.75):  # fmt: skip
+        """`catalog`: what is shown; `references`: None where nobody knows the windows."""
         self._agent, self._catalog, self._background = agent, catalog, background
-        self._id, self._actions, self.references, self._theta = dialogue_id, actions, references, theta
+        self._id, self.references, self._theta = dialogue_id, references, theta
         self.turns: list[Turn] = []
         self.said: dict[int, TurnPrediction] = {}
 
     @property
     def dialogue(self) -> Dialogue:
         """The conversation so far. It has turns once one was heard."""
-        return Dialogue(id=self._id, domain=self._catalog.domain, turns=tuple(self.turns), actions=self._actions)
+        return Dialogue(id=self._id, domain=self._catalog.domain, turns=tuple(self.turns))
 
     def hear(self, turn: Turn) -> list[Judged]:
         """One more turn; what the agent would prepare or trigger now. Raises Unanswered."""
         self.turns.append(turn)
         now = len(self.turns)
-        case = Case(self.dialogue, tuple(self.references or ()), self._catalog, tuple(range(1, now + 1)))
+        case = EvalCase(self.dialogue, tuple(self.references or ()), self._catalog, tuple(range(1, now + 1)))
         known = {t: self.said.get(t) or TurnPrediction(dialogue_id=self._id, turn=t) for t in range(1, now)}
         self._background.run(self._agent.follow(case, known, lambda line: self.said.update({line.turn: line})))
         return self.judged(now)

@@ -12,8 +12,9 @@ from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.artf.training.train import Job, adapters_served
 from proactor_lib.evaluate import confidence
-from proactor_lib.evaluate.agents import Case, Served
+from proactor_lib.evaluate.agents import Served
 from proactor_lib.run import Run
+from proactor_lib.schema import Case
 
 ADAPTERS = 64  # policies of one evaluation whose adapters a GPU server may hold
 
@@ -73,4 +74,4 @@ class PolicyServer:
         return Served(self.serve(adapter), sampler, self._trunk, longest, at_once=max(2, p.max_num_seqs // 8))
 
     def _trunk(self, case: Case) -> DialogueTokens:
-        return dialogue_tokens(self._job.tokenizer, case.dialogue, case.catalog)
+        return dialogue_tokens(self._job.tokenizer, case)

@@ -73,7 +73,10 @@ class PolicySet:
         if name in self._adapters:
             return self._served().agent(self._adapters[name])
         if p.policy_url:
-            endpoint = Endpoint(p.policy_url, p.policy_model, timeout=TIMEOUT, cache=cache_dir())
+            endpoint = Endpoint(
+                p.policy_url, p.policy_model, timeout=TIMEOUT, cache=cache_dir(),
+                headers=p.policy_headers, key_variable=p.policy_key_variable,
+            )  # fmt: skip
         else:
             base, server = self._served().serve(None), self._served().server
             url, many = f"{server.url}/v1", p.max_num_seqs

@@ -92,8 +92,8 @@ def asked_turns(run: Run, said: Predictions) -> Turns | None:
 def load_or_score(run: Run) -> EvalResults | None:
     """Every policy's metrics with intervals, as the run keeps them; None without predictions.
 
-    They are computed where nothing is kept, or where that was made from something else. Raises UserError for predictions
-    that do not fit the run's dialogues.
+    They are computed where nothing is kept, or where that was made from something else. Raises UserError for
+    predictions that do not fit the run's dialogues.
     """
     said = predictions.read_all(run)
     if not said:

@@ -6,9 +6,9 @@ from functools import cached_property
 
 from proactor_lib import progress, provenance
 from proactor_lib.annotate.oracle_run import in_order
-from proactor_lib.endpoint import run_async
+from proactor_lib.concurrency import run_async
 from proactor_lib.errors import UserError
-from proactor_lib.evaluate.agents import Agent, Case, Unanswered
+from proactor_lib.evaluate.agents import Agent, EvalCase, Unanswered
 from proactor_lib.evaluate.policy_set import PolicySet
 from proactor_lib.evaluate.predictions import DEV, TEST, PredictionLog, folder
 from proactor_lib.evaluate.results import focus, load_or_score
@@ -45,13 +45,12 @@ class EvalSplit:
         self.run, self.split = run, split
 
     @cached_property
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[EvalCase]:
         """The dialogues with the turns that are asked."""
-        needs = {line.dialogue_id: line.references for line in self.run.references(self.split)}
         count = self.run.params.evaluation_turns
         return [
-            Case(d, needs.get(d.id, ()), self.run.catalog, spread(len(d.turns), count))
-            for d in self.run.dialogues(self.split)
+            EvalCase(c.dialogue, c.references, c.catalog, spread(len(c.dialogue.turns), count))
+            for c in self.run.split(self.split)
         ]
 
     @property
@@ -99,14 +98,14 @@ def evaluate_policy(split: EvalSplit, roster: PolicySet, name: str) -> None:
     log.finish()
 
 
-async def predict(agent: Agent, cases: Sequence[Case], log: PredictionLog, on_progress: Callable[[], None]) -> None:
+async def predict(agent: Agent, cases: Sequence[EvalCase], log: PredictionLog, on_progress: Callable[[], None]) -> None:
     """Have the agent follow the cases, `agent.at_once` at a time; each prediction is kept at once."""
 
     def on_prediction(line) -> None:
         log.add(line)
         on_progress()
 
-    async def follow(case: Case) -> None:
+    async def follow(case: EvalCase) -> None:
         await agent.follow(case, log.of(case.dialogue.id), on_prediction)
 
     on_progress()

@@ -69,8 +69,8 @@ def score_predictions(
 ) -> Scores:
     """Score one agent. A turn or a dialogue without a prediction is silence; one without references needs nothing.
 
-    `evaluated_turns`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then only those
-    turns are scored, and only the references whose window holds one of them [ours].
+    `evaluated_turns`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then
+    only those turns are scored, and only the references whose window holds one of them [ours].
     Raises UserError for what `Checked` refuses: unknown dialogues, turns beyond the end, anything given twice.
     """
     checked = Checked(dialogues)
@@ -102,7 +102,7 @@ def _only(evaluated_turns: Mapping[str, Collection[int]], cells: pd.DataFrame, r
 
 
 class Checked:
-    """Dialogues by id, and records that fit them: each method returns its record or raises UserError, saying why not."""
+    """Dialogues by id, and records that fit them: a method returns its record or raises UserError with the reason."""
 
     def __init__(self, dialogues: Iterable[Dialogue]):
         self.lengths: dict[str, int] = {}

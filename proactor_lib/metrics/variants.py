@@ -34,7 +34,10 @@ def verdicts(
     seed: int = 0,
     evaluated_turns: Mapping[str, Collection[int]] | None = None,
 ) -> pd.DataFrame:
-    """`compare`'s rows of every two methods under each variant, with a column `variant`. `evaluated_turns`: see `scores`."""
+    """`compare`'s rows of every two methods under each variant, with a column `variant`.
+
+    `evaluated_turns`: see `scores`.
+    """
     dialogues, references = list(dialogues), list(references)
     predictions = {name: list(p) for name, p in predictions.items()}
     frames = []

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from proactor_lib.metrics.alignment import alignment, matches
 from proactor_lib.metrics.scores import Scores
 from proactor_lib.plots.style import ANTICIPATED, EXECUTABLE, FAULT, WIDTH, figure, legend_above
-from proactor_lib.schema import Dialogue, DialogueReferences, PredictedAction, ReferenceAction, TurnPrediction
+from proactor_lib.schema import Case, Dialogue, PredictedAction, ReferenceAction, TurnPrediction
 
 OTHER = "other actions"
 Lanes = dict[str, int]
@@ -39,17 +39,17 @@ def timeline(
 
 
 def gallery(
-    cases: Sequence[tuple[Dialogue, Sequence[ReferenceAction], Sequence[TurnPrediction], str]],
+    cases: Sequence[tuple[Case, Sequence[TurnPrediction], str]],
     theta: float = 0.75,
     lanes: int = 10,
 ) -> Figure:
-    """Timelines of several dialogues below one another, each under its caption; `worst` chooses them."""
-    named = [_lanes(references, predictions, lanes) for _, references, predictions, _ in cases]
+    """Timelines of several cases below one another, each with its predictions and caption; `worst` chooses them."""
+    named = [_lanes(case.references, predictions, lanes) for case, predictions, _ in cases]
     heights = [len(n) + 2.6 for n in named]
     size = (WIDTH, 0.6 + 0.21 * sum(heights))
     with figure(len(cases), 1, size, squeeze=False, height_ratios=heights) as (made, axes):
-        for ax, (dialogue, references, predictions, caption), n in zip(axes[:, 0], cases, named, strict=True):
-            draw(ax, dialogue, references, predictions, theta, n)
+        for ax, (case, predictions, caption), n in zip(axes[:, 0], cases, named, strict=True):
+            draw(ax, case.dialogue, case.references, predictions, theta, n)
             ax.set_title(caption)
         axes[-1, 0].set_xlabel("turn")
         legend_above(made, legend(), 4)
@@ -57,24 +57,23 @@ def gallery(
 
 
 def worst_dialogues(
-    dialogues: Iterable[Dialogue],
-    references: Iterable[DialogueReferences],
+    cases: Iterable[Case],
     predictions: Iterable[TurnPrediction],
     scores: Scores,
     count: int = 3,
 ) -> Figure | None:
     """The `gallery` of an agent's `worst` dialogues by its `scores`, and by their theta; None without references."""
-    by_id, needed = {d.id: d for d in dialogues}, {r.dialogue_id: r.references for r in references}
+    by_id = {c.dialogue.id: c for c in cases}
     said = defaultdict(list)
     for p in predictions:
         said[p.dialogue_id].append(p)
-    cases = [
-        (by_id[i], needed[i], said[i], f"{i}: timing {timing:.2f}, AC {ac:.2f}")
+    shown = [
+        (by_id[i], said[i], f"{i}: timing {timing:.2f}, AC {ac:.2f}")
         for i, timing, ac in worst(scores.dialogues, count)[["dialogue_id", "mean_timing", "ac"]].itertuples(
             index=False
         )
     ]
-    return gallery(cases, scores.theta) if cases else None
+    return gallery(shown, scores.theta) if shown else None
 
 
 def worst(table: pd.DataFrame, count: int = 4) -> pd.DataFrame:

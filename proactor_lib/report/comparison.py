@@ -77,7 +77,9 @@ def _reward(r: Run) -> dict[str, float | None]:
     return training.reward_gain(training.gain_rewards(steps))
 
 
-def _flat(origin: dict) -> dict[str, Any]:
+def _flat(origin: dict | None) -> dict[str, Any]:
+    if origin is None:
+        return {}
     return {k: v for k, v in origin.items() if not isinstance(v, dict)} | origin["versions"] | origin["hardware"]
 
 

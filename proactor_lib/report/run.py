@@ -44,11 +44,15 @@ def frame(folder: Path) -> pd.DataFrame:
 
 
 def read_record(folder: Path) -> dict:
-    """What `proactor run` wrote down; where notebooks were run by hand there is only the machine to tell of."""
-    path = folder / "run.json"
+    """What `proactor run` wrote down; where notebooks were run by hand, only where the run was begun, if that is known.
+
+    `provenance` None: it is not. The machine and the code of whoever reports may be others than the run's.
+    """
+    path, begun = folder / "run.json", folder / "provenance.json"
     if path.exists():
         return json.loads(path.read_text())
-    return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": provenance.collect()}
+    origin = json.loads(begun.read_text()) if begun.exists() else None
+    return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": origin}
 
 
 def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
@@ -74,11 +78,13 @@ def warnings(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: 
     stages, origin = record["stages"], record["provenance"]
     if not stages:
         found.append("The notebooks were run by hand: times, memory and the code's state at the time are not known.")
+    if origin is None:
+        found.append("Nothing says by which code and on which machine this run was made.")
     found += [f"Stage {n} is not done ({s['state']}): {s['problem'] or 'it was stopped'}." for n, s in stages.items()
               if s["state"] != "done"]  # fmt: skip
     if len({s["code"] for s in stages.values()}) > 1:
         found.append("The stages ran on different versions of the code; a new folder makes them agree.")
-    if origin["dirty"]:
+    if origin and origin["dirty"]:
         found.append("The code had uncommitted changes: the commit alone does not tell what ran.")
     return found + _training_warnings(run, steps) + _evaluation_warnings(run, scored)
 
@@ -142,7 +148,7 @@ def content(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: d
         "facts": _facts(scored, summary),
         "method": text.method(run.params, len(steps)),
         "findings": text.findings(scored),
-        "asked": (scored and scored.asked) or {},
+        "asked": (scored and scored.evaluated_turns) or {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
         "settings": settings,
         "stages": record["stages"],
@@ -213,11 +219,10 @@ def _timeline(run: Run, scored: EvalResults | None) -> timeline.Timeline | None:
     if scored is None or (watched := scored.scores[focus(scored.scores)]).references.empty:
         return None
     chosen = timeline.median_dialogue(watched.references)
-    dialogue = next(d for d in run.dialogues("test") if d.id == chosen)
-    references = next(r.references for r in run.references("test") if r.dialogue_id == chosen)
+    case = next(c for c in run.split("test") if c.dialogue.id == chosen)
     return timeline.draw(
-        dialogue,
-        references,
+        case.dialogue,
+        case.references,
         {name: _triggers(s.references, chosen) for name, s in scored.scores.items()},
         {name: [p for p in lines if p.dialogue_id == chosen] for name, lines in scored.predictions.items()},
         run.params.theta,

@@ -105,8 +105,8 @@ def on_dialogues(
 ) -> pd.DataFrame:
     """As `answers`, of these very policies: differences paired over held-out dialogues, intervals by bootstrap.
 
-    `tables`: by reward, as of `trained`. It says nothing of what other seeds would have trained. UserError where rewards
-    were evaluated on different dialogues.
+    `tables`: by reward, as of `trained`. It says nothing of what other seeds would have trained. UserError where
+    rewards were evaluated on different dialogues.
     """
     known = [c for c in contrasts if c.a in tables and c.b in tables]
     pairs = list(dict.fromkeys((c.a, c.b) for c in known))

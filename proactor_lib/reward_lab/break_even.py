@@ -9,7 +9,17 @@ from proactor_lib.reward_lab.scoring import score
 from proactor_lib.rewards import REWARDS, Group
 from proactor_lib.rewards.adaptive_ruler import AdaptiveRuler
 from proactor_lib.rewards.ruler import Ruler
-from proactor_lib.schema import Action, Catalog, Dialogue, Parameter, ReferenceAction, ReferenceParam, Turn, Window
+from proactor_lib.schema import (
+    Action,
+    Case,
+    Catalog,
+    Dialogue,
+    Parameter,
+    ReferenceAction,
+    ReferenceParam,
+    Turn,
+    Window,
+)
 
 LIMIT = 0.2
 NEVER = "never"  # no share is enough: a trigger pays no more than a candidate even where all parameters are right
@@ -29,7 +39,7 @@ def break_even(params: Params, progress: float) -> float | str | None:
     """
     if params.judge != "rubric" and issubclass(REWARDS[params.reward], Ruler | AdaptiveRuler):
         return None
-    group = Group(DIALOGUE, 1, (REFERENCE,), CATALOG, TEXTS, tuple(map(parse, TEXTS)), progress)
+    group = Group(Case(DIALOGUE, (REFERENCE,), CATALOG), 1, TEXTS, tuple(map(parse, TEXTS)), progress)
     ready_right, ready_wrong, candidate_right, candidate_wrong = score(params, [group]).values[0]
     return share_needed(ready_right - candidate_right, candidate_wrong - ready_wrong)
 

@@ -16,7 +16,6 @@ from proactor_lib.params import Params
 from proactor_lib.policies import GAMING_POLICIES, POLICIES, STATUS_POLICIES
 from proactor_lib.reward_lab.break_even import break_even
 from proactor_lib.reward_lab.scoring import (
-    Case,
     Predictions,
     evenly,
     judge_name,
@@ -29,7 +28,7 @@ from proactor_lib.reward_lab.scoring import (
 from proactor_lib.rewards import REWARDS, Group
 from proactor_lib.rewards.outputs import distinct
 from proactor_lib.rewards.schedule import STAGES
-from proactor_lib.schema import Catalog, DialogueReferences, ReferenceAction
+from proactor_lib.schema import Case, ReferenceAction
 
 MIDDLE = "balance"  # the stage in the middle of training
 TIMING = "opportunity_timing"  # what rewards are compared with
@@ -47,11 +46,11 @@ PARTS: dict[str, Callable[[ReferenceAction], bool]] = {
 
 def part(cases: Iterable[Case], name: str) -> list[Case]:
     """The cases with the references of that part of PARTS only; dialogues that have none of them are left out."""
-    kept = [(d, tuple(filter(PARTS[name], references))) for d, references in cases]
-    return [(d, references) for d, references in kept if references]
+    kept = [replace(c, references=tuple(filter(PARTS[name], c.references))) for c in cases]
+    return [c for c in kept if c.references]
 
 
-def table(cases: Sequence[Case], catalog: Catalog, params: Params) -> pd.DataFrame:
+def table(cases: Sequence[Case], params: Params) -> pd.DataFrame:
     """What each policy earns by each reward: columns part, reward, stage, policy, value, low, high.
 
     Values are means over the turns of a dialogue, then over dialogues; 95% intervals by bootstrap over dialogues. Stage
@@ -65,7 +64,7 @@ def table(cases: Sequence[Case], catalog: Catalog, params: Params) -> pd.DataFra
             weights = resamples(len(kept), params.bootstrap, params.seed)
             rows += [
                 (name, reward, stage, policy, *_ratio(above, below, weights))
-                for (reward, stage), sums in _sums(kept, catalog, params, whole=name == "all").items()
+                for (reward, stage), sums in _sums(kept, params, whole=name == "all").items()
                 for policy, above, below in zip(ALL_POLICIES, *sums, strict=True)
             ]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -78,11 +77,11 @@ def _some(cases: Sequence[Case]) -> list[Case]:
     return kept
 
 
-def _sums(cases: list[Case], catalog: Catalog, params: Params, whole: bool) -> dict[tuple[str, str], Sums]:
+def _sums(cases: list[Case], params: Params, whole: bool) -> dict[tuple[str, str], Sums]:
     """By reward and stage, for opportunity timing and every reward; `whole`: with all variants and stages."""
-    predictions = predict(cases, catalog, ALL_POLICIES, params.seed)
-    groups = policy_groups(cases, catalog, predictions)
-    lengths = [len(d.turns) for d, _ in cases]
+    predictions = predict(cases, ALL_POLICIES, params.seed)
+    groups = policy_groups(cases, predictions)
+    lengths = [len(c.dialogue.turns) for c in cases]
     found = {(TIMING, MIDDLE): _timing_sums(cases, predictions, params.theta)}
     for name, chosen in variants(params).items():
         for stage in _stages(name, chosen) if whole else (MIDDLE,) * (name in REWARDS):
@@ -99,9 +98,9 @@ def _stages(name: str, params: Params) -> Sequence[str]:
 
 
 def _timing_sums(cases: list[Case], predictions: Predictions, theta: float) -> Sums:
-    references = [DialogueReferences(dialogue_id=d.id, references=r) for d, r in cases]
-    tables = [score_predictions([d for d, _ in cases], references, p, theta).dialogues for p in predictions.values()]
-    ordered = [t.set_index("dialogue_id").loc[[d.id for d, _ in cases]] for t in tables]
+    dialogues, references = [c.dialogue for c in cases], [c.line for c in cases]
+    tables = [score_predictions(dialogues, references, p, theta).dialogues for p in predictions.values()]
+    ordered = [t.set_index("dialogue_id").loc[[d.id for d in dialogues]] for t in tables]
     return np.stack([t.timing for t in ordered]), np.stack([t.references for t in ordered])
 
 
@@ -121,9 +120,9 @@ def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> tuple[f
     return (above.sum() / below.sum() if below.sum() else np.nan), float(low), float(high)
 
 
-def fixed_groups(cases: Sequence[Case], catalog: Catalog, params: Params, limit: int) -> list[Group]:
+def fixed_groups(cases: Sequence[Case], params: Params, limit: int) -> list[Group]:
     """At most `limit` groups of the fixed policies' outputs, evenly spaced over the cases' turns."""
-    groups = policy_groups(cases, catalog, predict(cases, catalog, POLICIES, params.seed))
+    groups = policy_groups(cases, predict(cases, POLICIES, params.seed))
     return [groups[i] for i in evenly(len(groups), limit)]
 
 
@@ -175,7 +174,7 @@ def gamed(table: pd.DataFrame, cases: Sequence[Case]) -> dict[str, list[str]]:
 
 def several_due(cases: Iterable[Case]) -> int:
     """At how many turns of the cases two or more references are due that differ in name or values."""
-    due = ([r for r in references if is_due(r, t)] for d, references in cases for t in range(1, len(d.turns) + 1))
+    due = ([r for r in c.references if is_due(r, t)] for c in cases for t in range(1, len(c.dialogue.turns) + 1))
     return sum(len(distinct(references)) > 1 for references in due)
 
 
@@ -220,19 +219,19 @@ def summary(table: pd.DataFrame, cases: Sequence[Case], params: Params) -> dict[
         "break_even": break_evens(params),
         "order": order(table).set_index("reward").to_dict("index"),
         "judge": judge_name(params),
-        "references": {p: sum(len(r) for _, r in part(cases, p)) for p in PARTS},
+        "references": {p: sum(len(c.references) for c in part(cases, p)) for p in PARTS},
         "dialogues": len(cases),
     }
 
 
-def margins(cases: Sequence[Case], catalog: Catalog, params: Params) -> dict[str, dict[str, float]]:
+def margins(cases: Sequence[Case], params: Params) -> dict[str, dict[str, float]]:
     """How far the reward that `params` names puts the better policy of each pair of MARGINS above the worse.
 
     Value, low and high of the difference, paired over dialogues, in the middle of training. Raises as `table`.
     """
     kept = _some(cases)
-    groups = policy_groups(kept, catalog, predict(kept, catalog, ALL_POLICIES, params.seed))
-    sums, counted = _mean_sums(score(params, groups).values, [len(d.turns) for d, _ in kept])
+    groups = policy_groups(kept, predict(kept, ALL_POLICIES, params.seed))
+    sums, counted = _mean_sums(score(params, groups).values, [len(c.dialogue.turns) for c in kept])
     weights = resamples(len(kept), params.bootstrap, params.seed)
     place = {name: k for k, name in enumerate(ALL_POLICIES)}
     found = {}

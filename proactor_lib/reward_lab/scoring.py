@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from proactor_lib.agent import parse, render
-from proactor_lib.endpoint import run_async
+from proactor_lib.concurrency import run_async
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl
 from proactor_lib.params import Params, validate
@@ -21,32 +21,24 @@ from proactor_lib.rewards.adaptive_ruler import BASES
 from proactor_lib.rewards.rubric_judge import STAND_IN
 from proactor_lib.rewards.schedule import STAGES
 from proactor_lib.run import Run
-from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
+from proactor_lib.schema import Case, TurnPrediction
 
-Case = tuple[Dialogue, tuple[ReferenceAction, ...]]
+MIDDLE = STAGES["balance"]  # of training
 Predictions = dict[str, list[TurnPrediction]]  # by policy; the same turns of the same dialogues in the same order
 
 
-def cases(dialogues: Iterable[Dialogue], references: Iterable[DialogueReferences]) -> list[Case]:
-    """Each dialogue with its references, in the dialogues' order; without a line it has none."""
-    known = {r.dialogue_id: r.references for r in references}
-    return [(d, known.get(d.id, ())) for d in dialogues]
-
-
-def predict(cases: Sequence[Case], catalog: Catalog, policies: Mapping[str, Policy], seed: int = 0) -> Predictions:
+def predict(cases: Sequence[Case], policies: Mapping[str, Policy], seed: int = 0) -> Predictions:
     """What each policy says at every turn of every case."""
-    return {name: [p for d, r in cases for p in policy(d, r, catalog, seed)] for name, policy in policies.items()}
+    return {name: [p for c in cases for p in policy(c, seed)] for name, policy in policies.items()}
 
 
-def policy_groups(cases: Sequence[Case], catalog: Catalog, predictions: Predictions) -> list[Group]:
-    """A group a turn, whose K outputs are the policies', through output format and parser as a model's texts go."""
-    known = {d.id: (d, references) for d, references in cases}
-    groups = []
-    for outputs in zip(*predictions.values(), strict=True):
-        dialogue, references = known[outputs[0].dialogue_id]
-        texts = tuple(render(o.actions) for o in outputs)
-        groups.append(_group(dialogue, outputs[0].turn, references, catalog, texts, STAGES["balance"]))
-    return groups
+def policy_groups(cases: Sequence[Case], predictions: Predictions) -> list[Group]:
+    """One group per turn, whose K outputs are the policies', through output format and parser as a model's texts go."""
+    known = {c.dialogue.id: c for c in cases}
+    return [
+        _group(known[outputs[0].dialogue_id], outputs[0].turn, tuple(render(o.actions) for o in outputs), MIDDLE)
+        for outputs in zip(*predictions.values(), strict=True)
+    ]
 
 
 class Sample(BaseModel):
@@ -59,16 +51,16 @@ class Sample(BaseModel):
     components: tuple[dict[str, float], ...] = ()  # what each output's reward was made of
 
 
-def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], catalog: Catalog, steps: int) -> list[Group]:
+def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], steps: int) -> list[Group]:
     """The groups that a training of `steps` steps drew; UserError for one whose dialogue or turn the data lacks."""
-    known = {d.id: (d, references) for d, references in cases}
+    known = {c.dialogue.id: c for c in cases}
     groups = []
     for s in samples:
-        dialogue, references = known.get(s.dialogue_id, (None, ()))
-        if dialogue is None or not 1 <= s.turn <= len(dialogue.turns):
+        case = known.get(s.dialogue_id)
+        if case is None or not 1 <= s.turn <= len(case.dialogue.turns):
             raise UserError(f"a sample is of dialogue {s.dialogue_id!r}, turn {s.turn}, which the data does not have")
         progress = min((s.step - 1) / max(steps - 1, 1), 1.0)  # steps count from 1
-        groups.append(_group(dialogue, s.turn, references, catalog, s.texts, progress))
+        groups.append(_group(case, s.turn, s.texts, progress))
     return groups
 
 
@@ -77,8 +69,8 @@ def run_groups(run: Run, limit: int) -> list[Group]:
     samples = list(read_jsonl(run.training / "samples.jsonl", Sample))
     if not samples:
         raise UserError(f"{run.training / 'samples.jsonl'} holds no samples")
-    known = cases(run.dialogues("train"), run.references("train"))
-    return sample_groups([samples[i] for i in evenly(len(samples), limit)], known, run.catalog, run.params.max_steps)
+    chosen = [samples[i] for i in evenly(len(samples), limit)]
+    return sample_groups(chosen, run.split("train"), run.params.max_steps)
 
 
 def evenly(count: int, limit: int) -> list[int]:
@@ -86,8 +78,8 @@ def evenly(count: int, limit: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)).tolist()
 
 
-def _group(dialogue, turn, references, catalog, texts: tuple[str, ...], progress: float) -> Group:
-    return Group(dialogue, turn, references, catalog, texts, tuple(map(parse, texts)), progress)
+def _group(case: Case, turn: int, texts: tuple[str, ...], progress: float) -> Group:
+    return Group(case, turn, texts, tuple(map(parse, texts)), progress)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from proactor_lib.agent import Parsed, render
 from proactor_lib.metrics import as_set
 from proactor_lib.rewards.params import RewardParams
-from proactor_lib.schema import Catalog, Dialogue, ReferenceAction
+from proactor_lib.schema import Case, ReferenceAction
 
 if TYPE_CHECKING:
     from proactor_lib.rewards.judge import Judge
@@ -20,10 +20,8 @@ T = TypeVar("T")
 class Group:
     """The K outputs of one turn, and what they are judged by."""
 
-    dialogue: Dialogue
+    case: Case
     turn: int
-    references: tuple[ReferenceAction, ...]  # of the whole dialogue
-    catalog: Catalog
     texts: tuple[str, ...]  # raw outputs, K of them
     outputs: tuple[Parsed, ...]  # `agent.parse` of each
     progress: float = 0.0  # training progress u in [0, 1]
@@ -32,7 +30,7 @@ class Group:
     @property
     def open(self) -> tuple[ReferenceAction, ...]:
         """The references whose coverage [open, close] holds this turn."""
-        return self.once(("open",), lambda: tuple(r for r in self.references if r.window.covers(self.turn)))
+        return self.once(("open",), lambda: tuple(r for r in self.case.references if r.window.covers(self.turn)))
 
     @property
     def sets(self) -> tuple[Parsed, ...]:

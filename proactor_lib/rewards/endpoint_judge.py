@@ -5,6 +5,7 @@ What goes wrong is counted by kind and tried again with the fault shown; a mark 
 
 import json
 import random
+import re
 import string
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proactor_lib.agent import Parsed, _template, render, transcript
-from proactor_lib.endpoint import Endpoint, Failed, Messages, json_form
+from proactor_lib.endpoint import Answer, Endpoint, Messages
+from proactor_lib.replies import find_json
 from proactor_lib.rewards.base import Group
 from proactor_lib.rewards.judge import Marks
 
@@ -27,7 +29,7 @@ class EndpointJudge:
     endpoint: Endpoint
     rubric: str
     attempts: int = 3
-    temperature: float | None = 0.0
+    sampling: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.0})
     repeat: int = 0
     faults: Counter[str] = field(default_factory=Counter)
 
@@ -38,35 +40,34 @@ class EndpointJudge:
     async def mark(self, group: Group, outputs: Sequence[Parsed], criteria: Sequence[str]) -> list[Marks | None]:
         """As Judge.mark. All marks come from one answer, so that they stay relative to each other."""
         answers = [render(o.actions) for o in outputs]
-        labels = _labels(len(answers), f"{self.repeat} {group.dialogue.id} {group.turn} {answers}")
-        question = self._question(group, dict(zip(labels, answers, strict=True)))
+        labels = _labels(len(answers), f"{self.repeat} {group.case.dialogue.id} {group.turn} {answers}")
+        question = self._question(group, dict(zip(labels, answers, strict=True)), criteria)
         best: dict[str, Marks] = {}
-        talk = question
-        for _ in range(self.attempts):
-            answer = await self.endpoint.complete(talk, repeat=self.repeat, **self._sampling(labels, criteria))
-            if isinstance(answer, Failed):
-                break
+
+        def read(answer: Answer[str]) -> None:
+            nonlocal best
             marks, faults = read_marks(answer.text, labels, criteria)
             best = marks if len(marks) >= len(best) else best
-            if not faults:
-                break
             self.faults.update(kind for kind, _ in faults)
-            talk = [*question, {"role": "assistant", "content": answer.text}, _again(faults)]
+            if faults:
+                raise ValueError("; ".join(sentence for _, sentence in faults[:10]) + ". Score every label once.")
+
+        await self.endpoint.ask(
+            question, answer_schema(sorted(labels), criteria), read,
+            attempts=self.attempts, repeat=self.repeat, **self.sampling,
+        )  # fmt: skip
         return [best.get(label) for label in labels]
 
-    def _question(self, group: Group, answers: dict[str, str]) -> Messages:
+    def _question(self, group: Group, answers: dict[str, str], criteria: Sequence[str]) -> Messages:
         shown = sorted(answers.items())  # the labels are random, so their order is
         content = _template("ruler.group.j2").render(
-            actions=group.catalog.subset(group.dialogue.actions).actions,
-            transcript=transcript(group.dialogue, group.turn),
+            actions=group.case.catalog.actions,
+            transcript=transcript(group.case.dialogue, group.turn),
             turn=group.turn,
             answers=shown,
+            criteria=criteria if self.endpoint.form != "schema" else (),
         )
         return [{"role": "system", "content": self.rubric}, {"role": "user", "content": content}]
-
-    def _sampling(self, labels: Sequence[str], criteria: Sequence[str]) -> dict[str, Any]:
-        heat = {} if self.temperature is None else {"temperature": self.temperature}
-        return {"response_format": json_form(answer_schema(sorted(labels), criteria)), **heat}
 
     @property
     def counters(self) -> dict[str, float]:
@@ -74,7 +75,7 @@ class EndpointJudge:
         c = self.endpoint.counts
         sums = {"calls": c.calls, "cached": c.cached, "retries": c.retries, "cost": self.endpoint.cost}
         tokens = {"prompt_tokens": c.prompt_tokens, "output_tokens": c.output_tokens}
-        failed = {f"failed_{kind}": n for kind, n in c.failures.items()}
+        failed = {f"failed_{kind}": n for kind, n in c.failures.items() if kind != "invalid"}  # those are the faults
         faults = {f"fault_{kind}": n for kind, n in self.faults.items()}
         return {f"judge_{k}": float(v) for k, v in (sums | tokens | failed | faults).items()}
 
@@ -103,6 +104,7 @@ def _object(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 Fault = tuple[str, str]  # kind, sentence
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")  # a mark that is given as text
 
 
 class _Pairs(list):
@@ -118,7 +120,7 @@ def read_marks(text: str, labels: Sequence[str], criteria: Sequence[str]) -> tup
     if not text.strip():
         return {}, [("empty", "the answer is empty")]
     try:
-        items = json.loads(text[text.find("{") : text.rfind("}") + 1], object_pairs_hook=_Pairs)
+        items = _unwrapped(json.loads(find_json(text), object_pairs_hook=_Pairs), labels)
     except (ValueError, RecursionError):
         return {}, [("not_json", "the answer is not a JSON object with the labels as keys")]
     times = Counter(label for label, _ in items)
@@ -136,14 +138,20 @@ def read_marks(text: str, labels: Sequence[str], criteria: Sequence[str]) -> tup
     return marks, faults
 
 
+def _unwrapped(items: Any, labels: Sequence[str]) -> _Pairs:
+    """The pairs of labels, also where one more object holds them, such as {"scores": {...}}."""
+    if not isinstance(items, _Pairs):
+        raise ValueError("no object")
+    if len(items) == 1 and items[0][0] not in labels and isinstance(items[0][1], _Pairs):
+        return items[0][1]
+    return items
+
+
 def _problem(label: str, criterion: str, mark: Any) -> Fault | None:
+    if isinstance(mark, str) and _NUMBER.fullmatch(mark):
+        mark = float(mark)
     if isinstance(mark, bool) or not isinstance(mark, int | float):
         return "not_a_number", f"{criterion} of {label!r} must be a number between 0 and 1, got {mark!r}"
     if not 0 <= mark <= 1:
         return "out_of_range", f"{criterion} of {label!r} must lie between 0 and 1, got {mark}"
     return None
-
-
-def _again(faults: list[Fault]) -> dict[str, str]:
-    said = "; ".join(sentence for _, sentence in faults[:10])
-    return {"role": "user", "content": f"That answer cannot be used: {said}. Score every label once, in the same form."}

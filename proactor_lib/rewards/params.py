@@ -1,11 +1,10 @@
 """The parameters of rewards [SPEC 5]: the part of a run's parameters that rewards are made from."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel
 
-from proactor_lib.schema import Count, Natural, NonNegative, Positive, Share
+from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 
 Weights = dict[Literal["rac", "pt", "rar", "ftr"], NonNegative]
 
@@ -36,12 +35,16 @@ class RewardParams(BaseModel):
     ruler_weights: dict[Literal["timing", "alignment", "restraint", "completeness"], NonNegative] = {
         "timing": 0.4, "alignment": 0.3, "restraint": 0.2, "completeness": 0.1,
     }  # fmt: skip
-    rubric: Path | None = None  # a rubric file of the user's own; none: the package's
+    rubric: LocalPath | None = None  # a rubric file of the user's own; none: the package's
     judge: str = "rubric"  # `rubric` (programmatic stand-in), or the model names at judge_url, comma separated
     judge_url: str | None = None  # OpenAI-compatible, ending in /v1; one for all judges, or one each, comma separated
     judge_concurrency: Count = 16  # calls in flight
     judge_timeout: Positive = 60.0  # seconds a call
     judge_retries: Natural = 2  # times a call is sent again after an error of transport
     judge_temperature: NonNegative | None = 0.0  # none: the endpoint's own
-    judge_cache: Path | None = None  # a folder that keeps answers, so that a resumed run repeats no paid call
+    judge_sampling: Sampling = {}  # further fields of a judge's requests
+    judge_form: Form = "schema"
+    judge_headers: Headers = {}
+    judge_key_variable: str = "OPENAI_API_KEY"  # with the key; one for all judges, or one each, comma separated
+    judge_cache: LocalPath | None = None  # a folder that keeps answers, so that a resumed run repeats no paid call
     judge_prices: tuple[NonNegative, NonNegative] = (0.0, 0.0)  # per million prompt and output tokens

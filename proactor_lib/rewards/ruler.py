@@ -92,9 +92,8 @@ def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
 
     rubric = read_text(params.rubric) if params.rubric else own_rubric(rubric_file)
     models = [m.strip() for m in params.judge.split(",")]
-    urls = [u.strip() for u in params.judge_url.split(",")]
-    if len(urls) not in (1, len(models)):
-        raise UserError(f"judge_url names {len(urls)} addresses for {len(models)} judges; one for all or one each")
+    urls = _one_each(params.judge_url, "judge_url", "addresses", models)
+    variables = _one_each(params.judge_key_variable, "judge_key_variable", "variables", models)
     if len(set(models)) < len(models):
         raise UserError(f"judge names {max(models, key=models.count)!r} twice; several judges must be different models")
     asking = {
@@ -103,8 +102,19 @@ def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
         "retries": params.judge_retries,
         "cache": params.judge_cache,
         "prices": params.judge_prices,
+        "form": params.judge_form,
+        "headers": params.judge_headers,
     }
+    heat = {} if params.judge_temperature is None else {"temperature": params.judge_temperature}
     return [
-        EndpointJudge(Endpoint(url, model, **asking), rubric, temperature=params.judge_temperature)
-        for model, url in zip(models, urls * (len(models) // len(urls)), strict=True)
+        EndpointJudge(Endpoint(url, model, key_variable=key, **asking), rubric, sampling=heat | params.judge_sampling)
+        for model, url, key in zip(models, urls, variables, strict=True)
     ]
+
+
+def _one_each(text: str, name: str, what: str, models: Sequence[str]) -> list[str]:
+    """The parts of a comma separated text, one per model; a single one is for all."""
+    given = [part.strip() for part in text.split(",")]
+    if len(given) not in (1, len(models)):
+        raise UserError(f"{name} names {len(given)} {what} for {len(models)} judges; one for all or one each")
+    return given * (len(models) // len(given))

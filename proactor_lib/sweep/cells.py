@@ -31,7 +31,7 @@ class Cell:
 
 
 def make_cells(sweep: Sweep, source: Path | str = "the sweep") -> list[Cell]:
-    """The sweep's cells in the order of its axes, each once. UserError, naming `source` and the point, for a mistake."""
+    """The sweep's cells in the order of its axes, each once. UserError, naming `source` and the point, on a mistake."""
     defaults = notebook.parameters(sweep.notebook)
     known = set(defaults) - set(RUNNER_GIVES)
     base = read_layers(sweep.params) if sweep.params else {}

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
-import yaml
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from proactor_lib.errors import UserError
-from proactor_lib.files import first_error, read_text, shipped
+from proactor_lib.files import first_error, shipped
+from proactor_lib.yaml_text import read_yaml
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Point = dict[str, Any]  # parameter -> value
@@ -132,10 +132,7 @@ def read_sweep(path: Path) -> Sweep:
     """The file as a Sweep, its paths resolved. UserError names the file, the key, the value and what is accepted."""
     path = shipped(path)
     try:
-        values = yaml.safe_load(read_text(path))
-        sweep = Sweep.model_validate(values)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        sweep = Sweep.model_validate(read_yaml(path))
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}; accepted keys: {', '.join(Sweep.model_fields)}") from None
     here = Path(path).resolve().parent

@@ -10,25 +10,24 @@ from proactor_lib.evaluate.agents import Agent, Unanswered
 from proactor_lib.evaluate.conversation import Background, Conversation, Judged, Replayed, span
 from proactor_lib.policies import POLICIES
 from proactor_lib.run import Run
-from proactor_lib.schema import Catalog, Dialogue, ReferenceAction, Turn
+from proactor_lib.schema import Case, Catalog, Turn
 from proactor_lib.widgets import transcript
 
 TYPED = "type one"
 
 
 class Watch(w.VBox):
-    """A widget. `agents` by name; `references` by dialogue id: where they are missing, no window is known."""
+    """A widget. `agents` by name; `catalog` is what a conversation that is typed is shown."""
 
     def __init__(
         self,
         agents: Mapping[str, Agent],
-        dialogues: Sequence[Dialogue],
-        references: Mapping[str, Sequence[ReferenceAction]],
+        cases: Sequence[Case],
         catalog: Catalog,
         theta: float = 0.75,
     ):
         self._agents, self._catalog, self._theta = dict(agents), catalog, theta
-        self._dialogues, self._references = {d.id: d for d in dialogues}, dict(references)
+        self._cases = {c.dialogue.id: c for c in cases}
         self._background = Background()
         self._build()
         super().__init__([self._choice, self._replay, self._typing, self.now, self._view])
@@ -41,15 +40,13 @@ class Watch(w.VBox):
 
         kept = {name: Replayed(lines) for name, lines in predictions.read_all(run, split).items()}
         fixed = {n: Fixed(n, run.params.seed) for n in POLICIES if n not in kept}
-        references = {r.dialogue_id: r.references for r in run.references(split)}
-        agents = {**(live or {}), **kept, **fixed}
-        return cls(agents, run.dialogues(split), references, run.catalog, run.params.theta)
+        return cls({**(live or {}), **kept, **fixed}, run.split(split), run.catalog, run.params.theta)
 
     # what there is to see
 
     def _build(self) -> None:
         self.policy = w.Dropdown(options=list(self._agents), description="agent")
-        self.dialogue = w.Dropdown(options=[*self._dialogues, TYPED], description="dialogue")
+        self.dialogue = w.Dropdown(options=[*self._cases, TYPED], description="dialogue")
         self.back = w.Button(description="start again", icon="fast-backward")
         self.step = w.Button(description="next turn", icon="step-forward")
         self.rest = w.Button(description="to the end", icon="fast-forward")
@@ -68,12 +65,12 @@ class Watch(w.VBox):
         self.add.on_click(lambda _: self._say())
 
     def _start(self) -> None:
-        chosen = self._dialogues.get(self.dialogue.value)
-        self._waiting = list(chosen.turns) if chosen else []
+        chosen = self._cases.get(self.dialogue.value)
+        self._waiting = list(chosen.dialogue.turns) if chosen else []
         self.conversation = Conversation(
-            self._agents[self.policy.value], self._catalog, self._background,
-            dialogue_id=chosen.id if chosen else "typed", actions=chosen.actions if chosen else (),
-            references=self._references.get(chosen.id) if chosen else None, theta=self._theta,
+            self._agents[self.policy.value], chosen.catalog if chosen else self._catalog, self._background,
+            dialogue_id=chosen.dialogue.id if chosen else "typed",
+            references=chosen.references if chosen else None, theta=self._theta,
         )  # fmt: skip
         self._typing.layout.display = "none" if chosen else ""
         self.step.disabled = self.rest.disabled = not self._waiting

@@ -23,6 +23,7 @@ class Reply:
     finish: str = "stop"
     cut_body: bool = False  # the connection closes in the middle of the body
     body: str | None = None  # sent in place of a chat completion
+    message: dict | None = None  # what the chat completion holds in place of `text`
 
 
 class _Server(ThreadingHTTPServer):
@@ -35,6 +36,7 @@ class FakeEndpoint:
 
     def __init__(self, answer: Callable[[dict, int], Reply]):
         self.answer, self.requests, self.most_at_once = answer, [], 0
+        self.seen: list[tuple[str, dict[str, str]]] = []  # path and headers of each request
         self._lock, self._open, self._times = threading.Lock(), 0, {}
         self._closing = threading.Event()
 
@@ -73,6 +75,7 @@ class FakeEndpoint:
 
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                outer.seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
                 reply = outer._reply(request)
                 body = (reply.body if reply.body is not None else _completion(request, reply)).encode()
                 try:
@@ -97,7 +100,7 @@ def _completion(request: dict, reply: Reply) -> str:
     if reply.status != 200:
         return json.dumps({"error": {"message": f"status {reply.status} on purpose"}})
     prompt = sum(len(m["content"].split()) for m in request["messages"])
-    message = {"role": "assistant", "content": reply.text}
+    message = {"role": "assistant", **(reply.message or {"content": reply.text})}
     return json.dumps(
         {
             "id": "x",

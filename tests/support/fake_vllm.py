@@ -28,6 +28,7 @@ class Completions:
     def __init__(self, texts: Callable[[dict], list[str]] | None = None, on=lambda path, body: None, log_prob=UNIFORM):
         self.texts, self.on, self.log_prob = texts or drawn, on, log_prob
         self.adapters: dict[str, str] = {}
+        self.misname: str | None = None  # the model that answers, in place of the one that is asked
         self.completions: list[dict] = []  # bodies, in the order of their coming
         self.sessions: list[tuple[str, str]] = []  # (x-session-id, model) of each
 
@@ -67,7 +68,7 @@ class Completions:
             log_probs = {"token_logprobs": [self.log_prob] * len(tokens), "text_offset": [], "top_logprobs": []}
             choices.append({"index": index, "text": text, "finish_reason": "stop", "token_ids": tokens,
                             "logprobs": log_probs})  # fmt: skip
-        return {"id": "x", "object": "text_completion", "model": body["model"], "choices": choices}
+        return {"id": "x", "object": "text_completion", "model": self.misname or body["model"], "choices": choices}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self

@@ -5,7 +5,7 @@ import asyncio
 from proactor_lib.agent import parse
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Group, make_reward
-from proactor_lib.schema import Action, Catalog, Dialogue, Parameter, Turn
+from proactor_lib.schema import Action, Case, Catalog, Dialogue, Parameter, Turn
 
 from support.metric_cases import reference
 
@@ -32,7 +32,7 @@ GARBAGE = "I would book it."
 def group(
     *texts: str, turn: int = 4, references=(BOOK,), progress: float = 0.0, dialogue: Dialogue = DIALOGUE
 ) -> Group:
-    return Group(dialogue, turn, tuple(references), CATALOG, texts, tuple(map(parse, texts)), progress)
+    return Group(Case(dialogue, tuple(references), CATALOG), turn, texts, tuple(map(parse, texts)), progress)
 
 
 def reward(name: str, **settings):

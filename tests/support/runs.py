@@ -28,9 +28,8 @@ def make_run(folder, **settings) -> Run:
     )
     prepare_data(run)
     annotate_run(run)
-    references = {r.dialogue_id: r.references for r in run.references("test")}
     for name in run.params.policies:
-        lines = [p for d in run.dialogues("test") for p in POLICIES[name](d, references[d.id], run.catalog, 0)]
+        lines = [p for c in run.split("test") for p in POLICIES[name](c, 0)]
         write_jsonl(run.predictions / f"{name}.jsonl", lines)
     write_jsonl(run.training / "metrics.jsonl", map(step, range(1, STEPS + 1)))
     return run

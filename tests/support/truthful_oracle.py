@@ -42,7 +42,7 @@ class Truthful:
         answer = {name: [] for name in schema}
         for r in references:
             turns = [t for t in range(first, last + 1) if r.window.covers(t)]
-            if not turns:
+            if not turns or r.name not in schema:
                 continue
             known = {k: p.model_dump() for k, p in r.params.items() if p.turn <= last}
             item = {

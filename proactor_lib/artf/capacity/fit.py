@@ -163,9 +163,9 @@ def _workload(run: Run, steps: pd.DataFrame, turns: int) -> Workload:
 
 def _head_share(run: Run) -> float:
     shares = []
-    for dialogue in run.dialogues(run.params.train_split)[:20]:
-        head = len(agent.system_text(run.catalog.subset(dialogue.actions)))
-        shares.append(head / (head + len(agent.transcript(dialogue, len(dialogue.turns)))))
+    for case in run.split("train")[:20]:
+        head = len(agent.system_text(case.catalog))
+        shares.append(head / (head + len(agent.transcript(case.dialogue, len(case.dialogue.turns)))))
     return float(np.mean(shares))
 
 

@@ -113,8 +113,10 @@ GPUS = {
 
 
 def estimate(gpu: str, workload: Workload = PAPER, parameters: float = 14.8e9, kv_bytes: float = 196_608,
-             bits: float = 4.5, mfu: float = 0.4, bandwidth_share: float = 0.6) -> ServiceTimes:  # fmt: skip
-    """Service times of a 4-bit model with LoRA on one GPU: an estimate, nothing measured [ours].
+             served_bits: float = 16.0, mfu: float = 0.4, bandwidth_share: float = 0.6) -> ServiceTimes:  # fmt: skip
+    """Service times of a model with LoRA on one GPU: an estimate, nothing measured [ours].
+
+    The trainer holds the model in 4 bits, a server its bfloat16 export (`models.matched_export`): `served_bits` 16.
 
     Decoding is bound by reading weights and KV cache at `bandwidth_share` of the data sheet's bandwidth, prompts and
     training by arithmetic at `mfu` of its peak: 2 FLOPs a parameter and token forward; training recomputes the forward
@@ -122,10 +124,10 @@ def estimate(gpu: str, workload: Workload = PAPER, parameters: float = 14.8e9, k
     """
     card = GPUS[gpu]
     bandwidth, flops = card.bandwidth * bandwidth_share, card.flops * mfu
-    weights = parameters * bits / 8
+    weights = parameters * served_bits / 8
     room = (0.9 * card.memory - weights) / (kv_bytes * workload.max_output)  # prompts share their prefixes
     return ServiceTimes(
-        name=f"{gpu}, {parameters / 1e9:.1f}B parameters in {bits:g} bits",
+        name=f"{gpu}, {parameters / 1e9:.1f}B parameters, served in {served_bits:g} bits",
         source="estimated",
         prefill_s=2 * parameters / flops,
         decode_step_s=weights / bandwidth,

@@ -11,9 +11,9 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -173,7 +173,8 @@ class Cluster:
             while not self._stopping.wait(self._period):
                 try:
                     self.tick(time.monotonic())
-                except (httpx.HTTPError, UserError) as error:  # no answer, a port just taken: the next look sees to it
+                # No answer, a port just taken, a disk that is full: the next look sees to it.
+                except (httpx.HTTPError, UserError, OSError) as error:
                     log.warning("the cluster's controller: %s", str(error) or type(error).__name__)
         except BaseException as error:
             log.exception("the cluster's controller failed")
@@ -354,13 +355,23 @@ class Cluster:
         where = {"slot": member.slot.name, "url": member.server.url} if member else {}
         line = {"time": time.time(), "event": what, **where, **facts, "target": self.target}
         log.info("cluster: %s", " ".join(f"{k}={v}" for k, v in line.items() if k != "time"))
-        with open(self._folder / EVENTS, "a", encoding="utf-8") as f:
+        with kept_going("what happened is only in the log"), open(self._folder / EVENTS, "a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
 
     def _write(self) -> None:
         if (state := self.state()) != self._written:
-            write_json(self._folder / STATE, state)
-            self._written = state
+            with kept_going(f"{STATE} is not what is"):
+                write_json(self._folder / STATE, state)
+                self._written = state
+
+
+@contextmanager
+def kept_going(consequence: str) -> Iterator[None]:
+    """What a disk does (it is full, say) is logged, with its consequence, and ends nothing."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("the cluster's records: %s; %s", error, consequence)
 
 
 def _load(member: Member) -> Load | None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from proactor_lib.errors import ProcessError
+
 log = logging.getLogger(__name__)
 
 
-class WrongModel(Exception):
+class WrongModel(ProcessError):
     """Another model than the one that was asked has answered: the base model, say, for want of the adapter."""
 
 

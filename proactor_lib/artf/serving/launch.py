@@ -15,7 +15,8 @@ from proactor_lib.params import Params
 def serve(params: Params, weights: str, folder: Path, lora: bool = False) -> Server | Cluster:
     """One server where the parameters ask for one, else a cluster; started, not yet ready. Logs go to `folder`.
 
-    Both have `url`, `key`, `wait_ready` and `stop`. Inside `ray_session`. UserError if there are fewer GPUs than servers.
+    Both have `url`, `key`, `wait_ready` and `stop`. Inside `ray_session`. UserError if there are fewer GPUs than
+    servers.
     """
     if max_servers(params) > 1 or params.ray_address:
         return make_cluster(params, weights, folder, lora).start()

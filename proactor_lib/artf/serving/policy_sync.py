@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from proactor_lib.artf.serving.server import Server, Stuck
+from proactor_lib.errors import ProcessError
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class FixedPool:
         return self._servers
 
     def lose(self, server: Server, error: Exception) -> None:
-        """Raise RuntimeError."""
-        raise RuntimeError(f"server {server.url} does not hold the policy: {error}") from error
+        """Raise Broken."""
+        raise ProcessError(f"server {server.url} does not hold the policy: {error}") from error
 
 
 class PolicySync:
@@ -74,7 +75,7 @@ class PolicySync:
     def publish(self, version: int, adapter: Path, leased: Collection[int] = ()) -> None:
         """Have all servers hold the version of the adapter's folder, and confirm it; `leased` ones stay held.
 
-        A server that does not is lost to the fleet: RuntimeError where that may not be.
+        A server that does not is lost to the fleet: Broken where that may not be.
         """
         with self.lock:
             self._stage(version, adapter, leased)

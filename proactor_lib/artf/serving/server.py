@@ -13,13 +13,14 @@ from pathlib import Path
 
 from proactor_lib.artf.serving.placement import core_numbers
 from proactor_lib.artf.serving.process import HOST, ServerDied, ServerProcess, free_port, http
+from proactor_lib.errors import ProcessError
 
 log = logging.getLogger(__name__)
 
 __all__ = ["HOST", "Load", "Server", "ServerDied", "Stuck", "free_port"]
 
 
-class Stuck(RuntimeError):
+class Stuck(ProcessError):
     """A server answers, but does not do what it was asked."""
 
 

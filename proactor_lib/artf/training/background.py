@@ -77,7 +77,8 @@ def stop(run: Run) -> None:
 def follow(run: Run, every: float = 2.0) -> Iterator[Moment]:
     """Start or find training, and yield how it stands every `every` seconds, for the last time when it has ended.
 
-    Raises UserError with training's own sentence where the user made a mistake, TrainingFailed where it ended otherwise.
+    Raises UserError with training's own sentence where the user made a mistake, TrainingFailed where it ended
+    otherwise.
     """
     heard, doing = progress.Tail(run.out), "training starts"
     start(run)

@@ -4,17 +4,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, ReferenceAction
+from proactor_lib.schema import Case
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One dialogue in one step; its number is its position in the data, from 0."""
+class Episode(Case):
+    """One case in one step; its number is its position in the data, from 0."""
 
     number: int
-    dialogue: Dialogue
-    catalog: Catalog
-    references: tuple[ReferenceAction, ...]
     turns: tuple[int, ...]  # increasing
 
     @property
@@ -31,20 +28,17 @@ class DialogueSampler:
     turns [ours].
     """
 
-    def __init__(self, dialogues: Sequence[Dialogue], references: Sequence[DialogueReferences], catalog: Catalog,
-                 turns_per_dialogue: int | None, seed: int, open_share: float = 0.5):  # fmt: skip
-        self._dialogues, self._catalog, self._seed = dialogues, catalog, seed
+    def __init__(self, cases: Sequence[Case], turns_per_dialogue: int | None, seed: int, open_share: float = 0.5):
+        self._cases, self._seed = cases, seed
         self._turns_per_dialogue, self._open_share = turns_per_dialogue, open_share
-        self._references = {r.dialogue_id: r.references for r in references}
 
     def __getitem__(self, number: int) -> Episode:
-        epoch, place = divmod(number, len(self._dialogues))
-        order = list(range(len(self._dialogues)))
+        epoch, place = divmod(number, len(self._cases))
+        order = list(range(len(self._cases)))
         random.Random(f"{self._seed}/{epoch}").shuffle(order)
-        dialogue = self._dialogues[order[place]]
-        references = self._references.get(dialogue.id, ())
-        turns = range(1, len(dialogue.turns) + 1)
-        covered = [t for t in turns if any(r.window.covers(t) for r in references)]
+        case = self._cases[order[place]]
+        turns = range(1, len(case.dialogue.turns) + 1)
+        covered = [t for t in turns if any(r.window.covers(t) for r in case.references)]
         wanted = max(1, 2 * len(covered)) if self._turns_per_dialogue is None else self._turns_per_dialogue
         if 0 < wanted < len(turns):
             draw = random.Random(f"{self._seed}/{number}/turns")
@@ -53,4 +47,4 @@ class DialogueSampler:
             few = max(int(wanted * share), wanted - len(silent))
             chosen = draw.sample(covered, min(len(covered), few))
             turns = sorted(chosen + draw.sample(silent, wanted - len(chosen)))
-        return Episode(number, dialogue, self._catalog, references, tuple(turns))
+        return Episode(case.dialogue, case.references, case.catalog, number, tuple(turns))

@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import httpx
 import numpy as np
 
 from proactor_lib.agent import Parsed, parse
 from proactor_lib.artf.serving.completions import CompletionClient, Output
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.errors import ProcessError, UserError
+from proactor_lib.files import disk_failed
 from proactor_lib.rewards import Group, Reward, Score
 
 log = logging.getLogger(__name__)
@@ -126,7 +129,8 @@ class RolloutWorker:
     `first_step` is all that a resumed run needs.
     """
 
-    def __init__(self, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], sampler: CompletionClient, reward: Reward,
+    def __init__(self, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens],
+                 sampler: CompletionClient, reward: Reward,
                  model_name: Callable[[int], str], *, k: int, visits_per_step: int, max_steps: int, max_staleness: int,
                  first_step: int = 0):  # fmt: skip
         self._visits, self._trunk, self._sampler, self.reward = visits, trunk, sampler, reward
@@ -170,7 +174,9 @@ class RolloutWorker:
         return set(self._gate.leased)
 
     def check_health(self, stale_after_s: float = 0.0) -> None:
-        """Raise what ended the worker, if anything did."""
+        """Raise what ended the worker, if anything did; RuntimeError from it where it has no sentence for the user."""
+        if isinstance(self._failure, UserError | ProcessError):
+            raise self._failure
         if self._failure is not None:
             raise RuntimeError(f"rollouts ended: {self._failure}") from self._failure
 
@@ -249,8 +255,8 @@ class RolloutWorker:
     async def _group(self, visit: Episode, turn: int, trunk: DialogueTokens, model: str, step: int) -> ScoredGroup:
         outputs = await self._sampler.sample(model, trunk.prompt(turn), self._k, visit.session)
         parsed = [Parsed((), unreadable=True) if o.truncated else parse(o.text) for o in outputs]
-        group = Group(visit.dialogue, turn, visit.references, visit.catalog, tuple(o.text for o in outputs),
-                      tuple(parsed), progress=step / max(1, self._max_steps - 1))  # fmt: skip
+        group = Group(visit, turn, tuple(o.text for o in outputs), tuple(parsed),
+                      progress=step / max(1, self._max_steps - 1))  # fmt: skip
         scores = await scored(self.reward, group)
         return ScoredGroup(visit, turn, outputs, parsed, scores, advantages(scores))
 
@@ -265,11 +271,17 @@ class RolloutWorker:
 
 
 async def scored(reward: Reward, group: Group) -> list[Score]:
-    """The group's scores; None for all where the reward raises, which ends neither the other groups nor the run."""
+    """The group's scores; None for all where a judge or a disk fails, which ends neither the other groups nor the run.
+
+    A mistake in the reward does end the run: it would be trained on.
+    """
     try:
         return await reward.score(group)
-    except Exception:
-        log.exception("group %s, turn %d has no score: reward %s failed", group.dialogue.id, group.turn, reward.name)
+    except Exception as error:
+        if not (isinstance(error, httpx.HTTPError | ConnectionError | TimeoutError) or disk_failed(error)):
+            raise
+        where = f"group {group.case.dialogue.id}, turn {group.turn}"
+        log.exception("%s has no score: reward %s failed", where, reward.name)
         return [Score(None)] * len(group.outputs)
 
 

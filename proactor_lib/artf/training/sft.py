@@ -100,8 +100,8 @@ def backward(model, rows: list[dict[str, torch.Tensor]], weights: list[torch.nn.
     return loss.item()
 
 
-def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer, out: Path,
-              on_step: Callable[[int, float], None]) -> None:  # fmt: skip
+def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer,
+              out: Path, on_step: Callable[[int, float], None]) -> None:  # fmt: skip
     """Train `params.sft_steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
 
     `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it. Every rank calls it;

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from proactor_lib import agent
-from proactor_lib.schema import Catalog, Dialogue
+from proactor_lib.schema import Case
 
 _SLOT = "\x00"  # marks the place of the transcript in the chat template
 
@@ -21,19 +21,19 @@ class DialogueTokens:
         return self.tokens[: self.ends[turn - 1]] + self.generation_prompt
 
 
-def dialogue_tokens(tokenizer, dialogue: Dialogue, catalog: Catalog) -> DialogueTokens:
+def dialogue_tokens(tokenizer, case: Case) -> DialogueTokens:
     """The dialogue in the model's chat template: the system's message, then one user message of a line a turn.
 
     Each line is tokenised alone, so that prompts are prefixes as tokens too.
     """
     messages = [
-        {"role": "system", "content": agent.system_text(catalog.subset(dialogue.actions))},
+        {"role": "system", "content": agent.system_text(case.catalog)},
         {"role": "user", "content": _SLOT},
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     head, generation_prompt = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(_SLOT))
     tokens, ends = list(head), []
-    for i, turn in enumerate(dialogue.turns, start=1):
+    for i, turn in enumerate(case.dialogue.turns, start=1):
         tokens += tokenizer(agent.turn_line(i, turn), add_special_tokens=False)["input_ids"]
         ends.append(len(tokens))
     return DialogueTokens(tokens, ends, generation_prompt)

@@ -67,7 +67,7 @@ class Job:
 
     @cached_property
     def served(self) -> str:
-        """The weights that servers hold: the trainer's, dequantised; on GPUs the 4-bit model itself is served."""
+        """The weights that servers hold, on a CPU and on GPUs: the trainer's 4-bit ones, dequantised to bfloat16."""
         return models.matched_export(self.base, self.params.quantization)
 
     @cached_property
@@ -81,16 +81,14 @@ class Job:
 
         def of(visit: Episode) -> DialogueTokens:
             if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit.dialogue, self.run.catalog)
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit)
             return made[visit.dialogue.id]
 
         return of
 
     def visits(self, turns_per_dialogue: int | None) -> DialogueSampler:
         """The training split's visits; for `turns_per_dialogue` see there."""
-        split = "train"
-        return DialogueSampler(self.run.dialogues(split), self.run.references(split), self.run.catalog, turns_per_dialogue,
-                      self.params.seed, self.params.open_share)  # fmt: skip
+        return DialogueSampler(self.run.split("train"), turns_per_dialogue, self.params.seed, self.params.open_share)
 
 
 def train(run: Run, **kwargs) -> None:

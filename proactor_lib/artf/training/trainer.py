@@ -27,6 +27,7 @@ from proactor_lib.artf.training.trl_async import (
     DataCollatorForRollout,
     async_grpo_trainer,
 )
+from proactor_lib.files import disk_failed
 
 log = logging.getLogger(__name__)
 
@@ -179,7 +180,9 @@ class DialogueTrainer(AsyncGRPOTrainer):
         whole = True
         try:
             super()._save_checkpoint(model, trial)
-        except Exception as error:  # a full disk is an OSError to Python, and to each library its own
+        except Exception as error:
+            if not disk_failed(error):
+                raise
             whole = False
             log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
         self.accelerator.wait_for_everyone()  # every rank has its part in it

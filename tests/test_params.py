@@ -1,0 +1,68 @@
+"""Parameter files: what they extend, numbers as people write them, and the mistakes that papermill makes easy."""
+
+import pytest
+from proactor_lib.errors import UserError
+from proactor_lib.params import load_params
+from proactor_lib.run import Run
+from proactor_lib.sweep.definition import read_sweep
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(files))}.yaml"
+
+
+def test_a_file_extends_one_file_and_that_another(tmp_path):
+    path = write(tmp_path, a="extends: b.yaml\nseed: 1\n", b="extends: c.yaml\nmax_steps: 7\n", c="seed: 2\nname: c\n")
+    params = load_params(path)
+    assert (params.seed, params.max_steps, params.name) == (1, 7, "c")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("extends: b.yaml", "extends itself: a.yaml extends b.yaml extends a.yaml"),
+        ("extends: a.yaml", "extends itself: a.yaml extends a.yaml"),
+        ("extends: [c.yaml, d.yaml]", r"extends: \['c.yaml', 'd.yaml'\] is not the path of one file"),
+        ("extends: ~/missing.yaml", "cannot read .*missing.yaml"),
+        ("2: x\nseed: 1", "unknown parameter '2'"),
+        ("on: true\nseed: 1", "unknown parameter 'on'"),
+        ("on: true\n2: 1", "unknown parameter '2'"),
+        ("seed: 1\nseed: 2", "the key 'seed' is there already"),
+        ("- seed", "must hold `name: value` lines"),
+    ],
+)
+def test_what_a_file_cannot_extend_or_say_is_a_sentence(tmp_path, text, says):
+    with pytest.raises(UserError, match=says):
+        load_params(write(tmp_path, a=text, b="extends: a.yaml"))
+
+
+def test_extends_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, base="seed: 9")
+    assert load_params(write(tmp_path / "sub", a="extends: ~/base.yaml")).seed == 9
+
+
+def test_numbers_as_people_write_them(tmp_path):
+    text = "learning_rate: 1e-4\nsft_learning_rate: 2E-3\nmax_steps: 1e3\n"
+    params = load_params(write(tmp_path, a=text + "oracle_sampling: {temperature: 1e-1, max_tokens: 2e3}\n"))
+    assert (params.learning_rate, params.sft_learning_rate, params.max_steps) == (1e-4, 2e-3, 1000)
+    assert params.oracle_sampling == {"temperature": 0.1, "max_tokens": 2000}
+    assert isinstance(params.oracle_sampling["max_tokens"], int)
+    sweep = "name: s\nnotebook: n.ipynb\naxes: {grid: {learning_rate: [1e-4, 0.0001], max_steps: [1e2]}}\n"
+    assert read_sweep(write(tmp_path, s=sweep)).axes.grid == {"learning_rate": [1e-4, 1e-4], "max_steps": [100]}
+
+
+@pytest.mark.parametrize("overrides", ["{seed: 1}", 3, ["seed"]])
+def test_overrides_that_are_no_pairs_name_papermills_option(overrides):
+    with pytest.raises(UserError, match=r"the overrides must be .*-y 'overrides: "):
+        load_params(None, overrides)
+
+
+def test_a_folder_that_papermill_made_a_number_names_its_option(tmp_path):
+    with pytest.raises(
+        UserError, match=r"""out must be the name of a folder, got the int 20261128; .*-y 'out: "20261128"'"""
+    ):
+        Run.open(load_params(), 20261128)
