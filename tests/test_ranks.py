@@ -28,7 +28,11 @@ def run_ranks(count, script, folder, *arguments):
     """`python script folder arguments` as so many ranks, from a process of its own (a launcher ends its children)."""
     command = [sys.executable, str(SCRIPTS / script), str(folder), *map(str, arguments)]
     launch = f"ranks.launch({count}, {command!r}, Path({str(folder)!r}))"
-    launcher = [sys.executable, "-c", f"from pathlib import Path\nfrom proactor_lib.artf.training import ranks\n{launch}"]
+    launcher = [
+        sys.executable,
+        "-c",
+        f"from pathlib import Path\nfrom proactor_lib.artf.training import ranks\n{launch}",
+    ]
     with open(folder / "launcher.log", "w") as log:
         return subprocess.Popen(launcher if count > 1 else command, stdout=log, stderr=subprocess.STDOUT)
 

@@ -24,7 +24,9 @@ def train_with_trl(job: Job, reward: Reward) -> dict:
     trainer = GRPOTrainer(
         model=base.path,
         reward_funcs=_scorer(job, visits, reward, counted),
-        args=_config(job, base, len(asked) // job.params.max_steps, max(len(job.trunk(v).prompt(t)) for v, t in asked)),
+        args=_config(
+            job, base, len(asked) // job.params.max_steps, max(len(job.dialogue_tokens(v).prompt(t)) for v, t in asked)
+        ),
         train_dataset=_dataset(job, asked),
         processing_class=job.tokenizer,
         quantization_config=models.quantization_config(base.quantization),
@@ -48,7 +50,7 @@ def _count(job: Job) -> int:
 def _dataset(job: Job, asked: list[tuple[Episode, int]]):
     from datasets import Dataset
 
-    text = [job.tokenizer.decode(job.trunk(visit).prompt(turn)) for visit, turn in asked]
+    text = [job.tokenizer.decode(job.dialogue_tokens(visit).prompt(turn)) for visit, turn in asked]
     return Dataset.from_dict({"prompt": text, "visit": [v.number for v, _ in asked], "turn": [t for _, t in asked]})
 
 

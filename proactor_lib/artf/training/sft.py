@@ -8,15 +8,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from proactor_lib import agent, models
-from proactor_lib.artf.training import head, ranks, tree_attention
+from proactor_lib import models
+from proactor_lib.artf.training import head, lean_layers, parts, ranks, tree_attention
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
-from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def trainable_model(path: str, params: Params):
     model = models.load_base(*base, attn_implementation=tree_attention.TREE_ATTENTION)
     head.attach_head(model)
     model = get_peft_model(model, lora_config(params))
-    take_input_as_it_is(model)
+    lean(model)
     if params.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -57,11 +58,12 @@ def trainer_base(path: str, params: Params) -> models.TrainerBase:
     return models.trainer_base(path, params.quantization, use_cuda(params), params.trainer_dtype)
 
 
-def take_input_as_it_is(model) -> None:
-    """Have LoRA layers leave their input's type to autocast.
+def lean(model) -> None:
+    """Have its layers keep less for their backward, and LoRA layers leave their input's type to autocast.
 
     PEFT looks autocast up for CUDA only: on a CPU it makes each input float32, and autocast makes it bfloat16 again.
     """
+    lean_layers.install(model)
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.cast_input_dtype_enabled = False
@@ -77,22 +79,26 @@ def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> tree_atte
     row = tree_attention.DialogueRow()
     for turn in visit.turns:
         prompt = trunk.prompt(turn)
-        text = agent.render(agent.reference_output(visit.references, turn))
-        output = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        output = reference_tokens(tokenizer, visit.references, turn)
         mask = np.array([0] * len(prompt) + [1] * len(output))
         row.add({"input_ids": np.array(prompt + output), "completion_mask": mask, "group_id": turn, "metrics": {},
                  "old_log_probs": np.zeros(len(mask), dtype=np.float32), "advantage": 1.0})  # fmt: skip
     return row
 
 
-def backward(model, rows: list[dict[str, torch.Tensor]], weights: list[torch.nn.Parameter]) -> float:
-    """Gradients of the rows' mean loss a trained token, the rows shared out among the ranks; the loss, in nats."""
-    total = sum(len(row["token_index"]) for row in rows)
-    loss = torch.zeros((), device=weights[0].device)
+def _loss(model, total: int, row: dict[str, torch.Tensor]) -> torch.Tensor:
+    return -head.row_log_probs(model, row).sum() / total
+
+
+def backward(model, rows: list[dict[str, torch.Tensor]], weights: list[torch.nn.Parameter], budget: int) -> float:
+    """Gradients of the rows' mean loss a trained token, the rows shared out among the ranks; the loss, in nats.
+
+    budget: tokens of a row that are forwarded at once.
+    """
+    total, loss = sum(len(row["token_index"]) for row in rows), torch.zeros((), device=weights[0].device)
     for row in rows[ranks.number() :: ranks.count()]:
-        part = -head.row_log_probs(model, row).sum() / total
-        part.backward()
-        loss += part.detach()
+        cut = parts.split(row, budget)
+        loss += float(parts.backward(cut, partial(_loss, model, total), partial(head.row_log_probs, model)))
     for weight in weights:
         if weight.grad is None:  # a rank without a row
             weight.grad = torch.zeros_like(weight)
@@ -123,7 +129,7 @@ def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callabl
             first = step * params.sft_dialogues_per_step
             chosen = [visits[n] for n in range(first, first + params.sft_dialogues_per_step)]
             rows = [reference_row(v, trunk(v), tokenizer).pack() for v in chosen]
-            loss = backward(model, rows, weights)
+            loss = backward(model, rows, weights, params.token_budget)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
