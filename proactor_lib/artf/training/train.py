@@ -343,6 +343,7 @@ def grpo_config(params: Params, folder: Path, base: models.TrainerBase):
         logging_steps=1,
         disable_tqdm=True,
         report_to=[],
+        ddp_find_unused_parameters=False,
     )
     config._n_gpu = min(config.n_gpu, 1)  # the other visible GPUs are the servers': no DataParallel
     return config
