@@ -70,6 +70,7 @@ class ModelParams(BaseModel):
     lora_rank: Count = 8  # [paper]
     lora_alpha: Count = 16  # [paper]
     lora_dropout: Share = 0.0  # [paper]
+    chat_template_args: dict[str, Any] = {}  # of the model's chat template, such as {"enable_thinking": false}
     max_context: Count = 9216  # tokens, prompt and output [paper]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trainer_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: float32 only on a CPU without bfloat16

@@ -79,7 +79,7 @@ class Job:
 
         def of(visit: Episode) -> DialogueTokens:
             if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit)
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
             return made[visit.dialogue.id]
 
         return of
