@@ -90,6 +90,7 @@ def _dialogue(raw: dict, by_service: dict[str, tuple[str, ...]], logged: bool) -
         domain="sgd",
         turns=tuple(Turn(speaker=t["speaker"].lower(), text=t["utterance"]) for t in raw["turns"]),
         observed=tuple(_observed(raw["turns"])) if logged else None,
+        services=tuple(raw["services"]),
         actions=tuple(name for service in raw["services"] for name in by_service[service]),
     )
 

@@ -65,11 +65,10 @@ def table(cases: Sequence[Case], params: Params) -> pd.DataFrame:
     for name in PARTS:
         if kept := part(cases, name):
             weights = resamples(len(kept), params.bootstrap, params.seed)
+            whole = name == "all"
             rows += [
                 (name, reward, stage, policy, *_ratio(above, below, weights))
-                for (reward, stage), sums in _sums(
-                    kept, params, name == "all", unscored if name == "all" else {}
-                ).items()
+                for (reward, stage), sums in _sums(kept, params, whole, unscored if whole else {}).items()
                 for policy, above, below in zip(ALL_POLICIES, *sums, strict=True)
             ]
     found = pd.DataFrame(rows, columns=COLUMNS)
