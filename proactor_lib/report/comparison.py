@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib import metrics
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, load_or_score
 from proactor_lib.files import read_json
@@ -73,7 +74,7 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def _reward(r: RunFolder) -> dict[str, float | None]:
-    steps = training.read_steps(r.training / "metrics.jsonl")
+    steps = read_steps(r.training / "metrics.jsonl")
     return training.reward_gain(training.gain_rewards(steps))
 
 
