@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from proactor_lib import plots, provenance
 from proactor_lib.artf.training.training_log import read_steps
+from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import read_json, write_json
 from proactor_lib.metrics import glossary
@@ -68,6 +69,7 @@ def summarise(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, r
         "held_out": scored.as_json() if scored else {},
         "ranked_against": scored.ranked_against if scored else [],
         "dialogues": scored.dialogues if scored else 0,
+        "services": by_service(run, scored) if scored else {},
         "steps": len(steps),
         "warnings": warnings(run, steps, scored, record),
     }
