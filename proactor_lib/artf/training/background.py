@@ -16,9 +16,9 @@ import pandas as pd
 import psutil
 
 from proactor_lib import processes, progress
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
-from proactor_lib.report.training import read_steps
 from proactor_lib.run_folder import RunFolder
 
 
