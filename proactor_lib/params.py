@@ -8,11 +8,12 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from proactor_lib import datasets
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
+from proactor_lib.rewards import REWARDS
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 from proactor_lib.yaml_text import read_yaml
@@ -41,6 +42,9 @@ class DataParams(BaseModel):
     train_dialogues: Count = 100  # dialogues
     dev_dialogues: Count = 20
     test_dialogues: Count = 20
+    split_by: Literal["dialogue", "service"] = "dialogue"  # service: test has only services that train and dev lack
+    catalog_scope: datasets.Scope = "distractors"  # what a dialogue is shown: its services, and which others
+    distractor_services: Natural = 3  # those others, drawn by seed and dialogue; fewer where max_context is full
     max_turns: Count = 50  # dialogues with more turns are left out [paper: 50]
     homeloan_log: bool = True  # whether the simulator logs the human agent's triggers [paper: its corpus has none]
 
@@ -146,6 +150,13 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
     name: str = "run"
     question: str = ""  # what the run is to answer: the report opens with it
     seed: Natural = 0
+
+    @field_validator("reward")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        if name not in REWARDS:
+            raise ValueError(f"there is no such reward; accepted: {', '.join(REWARDS)}")
+        return name
 
     @model_validator(mode="after")
     def _possible(self):

@@ -1,8 +1,10 @@
 """What the numbers mean, in a line each. [paper] as published, [ours] our definition (see SPEC 4)."""
 
-from proactor_lib.plots.style import NAMES
-
-__all__ = ["BETTER", "MEANINGS", "NAMES"]
+NAMES = {
+    "ac": "AC", "max_ac": "Max AC", "difference": "Difference", "pt": "PT", "ftr": "FTR", "rar": "RAR", "pri": "PRI",
+    "opportunity_timing": "opportunity timing", "lead": "lead, turns", "missed": "missed", "late": "late",
+    "premature": "premature",
+}  # fmt: skip
 BETTER = {
     "ac": "↑", "max_ac": "↑", "difference": "↓", "pt": "↑", "ftr": "↓", "rar": "", "pri": "↑",
     "opportunity_timing": "↑", "lead": "", "missed": "↓", "late": "↓", "premature": "↓",

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from proactor_lib.metrics.glossary import NAMES
 from proactor_lib.metrics.intervals import interval, resamples
 from proactor_lib.plots.style import (
     ANTICIPATED,
     EXECUTABLE,
     FAULT,
-    NAMES,
     WIDTH,
     colours,
     dashes,
