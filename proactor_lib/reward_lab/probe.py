@@ -194,7 +194,7 @@ def taus(table: pd.DataFrame, part: str = "all") -> dict[str, float | None]:
 
 
 def order(table: pd.DataFrame, part: str = "all", stage: str = MIDDLE) -> pd.DataFrame:
-    """Whether each reward puts the better policy of ORDER above the worse: reward, timed, a column a pair, right."""
+    """Whether each reward puts the better policy of ORDER above the worse: reward, timed, a column per pair, right."""
     wide = means(table, part, stage).drop(index=TIMING, errors="ignore")
     pairs = {f"{better} > {worse}": wide[better] > wide[worse] + 1e-9 for better, worse in ORDER}
     timed = [REWARDS[name.split()[0]].timed for name in wide.index]
