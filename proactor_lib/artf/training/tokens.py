@@ -23,7 +23,7 @@ class DialogueTokens:
 
 
 def dialogue_tokens(tokenizer, case: Case) -> DialogueTokens:
-    """The dialogue in the model's chat template: the system's message, then one user message of a line a turn.
+    """The dialogue in the model's chat template: the system's message, then one user message of one line per turn.
 
     Each line is tokenised alone, so that prompts are prefixes as tokens too.
     """
