@@ -53,7 +53,7 @@ class AnnotationParams(BaseModel):
     """How windows are found."""
 
     annotator: Annotator = "evidence"
-    second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same anew
+    second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same again
     oracle_model: str | None = None  # the model's name at the endpoint
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}

@@ -1,4 +1,4 @@
-"""Schema-Guided Dialogue in its public raw format: a folder a split with `schema.json` and `dialogues_*.json` (or .gz).
+"""Schema-Guided Dialogue in its public raw format: per split a folder of `schema.json` and `dialogues_*.json`(.gz).
 
 A service call is a logged action `Service.Method` at the user turn before it. The dialogue state that the corpus gives
 at user turns says where each of the call's values, and the intent, first stood. A split without any service call (as

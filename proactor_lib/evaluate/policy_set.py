@@ -1,4 +1,4 @@
-"""Who can be evaluated in a run, what each policy's outputs hang on, and how each is asked."""
+"""Who can be evaluated in a run, what each policy's outputs depend on, and how each is asked."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class PolicySet:
         return [name for name in names if name not in missing]
 
     def made_from(self, name: str) -> dict:
-        """What the policy's outputs hang on, the dialogues apart: JSON values."""
+        """What the policy's outputs depend on, the dialogues apart: JSON values."""
         p = self._run.params
         if name in POLICIES:
             return {"seed": p.seed}
