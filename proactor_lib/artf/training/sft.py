@@ -16,6 +16,7 @@ import torch
 
 from proactor_lib import models
 from proactor_lib.artf.training import head, lean_layers, parts, ranks, tree_attention
+from proactor_lib.artf.training.adapter import save_adapter
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
@@ -114,8 +115,6 @@ def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callabl
     rank 0 writes.
     """
     from transformers import get_linear_schedule_with_warmup
-
-    from proactor_lib.artf.training.trainer import save_adapter
 
     model = trainable_model(path, params)
     weights = [p for p in model.parameters() if p.requires_grad]

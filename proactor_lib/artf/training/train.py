@@ -1,7 +1,7 @@
 """One training run, from a folder with references to an adapter: server, warm start, GRPO, records, resume.
 
 Runs in a process of its own (`proactor train`), so that the notebook that follows it can be closed and opened again.
-Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (a line a step, a line a group),
+Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (one line per step and per group),
 checkpoint-N/, adapter/ (written last: its presence says that training is done).
 """
 
@@ -81,7 +81,7 @@ class Job:
 
         def of(visit: Episode) -> DialogueTokens:
             if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit)
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
             return made[visit.dialogue.id]
 
         return of
@@ -162,7 +162,7 @@ def copy_start_adapter(job: Job) -> None:
 
 def _copy(given: Path, folder: Path) -> None:
     """An adapter to another folder, whole or absent: its presence says that it is done."""
-    from proactor_lib.artf.training.trainer import copy_adapter
+    from proactor_lib.artf.training.adapter import copy_adapter
 
     copy_adapter(given, folder)
 
@@ -189,7 +189,8 @@ def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, rew
     server: None for a rank other than 0. trainer_class: a DialogueTrainer with rows of its own; reward: another than
     the parameters name.
     """
-    from proactor_lib.artf.training.trainer import last_checkpoint, save_adapter
+    from proactor_lib.artf.training.adapter import save_adapter
+    from proactor_lib.artf.training.trainer import last_checkpoint
 
     checkpoint = last_checkpoint(job.folder)
     first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
