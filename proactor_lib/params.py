@@ -42,6 +42,9 @@ class DataParams(BaseModel):
     train_dialogues: Count = 100  # dialogues
     dev_dialogues: Count = 20
     test_dialogues: Count = 20
+    split_by: Literal["dialogue", "service"] = "dialogue"  # service: test has only services that train and dev lack
+    catalog_scope: datasets.Scope = "distractors"  # what a dialogue is shown: its services, and which others
+    distractor_services: Natural = 3  # those others, drawn by seed and dialogue; fewer where max_context is full
     max_turns: Count = 50  # dialogues with more turns are left out [paper: 50]
     homeloan_log: bool = True  # whether the simulator logs the human agent's triggers [paper: its corpus has none]
 

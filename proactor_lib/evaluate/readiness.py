@@ -12,7 +12,7 @@ from proactor_lib.evaluate.run import EvalSplit
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
 from proactor_lib.metrics.thresholds import persistence, sweep, trade_off, tune, tuned
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
 PRICES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of a false trigger, a missed window costing 1
@@ -27,7 +27,7 @@ class Tuning(NamedTuple):
     table: pd.DataFrame
 
 
-def tune_run(run: Run, policy: str, prices: Sequence[float] = PRICES) -> Tuning:
+def tune_run(run: RunFolder, policy: str, prices: Sequence[float] = PRICES) -> Tuning:
     """Tune the policy's threshold on what it said on dev. UserError if it was not asked there (`evaluate_run`'s `dev`).
 
     Confidence is the policy's own where it gives one, else persistence over the turns asked. Thresholds are quantiles
@@ -41,7 +41,7 @@ def tune_run(run: Run, policy: str, prices: Sequence[float] = PRICES) -> Tuning:
     return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, 1.0), found)
 
 
-def _sure(run: Run, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
+def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
     """What is scored, its predictions with confidences, and the turns that were asked."""
     said, evaluated_turns = predictions.read(run, policy, split), EvalSplit(run, split).evaluated_turns
     if not any(a.confidence is not None for line in said for a in line.actions):

@@ -16,7 +16,7 @@ from proactor_lib import metrics, progress, provenance
 from proactor_lib.evaluate import predictions
 from proactor_lib.files import write_json, write_table
 from proactor_lib.metrics.scores import Scores
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
 FRAMES = tuple(f.name for f in fields(Scores) if f.type is pd.DataFrame)  # the tables of one policy's scores
@@ -79,7 +79,7 @@ def focus(policies: Iterable[str]) -> str:
     return "trained" if "trained" in names else names[-1]
 
 
-def asked_turns(run: Run, said: Predictions) -> Turns | None:
+def asked_turns(run: RunFolder, said: Predictions) -> Turns | None:
     """The turns at which any policy was asked, by dialogue; None when the run asks at all turns."""
     if run.params.evaluation_turns == 0:
         return None
@@ -89,7 +89,7 @@ def asked_turns(run: Run, said: Predictions) -> Turns | None:
     return evaluated_turns
 
 
-def load_or_score(run: Run) -> EvalResults | None:
+def load_or_score(run: RunFolder) -> EvalResults | None:
     """Every policy's metrics with intervals, as the run keeps them; None without predictions.
 
     They are computed where nothing is kept, or where that was made from something else. Raises UserError for
@@ -104,12 +104,12 @@ def load_or_score(run: Run) -> EvalResults | None:
     return _read(run, said, evaluated_turns)
 
 
-def _kept(run: Run) -> dict[str, Any]:
+def _kept(run: RunFolder) -> dict[str, Any]:
     path = run.metrics / "results.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _made_from(run: Run, said: Predictions) -> dict[str, Any]:
+def _made_from(run: RunFolder, said: Predictions) -> dict[str, Any]:
     """All that the results depend on, as JSON values."""
     p = run.params
     files = run.sources(predictions.TEST) + [predictions.folder(run) / f"{name}.jsonl" for name in said]
@@ -121,7 +121,7 @@ def _made_from(run: Run, said: Predictions) -> dict[str, Any]:
     }
 
 
-def _score(run: Run, said: Predictions, evaluated_turns: Turns | None, made_from: dict[str, Any]) -> None:
+def _score(run: RunFolder, said: Predictions, evaluated_turns: Turns | None, made_from: dict[str, Any]) -> None:
     """Score all policies, compare them, and write what `_read` reads."""
     p, scores = run.params, _scores(run, said, evaluated_turns)
     by_dialogue = {name: s.dialogues for name, s in scores.items()}
@@ -137,7 +137,7 @@ def _score(run: Run, said: Predictions, evaluated_turns: Turns | None, made_from
     write_json(run.metrics / "results.json", kept)
 
 
-def _scores(run: Run, said: Predictions, evaluated_turns: Turns | None) -> dict[str, Scores]:
+def _scores(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) -> dict[str, Scores]:
     dialogues, references = run.dialogues(predictions.TEST), run.references(predictions.TEST)
     scores = {}
     for done, (name, lines) in enumerate(said.items(), start=1):
@@ -148,7 +148,7 @@ def _scores(run: Run, said: Predictions, evaluated_turns: Turns | None) -> dict[
     return scores
 
 
-def _read(run: Run, said: Predictions, evaluated_turns: Turns | None) -> EvalResults:
+def _read(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) -> EvalResults:
     names = [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
     tables = {name: pd.read_parquet(run.metrics / f"{name}.parquet") for name in names}
     scores = {}

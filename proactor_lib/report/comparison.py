@@ -13,7 +13,7 @@ from proactor_lib.files import read_json
 from proactor_lib.metrics import glossary
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, render, run, training
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import read_definition, table
 
@@ -49,7 +49,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]
 
 
 def _runs(a: Path, b: Path) -> dict[str, Any]:
-    both = [Run(read_json(folder / "params.json", Params), folder) for folder in (a, b)]
+    both = [RunFolder(read_json(folder / "params.json", Params), folder) for folder in (a, b)]
     scored = [load_or_score(r) for r in both]
     same = _same_dialogues(*both)
     said = (
@@ -63,7 +63,7 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _same_dialogues(a: Run, b: Run) -> bool:
+def _same_dialogues(a: RunFolder, b: RunFolder) -> bool:
     files = ("data/test.jsonl", "references/test.jsonl")
     return all(_bytes(a.out / f) == _bytes(b.out / f) is not None for f in files)
 
@@ -72,7 +72,7 @@ def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _reward(r: Run) -> dict[str, float | None]:
+def _reward(r: RunFolder) -> dict[str, float | None]:
     steps = training.read_steps(r.training / "metrics.jsonl")
     return training.reward_gain(training.gain_rewards(steps))
 

@@ -14,7 +14,7 @@ from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
 from proactor_lib.plots import summary
 from proactor_lib.report import render, text, timeline, training
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 ENDS = ("", "_low", "_high")
 SHARES = ["ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing", "missed", "late", "premature"]
@@ -22,7 +22,7 @@ SHARES = ["ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing", "missed", "l
 
 def build(folder: Path) -> Path:
     """Write the run's report.html and summary.json from its files; the report's path."""
-    run = Run(read_json(folder / "params.json", Params), folder)
+    run = RunFolder(read_json(folder / "params.json", Params), folder)
     steps = training.read_steps(run.training / "metrics.jsonl")
     scored = load_or_score(run)
     record = read_record(folder)
@@ -34,7 +34,7 @@ def build(folder: Path) -> Path:
 
 def frame(folder: Path) -> pd.DataFrame:
     """The main table: a row a policy, its metrics with intervals; empty without predictions."""
-    scored = load_or_score(Run(read_json(folder / "params.json", Params), folder))
+    scored = load_or_score(RunFolder(read_json(folder / "params.json", Params), folder))
     return pd.DataFrame(
         [
             {"policy": policy} | {m + end: v for m, vs in metrics.items() for end, v in zip(ENDS, vs, strict=True)}
@@ -55,7 +55,7 @@ def read_record(folder: Path) -> dict:
     return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": origin}
 
 
-def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
+def summarise(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
     """The figures that the report shows, as `summary.json` holds them."""
     return {
         "name": run.params.name,
@@ -72,7 +72,7 @@ def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record:
     }
 
 
-def warnings(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> list[str]:
+def warnings(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> list[str]:
     """What a reader must know before believing the rest, a sentence each."""
     found = []
     stages, origin = record["stages"], record["provenance"]
@@ -89,7 +89,7 @@ def warnings(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: 
     return found + _training_warnings(run, steps) + _evaluation_warnings(run, scored)
 
 
-def _training_warnings(run: Run, steps: pd.DataFrame) -> list[str]:
+def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:
     found, p = [], run.params
     if p.model == "tiny":
         found.append("The model is `tiny`, random weights: this run shows that the parts work, and nothing else.")
@@ -108,7 +108,7 @@ def _training_warnings(run: Run, steps: pd.DataFrame) -> list[str]:
     return found
 
 
-def _evaluation_warnings(run: Run, scored: EvalResults | None) -> list[str]:
+def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str]:
     if scored is None:
         return ["No policy was evaluated: there is no held-out table."]
     found = []
@@ -130,7 +130,7 @@ def _mute(policy: str, lines: list) -> bool:
     return policy != "silent" and not any(line.actions for line in lines)
 
 
-def content(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict, summary: dict) -> dict:
+def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict, summary: dict) -> dict:
     """All that the template shows."""
     default = Params()
     settings = run.params.model_dump(mode="json")
@@ -208,13 +208,13 @@ def _comparisons(scored: EvalResults | None) -> dict[tuple[str, str], dict[str, 
     return found
 
 
-def _published(run: Run) -> list[dict]:
+def _published(run: RunFolder) -> list[dict]:
     """The paper's rows [paper]: those of the corpus at hand, or of both where it is neither."""
     rows, corpus = published(), {"abcd": "ABCD+", "homeloan": "Home Loan"}.get(run.params.dataset)
     return rows[rows.corpus.eq(corpus) | (corpus is None)].to_dict("records")
 
 
-def _timeline(run: Run, scored: EvalResults | None) -> timeline.Timeline | None:
+def _timeline(run: RunFolder, scored: EvalResults | None) -> timeline.Timeline | None:
     """The median dialogue of the policy in focus, with the first triggers of all."""
     if scored is None or (watched := scored.scores[focus(scored.scores)]).references.empty:
         return None
@@ -234,6 +234,6 @@ def _triggers(references: pd.DataFrame, dialogue_id: str) -> dict[str, int]:
     return dict(zip(own.id, own.triggered.astype(int), strict=True))
 
 
-def _digests(run: Run) -> dict[str, str | None]:
+def _digests(run: RunFolder) -> dict[str, str | None]:
     files = [*sorted(run.data.glob("*.json*")), *sorted(run.annotations.glob("*.jsonl"))]
     return {str(p.relative_to(run.out)): provenance.fingerprint(p) for p in files}

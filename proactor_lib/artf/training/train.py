@@ -29,7 +29,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.params import Params
 from proactor_lib.rewards import Reward, make_reward
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class Job:
     """What a training run works with."""
 
-    run: Run
+    run: RunFolder
 
     @property
     def params(self) -> Params:
@@ -93,7 +93,7 @@ class Job:
         return DialogueSampler(self.run.split("train"), turns_per_dialogue, self.params.seed, self.params.open_share)
 
 
-def train(run: Run, **kwargs) -> None:
+def train(run: RunFolder, **kwargs) -> None:
     """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here.
 
     `kwargs` go to `reinforce`.

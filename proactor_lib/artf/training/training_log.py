@@ -11,13 +11,13 @@ from proactor_lib.artf.training.rollouts import ScoredGroup, StepBatch
 from proactor_lib.files import atomic
 from proactor_lib.metrics.turn_kinds import TURN_KINDS
 from proactor_lib.rewards import Reward
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 
 class Records:
     """Called with each trained step. Lines of steps after `first_step` are of a run that died: they are removed."""
 
-    def __init__(self, run: Run, reward: Reward, first_step: int):
+    def __init__(self, run: RunFolder, reward: Reward, first_step: int):
         self._run, self._reward, self._alarms = run, reward, Alarms()
         self._metrics, self._samples = run.training / "metrics.jsonl", run.training / "samples.jsonl"
         for path in (self._metrics, self._samples):
