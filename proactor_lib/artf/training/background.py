@@ -16,9 +16,9 @@ import pandas as pd
 import psutil
 
 from proactor_lib import processes, progress
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
-from proactor_lib.report.training import read_steps
 from proactor_lib.run_folder import RunFolder
 
 
@@ -96,9 +96,8 @@ def follow(run: RunFolder, every: float = 2.0) -> Iterator[Moment]:
 
 def _steps(run: RunFolder) -> pd.DataFrame:
     """The steps so far, without a line that is still being written."""
-    path = run.training / "metrics.jsonl"
     try:
-        return read_steps(path)
+        return read_steps(run)
     except UserError:
         if process(run) is None:
             raise
