@@ -7,13 +7,14 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from proactor_lib import models
-from proactor_lib.artf.training import head, tree_attention
+from proactor_lib.artf.training import head, lean_layers, parts, tree_attention
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
@@ -44,7 +45,7 @@ def trainable_model(path: str, params: Params):
     model = models.load_base(*base, attn_implementation=tree_attention.TREE_ATTENTION)
     head.attach_head(model)
     model = get_peft_model(model, lora_config(params))
-    take_input_as_it_is(model)
+    lean(model)
     if params.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -56,11 +57,12 @@ def trainer_base(path: str, params: Params) -> models.TrainerBase:
     return models.trainer_base(path, params.quantization, use_cuda(params), params.trainer_dtype)
 
 
-def take_input_as_it_is(model) -> None:
-    """Have LoRA layers leave their input's type to autocast.
+def lean(model) -> None:
+    """Have its layers keep less for their backward, and LoRA layers leave their input's type to autocast.
 
     PEFT looks autocast up for CUDA only: on a CPU it makes each input float32, and autocast makes it bfloat16 again.
     """
+    lean_layers.install(model)
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.cast_input_dtype_enabled = False
@@ -81,6 +83,10 @@ def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> tree_atte
         row.add({"input_ids": np.array(prompt + output), "completion_mask": mask, "group_id": turn, "metrics": {},
                  "old_log_probs": np.zeros(len(mask), dtype=np.float32), "advantage": 1.0})  # fmt: skip
     return row
+
+
+def _loss(model, total: int, row: dict[str, torch.Tensor]) -> torch.Tensor:
+    return -head.row_log_probs(model, row).sum() / total
 
 
 def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer,
@@ -107,9 +113,8 @@ def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callabl
             total = sum(len(row["token_index"]) for row in rows)
             loss = 0.0
             for row in rows:
-                part = -head.row_log_probs(model, row).sum() / total
-                part.backward()
-                loss += part.item()
+                cut = parts.split(row, params.token_budget)
+                loss += float(parts.backward(cut, partial(_loss, model, total), partial(head.row_log_probs, model)))
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()

@@ -6,11 +6,13 @@ its name (written aside, then renamed). A step without a gradient moves nothing:
 """
 
 import logging
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,9 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from proactor_lib.artf.serving.policy_sync import PolicySync
-from proactor_lib.artf.training import head, losses, tree_attention
+from proactor_lib.artf.training import head, losses, parts, tree_attention
 from proactor_lib.artf.training.rollouts import RolloutWorker, StepBatch
-from proactor_lib.artf.training.sft import take_input_as_it_is
+from proactor_lib.artf.training.sft import lean
 from proactor_lib.artf.training.trl_async import (
     AsyncGRPOConfig,
     AsyncGRPOTrainer,
@@ -64,11 +66,24 @@ def _share(batch: dict[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]
     return {key: value[rank : rank + 1] for key, value in batch.items()}
 
 
+def _parts(row: dict[str, torch.Tensor], token_budget: int) -> list[dict[str, torch.Tensor]]:
+    """A rank's row (each tensor (1, ...)) in parts that fit into memory. Several ranks' rows fit, and are padded."""
+    packed = {key: value[0] for key, value in row.items()}
+    if len(row["attention_mask"][0]) <= token_budget:
+        return [row]
+    cut = parts.split(packed, token_budget)
+    for n, part in enumerate(cut):
+        part["attention_mask"] = torch.ones_like(part["input_ids"])
+        counts = n == min(1, len(cut) - 1)  # once, by the first part that has a loss
+        part["global_n_forward_tokens"] = packed["global_n_forward_tokens"] * counts
+    return [{key: value[None] for key, value in part.items()} for part in cut]
+
+
 class DialogueTrainer(AsyncGRPOTrainer):
     """AsyncGRPOTrainer over StepBatches. `on_step(batch, metrics)` gets each trained step, on rank 0.
 
     rule: how its tokens become a loss; attention: the name of its rows' attention; before_row: called before each
-    row's forward.
+    forward of a row or of a part of one.
     """
 
     attention = tree_attention.TREE_ATTENTION
@@ -87,7 +102,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
             **kwargs,
         )
         self.model.set_attn_implementation(self.attention)
-        take_input_as_it_is(self.model)
+        lean(self.model)
         if start_from is not None:
             load_adapter(self.model, start_from)
         self._start = [w.detach().clone() for w in trained_weights(self.model)] if self._rule.kl_beta else None
@@ -107,23 +122,23 @@ class DialogueTrainer(AsyncGRPOTrainer):
         return micro_batches(rows, self.accelerator.num_processes, self.processing_class.pad_token_id)
 
     def rows(self, samples: list[dict]) -> list[tree_attention.DialogueRow]:
-        """How a step's samples become rows."""
-        return tree_attention.dialogue_rows(samples, self.args.token_budget)
+        """How a step's samples become rows: whole dialogues, which are cut into parts (`parts.py`) as they are trained.
+
+        On several ranks, and where the start's policy is forwarded too, they are what each can hold.
+        """
+        whole = self.accelerator.num_processes == 1 and self._start is None
+        return tree_attention.dialogue_rows(samples, math.inf if whole else self.args.token_budget)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward of the step's rows, one after another; their losses add up to the step's."""
         began, total = time.perf_counter(), 0.0
-        rows = inputs["rows"]
+        rows, loss, forward = inputs["rows"], partial(self._loss, model), partial(self._forward, model)
         model.train()
         for n, row in enumerate(rows):
-            self.before_row()
-            row = self._prepare_inputs(row)
             last = n + 1 == len(rows)
             with nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    loss = self.compute_loss(model, row)
-                self.accelerator.backward(loss)
-            total += loss.detach()
+                cut = _parts(self._prepare_inputs(row), self.args.token_budget)
+                total += parts.backward(cut, loss, forward, self.accelerator.backward)
         self._grad_norm = gradient_norm(trained_weights(model))
         if self._grad_norm == 0:
             model.zero_grad(set_to_none=True)  # so that the optimiser passes over all of them
@@ -154,6 +169,16 @@ class DialogueTrainer(AsyncGRPOTrainer):
             tree_max_seqlen_q=trunk, tree_max_seqlen_k=block,
         )  # fmt: skip
         return out.log_probs.flatten()[row["token_index"]], out.entropy.flatten()[row["token_index"]]
+
+    def _loss(self, model, part: dict[str, torch.Tensor]) -> torch.Tensor:
+        self.before_row()
+        with self.compute_loss_context_manager():
+            return self.compute_loss(model, part)
+
+    def _forward(self, model, trunk: dict[str, torch.Tensor]) -> None:
+        self.before_row()
+        with self.compute_loss_context_manager():
+            self._log_probs(model, unpadded(trunk))
 
     # policy
 
