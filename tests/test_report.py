@@ -134,8 +134,8 @@ def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
 
 
 def test_the_page_in_a_browser(run, browser):
-    assert run.report.stat().st_size < render.LIMIT_BYTES / 5
-    text = check_page(browser, run.report)
+    assert run.report_file.stat().st_size < render.LIMIT_BYTES / 5
+    text = check_page(browser, run.report_file)
     summary = json.loads(run.summary.read_text())
     for metrics in summary["held_out"].values():
         for value, low, high in metrics.values():
@@ -153,7 +153,7 @@ def test_the_page_is_no_wider_than_its_window(run, browser, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})  # fmt: skip
     try:
-        browser.get(run.report.resolve().as_uri())
+        browser.get(run.report_file.resolve().as_uri())
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -211,7 +211,7 @@ def test_the_dialogue_shown_is_the_median():
 
 
 def test_the_command(run, tmp_path):
-    assert CliRunner().invoke(app, ["report", str(run.out)]).stdout.strip() == str(run.report)
+    assert CliRunner().invoke(app, ["report", str(run.out)]).stdout.strip() == str(run.report_file)
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert isinstance(result.exception, UserError)
     assert "is neither a run's folder (params.json) nor a sweep's (sweep.json)" in str(result.exception)

@@ -32,9 +32,9 @@ def build(folder: Path) -> Path:
     scored = load_or_score(run)
     record = read_record(run)
     summary = summarise(run, steps, scored, record)
-    render.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
+    render.write(run.report_file, "run.html.j2", **content(run, steps, scored, record, summary))
     write_json(run.summary, summary)
-    return run.report
+    return run.report_file
 
 
 def frame(folder: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What a training run's metrics file says: the reward's gain, and how far trainer and server were apart."""
+"""What the steps of a training run say: the reward's gain, and how far trainer and server were apart."""
 
 import numpy as np
 import pandas as pd

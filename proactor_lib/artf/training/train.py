@@ -152,7 +152,7 @@ def copy_start_adapter(job: Job) -> None:
 
 def _copy(given: Path, folder: Path) -> None:
     """An adapter to another folder, whole or absent: its presence says that it is done."""
-    from proactor_lib.artf.training.trainer import copy_adapter
+    from proactor_lib.artf.training.adapter import copy_adapter
 
     copy_adapter(given, folder)
 
@@ -179,7 +179,8 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
     """
     from transformers import PrinterCallback
 
-    from proactor_lib.artf.training.trainer import DialogueTrainer, last_checkpoint, save_adapter
+    from proactor_lib.artf.training.adapter import save_adapter
+    from proactor_lib.artf.training.trainer import DialogueTrainer, last_checkpoint
 
     p = job.params
     scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
