@@ -6,7 +6,7 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from proactor_lib import files, report
+from proactor_lib import files, provenance, report
 from proactor_lib.evaluate import evaluate_run, load_or_score
 from proactor_lib.evaluate.predictions import policies, read, read_all
 from proactor_lib.files import read_json, write_json, write_jsonl
@@ -52,7 +52,8 @@ def test_an_evaluation_a_notebook_and_two_reports_score_each_policy_once(run, sc
 
 def test_the_test_split_is_read_once_in_a_process(run, monkeypatch):
     """Policies, results and two reports; one more opening is its digest's."""
-    files._read_lines.cache_clear()
+    for known in (files._read_lines, provenance._file_digest):  # as in a new process
+        known.cache_clear()
     opened = Counter()
     open_file = io.open
 
