@@ -38,7 +38,7 @@ def build(folder: Path) -> Path:
 
 
 def frame(folder: Path) -> pd.DataFrame:
-    """The main table: a row a policy, its metrics with intervals; empty without predictions."""
+    """The main table: one row per policy, its metrics with intervals; empty without predictions."""
     scored = load_or_score(RunFolder(read_json(folder / "params.json", Params), folder))
     return pd.DataFrame(
         [

@@ -22,7 +22,7 @@ ROUNDS = 4  # of simulating and scaling, until the simulated rollouts take as lo
 class Measured(NamedTuple):
     """A run as its files tell it."""
 
-    steps: pd.DataFrame  # a row a step: the lines of metrics.jsonl, and `wall_s`
+    steps: pd.DataFrame  # one row per step: the lines of metrics.jsonl, and `wall_s`
     plan: Plan
     workload: Workload
     service: ServiceTimes

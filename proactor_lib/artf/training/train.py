@@ -1,7 +1,7 @@
 """One training run, from a folder with references to an adapter: server, warm start, GRPO, records, resume.
 
 Runs in a process of its own (`proactor train`), so that the notebook that follows it can be closed and opened again.
-Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (a line a step, a line a group),
+Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (one line per step and per group),
 checkpoint-N/, adapter/ (written last: its presence says that training is done).
 """
 
@@ -79,7 +79,7 @@ class Job:
 
         def of(visit: Episode) -> DialogueTokens:
             if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit)
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
             return made[visit.dialogue.id]
 
         return of
