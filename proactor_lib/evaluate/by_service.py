@@ -7,12 +7,12 @@ from proactor_lib import metrics
 from proactor_lib.datasets import services
 from proactor_lib.evaluate.predictions import TEST
 from proactor_lib.evaluate.results import EvalResults
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 KINDS = ("seen", "unseen")
 
 
-def by_service(run: Run, scored: EvalResults) -> dict[str, dict[str, Any]]:
+def by_service(run: RunFolder, scored: EvalResults) -> dict[str, dict[str, Any]]:
     """`seen` and `unseen`, each with `dialogues` (their number) and `policies` (as `EvalResults.as_json`).
 
     A dialogue is unseen if any of its services is. A kind without dialogues is left out; all is empty where the run has
@@ -25,7 +25,7 @@ def by_service(run: Run, scored: EvalResults) -> dict[str, dict[str, Any]]:
     return {kind: _part(run, scored, ids[kind]) for kind in KINDS if ids[kind]} if ids["unseen"] else {}
 
 
-def _part(run: Run, scored: EvalResults, ids: set[str]) -> dict[str, Any]:
+def _part(run: RunFolder, scored: EvalResults, ids: set[str]) -> dict[str, Any]:
     tables = {
         n: s.dialogues[s.dialogues.dialogue_id.isin(ids)].reset_index(drop=True) for n, s in scored.scores.items()
     }
