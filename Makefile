@@ -65,5 +65,5 @@ demo: env  ## run the main job; DATASET=sgd DATA_DIR=... for real conversations
 lint: env  ## style and obvious mistakes
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-test: env browser  ## pass the tests
-	.venv/bin/python -m pytest
+test: env browser  ## pass the tests, on all cores
+	.venv/bin/python -m pytest -n auto

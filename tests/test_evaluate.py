@@ -27,10 +27,10 @@ from proactor_lib.schema import PredictedAction, TurnPrediction
 
 from support.fake_endpoint import FakeEndpoint, Reply
 from support.runs import opened
+from support.shared import SGD, needs_shared
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "params" / "smoke.yaml"
-SGD = ROOT.parent / "shared" / "data" / "sgd"
 
 
 def lines(path):
@@ -263,6 +263,7 @@ def command(out, *more, dataset=("--dataset", "homeloan"), limit=3):
     ]  # fmt: skip
 
 
+@needs_shared
 def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_the_same_again(tmp_path):
     """Five policies on SGD, two of them on an endpoint, killed by SIGKILL in the middle."""
     policies = ["non_reasoning", "reasoning_asg", "oracle", "silent", "random"]

@@ -3,7 +3,6 @@
 import gzip
 import json
 import time
-from pathlib import Path
 
 import pytest
 from proactor_lib import datasets
@@ -13,7 +12,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
 from proactor_lib.values import same_value
 
-SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
+from support.shared import SGD, needs_shared
 
 CLINIC = Catalog(
     domain="clinic",
@@ -173,6 +172,7 @@ def held_by_the_state(raw: dict) -> list[tuple[int, int | None]]:
     return calls
 
 
+@needs_shared
 @pytest.mark.parametrize("split", ["dev", "train"])
 def test_ready_is_not_later_than_sgds_own_state(split):
     raw = []
@@ -190,6 +190,7 @@ def test_ready_is_not_later_than_sgds_own_state(split):
     assert sum(in_time) / len(in_time) >= 0.95
 
 
+@needs_shared
 def test_a_thousand_sgd_dialogues_a_second():
     corpus = datasets.load("sgd", SGD, "dev")
     evidence.annotate(corpus.dialogues[0], corpus.catalog)
