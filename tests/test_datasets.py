@@ -260,7 +260,11 @@ def test_bad_places_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     "dataset, folder",
-    [("homeloan", None), pytest.param("sgd", SGD, marks=needs_shared), pytest.param("abcd", ABCD, marks=needs_shared)],
+    [
+        ("homeloan", None),
+        pytest.param("sgd", SGD, marks=needs_shared),
+        pytest.param("abcd", ABCD, marks=needs_shared),
+    ],
 )
 def test_what_is_exported_loads_the_same(dataset, folder, tmp_path):
     for split in ("train", "dev"):
