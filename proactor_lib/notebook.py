@@ -203,8 +203,6 @@ def _run_job(source: str, target: str, parameters: dict[str, Any], parent: int) 
     processes.adopt_orphans()
     if sys.platform == "linux" and os.getppid() != parent:  # it died before it could be followed
         sys.exit(143)
-    # jsonschema, which nbformat imports, would build a grammar of web addresses: 2 s per notebook, for nothing here.
-    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
     from nbclient.exceptions import DeadKernelError
 
