@@ -8,11 +8,12 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from proactor_lib import datasets
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
+from proactor_lib.rewards import REWARDS
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 from proactor_lib.yaml_text import read_yaml
@@ -41,6 +42,9 @@ class DataParams(BaseModel):
     train_dialogues: Count = 100  # dialogues
     dev_dialogues: Count = 20
     test_dialogues: Count = 20
+    split_by: Literal["dialogue", "service"] = "dialogue"  # service: test has only services that train and dev lack
+    catalog_scope: datasets.Scope = "distractors"  # what a dialogue is shown: its services, and which others
+    distractor_services: Natural = 3  # those others, drawn by seed and dialogue; fewer where max_context is full
     max_turns: Count = 50  # dialogues with more turns are left out [paper: 50]
     homeloan_log: bool = True  # whether the simulator logs the human agent's triggers [paper: its corpus has none]
 
@@ -89,7 +93,16 @@ class TrainingParams(BaseModel):
     open_share: Share = 0.5  # of such a sample: turns with something to do
     max_completion_tokens: Count = 120  # an output's limit
     temperature: Positive = 1.0
-    epsilon: Share = 0.2  # PPO clipping
+    credit: Literal["turn", "trajectory"] = "turn"  # reward at the turn, or along the k-th outputs of all turns
+    scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages by the standard deviation of that
+    turn_weights: Literal["natural", "none"] = "none"  # natural: each kind of turn weighs as in its dialogue
+    loss: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "dapo"  # dapo: GRPO's, averaged over a step's tokens
+    epsilon: Share = 0.2  # clipping of the ratio: not below 1 - epsilon
+    epsilon_high: Positive | None = None  # nor above 1 + epsilon_high; none: epsilon
+    importance_sampling: Literal["none", "truncate", "mask"] = "none"  # of trainer against server, beyond the cap
+    importance_cap: Annotated[float, Field(ge=1)] = 2.0  # ratio; masked below 1 / importance_cap too
+    kl_beta: NonNegative = 0.0  # weight of the KL to the policy that training started from
+    anchor: NonNegative = 0.0  # weight of a supervised loss on the references at the sampled turns
     max_staleness: Natural = 1  # policy versions that a sample may lag behind
     token_budget: Count = 16384  # packed tokens of a row
     gradient_checkpointing: bool = False
@@ -125,6 +138,7 @@ class EvaluationParams(BaseModel):
     policy_key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
     reasoning_tokens: Count = 512  # an output's limit where a policy thinks first
     theta: Share = 0.75  # a match in the metrics [SPEC 4]
+    execution_price: NonNegative = 0.25  # of a false execution, in missed opportunities: the c of U_c [SPEC 4]
     bootstrap: Count = 2000  # resamples of dialogues for the 95% intervals
     evaluation_turns: Natural = 0  # evenly spaced turns of each held-out dialogue; 0: all
 
@@ -138,6 +152,13 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
     question: str = ""  # what the run is to answer: the report opens with it
     seed: Natural = 0
 
+    @field_validator("reward")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        if name not in REWARDS:
+            raise ValueError(f"there is no such reward; accepted: {', '.join(REWARDS)}")
+        return name
+
     @model_validator(mode="after")
     def _possible(self):
         if self.dataset != "homeloan" and self.data_dir is None:
@@ -150,6 +171,8 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError("quality_filter: 'iou' needs a second_annotator")
         if self.judge != "rubric" and self.judge_url is None:
             raise ValueError(f"judge {self.judge!r} needs judge_url")
+        if self.credit == "trajectory" and (self.reward != "utility" or self.turns_per_dialogue):
+            raise ValueError("credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0, all turns")
         if (self.policy_url is None) != (self.policy_model is None):
             raise ValueError("policy_url and policy_model need each other")
         return self

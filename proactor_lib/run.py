@@ -1,218 +1,138 @@
-"""A run's folder: where each arrow of the data flow is a file, and the first two stages that fill it.
-
-params.json | provenance.json | data/ | references/ | training/ | predictions/ | metrics/ | summary.json | report.html
-"""
+"""A run, a verb a stage: prepare, annotate, train, evaluate, report. What is done and unchanged is not done again."""
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from proactor_lib import progress, provenance
-from proactor_lib.annotate import corrections
-from proactor_lib.errors import UserError
-from proactor_lib.files import read_json, read_lines, write_json, write_jsonl
-from proactor_lib.params import Params
-from proactor_lib.schema import Case, Catalog, Dialogue, DialogueReferences, Record, cases
+from proactor_lib.files import write_json, write_jsonl
+from proactor_lib.params import Params, load_params
+from proactor_lib.run_folder import SPLITS, FailedDialogue, RunFolder, failures
+from proactor_lib.schema import Catalog, Dialogue
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from proactor_lib.annotate.oracle_run import OracleSettings
     from proactor_lib.datasets import Corpus
+    from proactor_lib.evaluate import EvalResults
 
-SPLITS = ("train", "dev", "test")
-
-
-class FailedDialogue(Record):
-    """A line of <split>.failed.jsonl, beside <split>.jsonl: a dialogue that has no references, and why."""
-
-    dialogue_id: str
-    kind: str  # endpoint.Failed.kind
-    reason: str
+Log = Callable[[str], None]
+__all__ = ["SPLITS", "FailedDialogue", "Run", "annotate_run", "prepare_data"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run: its parameters and its folder. Make it with `Run.open`."""
+class Run(RunFolder):
+    """A run: its parameters, its folder, and the stages that fill it. Make it with `Run.open`.
 
-    params: Params
-    out: Path
+    Each stage needs those before it, does nothing where it was done from the same inputs, and goes on where it was
+    interrupted. `log` takes one line of text per fact.
+    """
 
     @classmethod
-    def open(cls, params: Params, out: Path | str) -> "Run":
-        """The run in folder `out`, new or begun. UserError if the folder was made with other parameters."""
-        if not isinstance(out, str | Path):
-            raise UserError(
-                f"out must be the name of a folder, got the {type(out).__name__} {out!r}; papermill's -p makes numbers "
-                f"of what looks like one, -y takes YAML: -y 'out: \"{out}\"'"
-            )
-        run = cls(params, Path(out).expanduser())
-        if run.params_file.exists():
-            _refuse_other(params, read_json(run.params_file, Params), run.out)
-        else:
-            write_json(run.origin_file, provenance.collect())
-            write_json(run.params_file, params.model_dump(mode="json"))
-        return run
+    def open(cls, params: Params | Path | str, out: Path | str, overrides: Mapping[str, Any] | None = None) -> Self:
+        """The run in folder `out`, new or begun, with parameters, or with a file of them and `overrides`.
 
-    @property
-    def params_file(self) -> Path:
-        """The resolved parameters."""
-        return self.out / "params.json"
+        UserError if the folder was made with other parameters, and as `load_params`.
+        """
+        return super().open(params if isinstance(params, Params) else load_params(params, overrides), out)
 
-    @property
-    def origin_file(self) -> Path:
-        """Where the run was begun: what `provenance.collect` said then."""
-        return self.out / "provenance.json"
+    def prepare(self, log: Log = print) -> None:
+        """Write data/. Raises as `prepare_data`."""
+        prepare_data(self, log)
 
-    @property
-    def data(self) -> Path:
-        """catalog.json and train.jsonl, dev.jsonl, test.jsonl (schema.Dialogue lines)."""
-        return self.out / "data"
+    def annotate(self, log: Log = print) -> None:
+        """Write references/. Raises as `annotate_run`."""
+        annotate_run(self, log)
 
-    @property
-    def annotations(self) -> Path:
-        """<split>.jsonl (schema.DialogueReferences lines); second-<split>.jsonl of a second annotator's, and
-        truth-<split>.jsonl where the corpus knows the truth."""
-        return self.out / "references"
+    def train(self) -> "pd.DataFrame":
+        """Train in a process of its own and wait for it; one row per optimiser step. Raises as `background.follow`."""
+        from proactor_lib.artf.training import background
 
-    @property
-    def training(self) -> Path:
-        """metrics.jsonl, samples.jsonl, checkpoints/, adapter/."""
-        return self.out / "training"
+        *_, end = background.follow(self)
+        return end.steps
 
-    @property
-    def predictions(self) -> Path:
-        """<policy>.jsonl (schema.TurnPrediction lines)."""
-        return self.out / "predictions"
+    def evaluate(self, dev: bool = True, log: Log = print) -> "EvalResults":
+        """Predictions on test and their results; `dev`: the policy in focus there too, where its threshold is tuned.
 
-    @property
-    def metrics(self) -> Path:
-        """Tables as Parquet or JSON."""
-        return self.out / "metrics"
+        Raises as `evaluate_run`.
+        """
+        from proactor_lib.evaluate import evaluate_run, load_or_score
 
-    @property
-    def summary(self) -> Path:
-        """The figures that the report shows."""
-        return self.out / "summary.json"
+        evaluate_run(self, dev, log)
+        return load_or_score(self)
 
-    @property
     def report(self) -> Path:
-        """One self-contained HTML file."""
-        return self.out / "report.html"
+        """Write report.html and summary.json; the report's path."""
+        from proactor_lib import report
 
-    @property
-    def overlay(self) -> Path:
-        """Corrections by hand: the file that the parameters name, else the run's own."""
-        return self.params.overlay or self.out / "overlay.jsonl"
-
-    @cached_property
-    def catalog(self) -> Catalog:
-        """The catalog of all splits. UserError if the data stage has not run."""
-        return read_json(self._made(self.data / "catalog.json"), Catalog)
-
-    def split(self, name: str) -> tuple[Case, ...]:
-        """The split's cases: `dialogues` with their `references` and the catalog that each is shown.
-
-        UserError if not annotated.
-        """
-        return cases(self.dialogues(name), self.references(name), self.catalog)
-
-    def dialogues(self, split: str) -> list[Dialogue]:
-        """The `conversations` that are used: those whose annotation neither failed nor was filtered out."""
-        gone = {*self.failed(split), *(d for d, reference in self.removed(split) if reference is None)}
-        return [d for d in self.conversations(split) if d.id not in gone]
-
-    def conversations(self, split: str) -> list[Dialogue]:
-        """The split's dialogues, all of them. UserError if the data stage has not run."""
-        return list(read_lines(self._made(self.data / f"{split}.jsonl"), Dialogue))
-
-    def failed(self, split: str) -> dict[str, str]:
-        """The dialogues whose annotation failed, each with its reason."""
-        return _failed(self.annotations / f"{split}.jsonl")
-
-    def removed(self, split: str) -> dict[tuple[str, str | None], str]:
-        """What `quality_filter` took out: (dialogue, reference or None for the whole dialogue) -> the reason."""
-        from proactor_lib.annotate.agreement import Removed
-
-        path = self.annotations / f"{split}.removed.jsonl"
-        lines = read_lines(path, Removed) if path.exists() else ()
-        return {(r.dialogue_id, r.reference_id): r.reason for r in lines}
-
-    def references(self, split: str) -> list[DialogueReferences]:
-        """The references of `dialogues`, with the overlay's corrections, but for those that were filtered out.
-
-        UserError if not annotated.
-        """
-        removed = self.removed(split)
-        return [_without(r, removed) for r in self.corrected(split) if (r.dialogue_id, None) not in removed]
-
-    def corrected(self, split: str) -> list[DialogueReferences]:
-        """The split's references, one record a dialogue, with the overlay's corrections. UserError if not annotated."""
-        corrections_file = self.overlay if self.params.overlay or self.overlay.exists() else None
-        return corrections.apply(self.annotated(split), corrections_file)
-
-    def annotated(self, split: str) -> list[DialogueReferences]:
-        """The split's references as the annotator left them, without corrections. UserError if not annotated."""
-        return list(read_lines(self._made(self.annotations / f"{split}.jsonl"), DialogueReferences))
-
-    def truth(self, split: str) -> list[DialogueReferences] | None:
-        """The split's true references, where the corpus knows them (the simulator); else None."""
-        path = self.annotations / f"truth-{split}.jsonl"
-        return list(read_lines(path, DialogueReferences)) if path.exists() else None
-
-    def second(self, split: str) -> list[DialogueReferences]:
-        """What the split's references are compared with: the second annotator's, else the truth, else nothing."""
-        path = self.annotations / f"second-{split}.jsonl"
-        return list(read_lines(path, DialogueReferences)) if path.exists() else self.truth(split) or []
-
-    def sources(self, split: str) -> list[Path]:
-        """The files that `dialogues` and `references` are made from; some need not be there."""
-        from proactor_lib.annotate.oracle_run import failures_path
-
-        annotated = self.annotations / f"{split}.jsonl"
-        beside = [failures_path(annotated), self.annotations / f"{split}.removed.jsonl", self.overlay]
-        return [self.data / f"{split}.jsonl", annotated, *beside]
-
-    def _made(self, path: Path) -> Path:
-        if not path.exists():
-            raise UserError(f"{path} is not there yet: run notebook 01_annotation on {self.out} first")
-        return path
+        return report.build(self.out)
 
 
-def _without(line: DialogueReferences, removed: dict[tuple[str, str | None], str]) -> DialogueReferences:
-    kept = tuple(r for r in line.references if (line.dialogue_id, r.id) not in removed)
-    return line.model_copy(update={"references": kept})
-
-
-def _refuse_other(params: Params, before: Params, out: Path) -> None:
-    now, then = params.model_dump(mode="json"), before.model_dump(mode="json")
-    if changed := [f"{k} was {json.dumps(then[k])}, now {json.dumps(v)}" for k, v in now.items() if then[k] != v]:
-        raise UserError(
-            f"{out} was made with other parameters ({'; '.join(changed)}): choose another folder, or delete it"
-        )
-
-
-def prepare_data(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
+def prepare_data(run: Run, log: Log = lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write data/ (and the truth, where the corpus knows it) into the run's folder.
 
-    No dialogue is in two of them, even where a corpus has no splits: what is held out is taken first.
-    `log` takes one line of text a fact. Raises UserError as `datasets.load`.
+    No dialogue is in two of them, even where a corpus has no splits: what is held out is taken first. Data that were
+    read from the same files are left as they are.
+    `log` takes one line of text per fact. Raises UserError as `datasets.load`.
     """
+    written = [run.data / "catalog.json", *(run.data / f"{s}.jsonl" for s in splits)]
+    with _once(run.data, "data", {"corpus": _fingerprint(run.params.data_dir)}, written) as there:
+        if there:
+            log(f"{run.data} is there, from the same corpus")
+        else:
+            _prepare_splits(run, log, splits)
+
+
+def _prepare_splits(run: Run, log: Log, splits: tuple[str, ...]) -> None:
     made: dict[str, Corpus] = {}
+    hidden = _hidden(run.params) if run.params.split_by == "service" else None
     for done, split in enumerate(reversed(splits)):
         progress.report(run.out, "data", done, len(splits), split)
-        made[split] = _prepare_split(run, split, [d for c in made.values() for d in c.dialogues], log)
+        made[split] = _prepare_split(run, split, [d for c in made.values() for d in c.dialogues], hidden, log)
     write_json(run.data / "catalog.json", _union([made[s].catalog for s in splits]).model_dump(mode="json"))
     progress.report(run.out, "data", len(splits), len(splits))
 
 
-def _prepare_split(run: Run, split: str, taken: list[Dialogue], log) -> "Corpus":
-    from proactor_lib import datasets
+@contextmanager
+def _once(folder: Path, name: str, made_from: dict[str, Any], written: list[Path]) -> Iterator[bool]:
+    """Whether `written` is there, from these inputs; if not, they are noted when the block ends well."""
+    note = folder / f"{name}.made.json"
+    there = note.exists() and json.loads(note.read_text()) == made_from and all(p.exists() for p in written)
+    if not there:
+        note.unlink(missing_ok=True)
+    yield there
+    if not there:
+        write_json(note, made_from)
 
-    p = run.params
+
+def _fingerprint(path: Path | None) -> str | None:
+    return path and provenance.fingerprint(path)
+
+
+def _hidden(p: Params) -> frozenset[str]:
+    """The services that training may not see."""
+    from proactor_lib.datasets import read_catalog, services
+
+    train, test = (read_catalog(p.dataset, p.data_dir, split) for split in (p.train_split, p.test_split))
+    return services.unseen(train, test, p.seed)
+
+
+def _prepare_split(run: Run, split: str, taken: list[Dialogue], hidden: frozenset[str] | None, log) -> "Corpus":
+    from proactor_lib import datasets
+    from proactor_lib.datasets import services
+
+    p, held_out = run.params, split == "test"
     name, limit = getattr(p, f"{split}_split"), getattr(p, f"{split}_dialogues")
     corpus = datasets.load(
-        p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log, taken=taken
-    )
+        p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log, taken=taken,
+        wanted=None if hidden is None else lambda d: services.belongs(d, hidden, held_out),
+    )  # fmt: skip
+    if hidden and not held_out:
+        corpus = services.without(corpus, hidden)
+    room = p.max_context - p.max_completion_tokens
+    corpus = services.widened(corpus, p.catalog_scope, p.distractor_services, p.seed, room)
     write_jsonl(run.data / f"{split}.jsonl", corpus.dialogues)
     if corpus.truth:
         write_jsonl(run.annotations / f"truth-{split}.jsonl", corpus.truth)
@@ -226,7 +146,7 @@ def _union(catalogs: list[Catalog]) -> Catalog:
     return catalogs[0].model_copy(update={"actions": tuple(actions.values())})
 
 
-def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
+def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write references/<split>.jsonl for each split with the run's annotator, then see what the filter takes out.
 
     A second annotator's go to second-<split>.jsonl. What an oracle has annotated stays: it was paid for, and its server
@@ -258,8 +178,12 @@ def _annotations(run: Run, split: str) -> list[tuple[Path, str, int]]:
 def _by_evidence(run: Run, split: str, path: Path) -> str:
     from proactor_lib.annotate import evidence
 
-    tally, dialogues = evidence.Tally(), run.conversations(split)
-    write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
+    made_from = {"dialogues": _fingerprint(run.data / f"{split}.jsonl"), "catalog": run.catalog.digest}
+    with _once(run.annotations, path.stem, made_from, [path]) as there:
+        if there:
+            return f"{path} is there, from the same dialogues"
+        tally, dialogues = evidence.Tally(), run.conversations(split)
+        write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
     return f"{len(dialogues)} dialogues, {tally}"
 
 
@@ -267,7 +191,7 @@ def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
     from proactor_lib.annotate import oracle_run
 
     if path.exists():
-        failed = len(_failed(path))
+        failed = len(failures(path))
         return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
     dialogues = run.conversations(split)
     with oracle_run.shown(len(dialogues), path.stem) as bar:
@@ -277,21 +201,26 @@ def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
             done = SPLITS.index(split) + summary.dialogues / len(dialogues)
             progress.report(run.out, "annotate", done, len(SPLITS), f"{path.stem}: {summary}")
 
-        return str(
-            oracle_run.annotate_file(dialogues, run.catalog, path, oracle_run.settings(run.params, repeat), tell)
-        )
+        return str(oracle_run.annotate_file(dialogues, run.catalog, path, oracle_settings(run.params, repeat), tell))
 
 
-def _failed(path: Path) -> dict[str, str]:
-    """The dialogues without references in `path`, each with its reason."""
-    from proactor_lib.annotate.oracle_run import failures_path
+def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
+    """A run's oracle; another `repeat` asks it all again."""
+    from proactor_lib.annotate.oracle_run import OracleSettings, cache_dir
 
-    beside = failures_path(path)
-    return {f.dialogue_id: f.reason for f in read_lines(beside, FailedDialogue)} if beside.exists() else {}
+    return OracleSettings(
+        url=params.oracle_url,
+        model=params.oracle_model,
+        cache=cache_dir(),
+        form=params.oracle_form,
+        headers=params.oracle_headers,
+        key_variable=params.oracle_key_variable,
+        oracle={"repeat": repeat, "sampling": params.oracle_sampling, "actions": params.oracle_actions},
+    )
 
 
 def _filter(run: Run, split: str) -> str:
-    """Write <split>.removed.jsonl, anew; corrections by hand are taken in first."""
+    """Write <split>.removed.jsonl again; corrections by hand are taken in first."""
     from proactor_lib.annotate import agreement
 
     path = run.annotations / f"{split}.removed.jsonl"

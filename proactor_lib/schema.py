@@ -144,6 +144,7 @@ class Dialogue(Record):
     turns: tuple[Turn, ...] = Field(min_length=1)
     observed: tuple[ObservedAction, ...] | None = None
     actions: tuple[str, ...] = ()  # the catalog's actions that this dialogue is shown; empty: all
+    services: tuple[str, ...] = ()  # the groups of actions that it is about, where the corpus says so; not shown
 
     @model_validator(mode="after")
     def _inside(self):

@@ -1,12 +1,24 @@
 """Parameter values in one spelling, so that two ways to say a thing compare equal [SPEC 4, ours].
 
-Case, white space and punctuation; numbers (spelled, with separators, currency, k, percent), dates, times of day. The
-same function reads single values and whole turns: a value was said in a turn if it stands there after normalising both.
+One comparison (`same_value`) serves the metrics, the rewards and the annotator. A value's type is seen from its form:
+
+- number: by value, however it is written: digits, words, separators, a decimal comma (`1.234,50`), k, percent; `3.10`
+  is `3.1`. `m` is a million only behind a currency. Two currencies that are both named must agree. What has a zero
+  before its digits (`007`) is text.
+- date: by day; `28/11/2026` and `28.11.2026` are read day first, since no month has that number or no country writes it
+  otherwise, `5/3/2026` month first. A date without a year agrees with that day of any year. A time of day may follow.
+- time: on 24 hours; without a part of the day as it is written.
+- truth: `yes` is `true`, `no` is `false`.
+- text: all else, by spelling: case, width and accents do not count (`ü` is also `ue`), nor do punctuation, apostrophes
+  within a word, or spaces, hyphens and dots beside a letter (`guest house`, `AB-12`, `Dr.Johnson`).
+
+`normalise` reads single values and whole turns alike; `Heard` finds values in a turn.
 """
 
 import re
 import unicodedata
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import accumulate
 
 
 def _numbered(words: str, start: int = 0, step: int = 1) -> dict[str, int]:
@@ -24,21 +36,27 @@ _ORDINALS = (
     | _numbered("thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth", start=13)
     | {"thirtieth": 30}
 )
-_MONTHS = _numbered("january february march april may june july august september october november december", start=1)
+_MONTHS = (
+    _numbered("january february march april may june july august september october november december", start=1)
+    | _numbered("jan feb mar apr may jun jul aug sep oct nov dec", start=1)
+    | _numbered("januar februar märz april mai juni juli august september oktober november dezember", start=1)
+    | _numbered("enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre", start=1)
+    | _numbered("janvier février mars avril mai juin juillet août septembre octobre novembre décembre", start=1)
+    | {"sept": 9}
+)
 
 _S = "|".join(sorted(_SMALL, key=len, reverse=True))
 _WORD = rf"(?:{_S}|(?:{'|'.join(_SCALES)})(?: and(?= (?:{_S})\b))?)"
 _ORD = "|".join(sorted(_ORDINALS, key=len, reverse=True))
-_MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\b\.?"
-_MONTH_NAMES = rf"(?:{'|'.join(_MONTHS)}|{'|'.join(m[:3] for m in _MONTHS)}|sept)\b"
-_NTH = r"(\d{1,2})(?:st|nd|rd|th)?"
-_YEAR = r"(?:,? (\d{4}))?"
+_MONTH = rf"({'|'.join(sorted(_MONTHS, key=len, reverse=True))})\b\.?"
+_NTH = r"(\d{1,2})(?:st|nd|rd|th|er|\.)?"
+_YEAR = r"(?:,?(?: del?)? (\d{4}))?"
 _PART = r"(morning|afternoon|evening|night)"
 
 _INTERESTING = re.compile(rf"\d|\b(?:{_S}|hundred|thousand|million|noon|midnight|{_ORD})\b")
 _RUN = re.compile(rf"(?<!\d )(?<![\d.])\b{_WORD}(?:[ -]{_WORD})*\b|(?<=\d )\b(?:{_S})(?:[ -]{_WORD})*\b")
 _ORDINAL = re.compile(rf"\b(?:(twenty|thirty)[ -])?({_ORD})\b")
-_SCALED = re.compile(r"\b(\d+(?:\.\d+)?)(?:(k|m)| ?(hundred|thousand|million|billion))\b")
+_SCALED = re.compile(r"([$€£] ?)?\b(\d+(?:\.\d+)?)(?:(k|(?(1)m|k))| ?(hundred|thousand|million|billion))\b")
 _PHONE = re.compile(r"(?<![\d-])(?:\+?1[ .-])?\(?(\d{3})\)?[ .-]*(\d{3})[ .-](\d{4})\b")
 _LOOSE = re.compile(
     r"[,;!?\"()\[\]{}*]|\.(?!\w)|(?<!\w)[.'-](?!\d)|(?<=[a-z])-(?=\w)|(?<=\d)-(?=[a-z])|:(?!\d)|'(?!\w)"
@@ -76,8 +94,16 @@ def _ordinal(match: re.Match) -> str:
 
 
 def _scaled(match: re.Match) -> str:
-    factor = {"k": 1_000, "m": 1_000_000}.get(match[2]) or _SCALES[match[3]]
-    return f"{float(match[1]) * factor:.2f}".rstrip("0").rstrip(".")
+    factor = {"k": 1_000, "m": 1_000_000}.get(match[3]) or _SCALES[match[4]]
+    return f"{float(match[2]) * factor:.2f}".rstrip("0").rstrip(".")
+
+
+def _power(match: re.Match) -> str:
+    return f"{float(match[0]):.6f}".rstrip("0").rstrip(".")
+
+
+def _decimal_comma(match: re.Match) -> str:
+    return f"{re.sub('[. ]', '', match[1])}.{match[2]}"
 
 
 def _date(year: str | None, month: int, day: int) -> str:
@@ -85,12 +111,13 @@ def _date(year: str | None, month: int, day: int) -> str:
 
 
 def _named_date(month: str, day: str, year: str | None, whole: str) -> str:
-    number = next(n for name, n in _MONTHS.items() if name.startswith(month))
-    return _date(year, number, int(day)) if 1 <= int(day) <= 31 else whole
+    return _date(year, _MONTHS[month], int(day)) if 1 <= int(day) <= 31 else whole
 
 
-def _us_date(match: re.Match) -> str:
-    month, day, year = int(match[1]), int(match[2]), match[3]
+def _numeric_date(match: re.Match) -> str:
+    """`3/28/2026` or `28/3/2026`; where both could be the month, a dot puts the day first, all else the month."""
+    first, second, year = int(match[1]), int(match[3]), match[4]
+    month, day = (second, first) if first > 12 or (match[2] == "." and second <= 12) else (first, second)
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return match[0]
     return _date(f"20{year}" if len(year) == 2 else year, month, day)
@@ -113,57 +140,103 @@ def _spoken_time(match: re.Match) -> str:
     return f"{(hour - 2) % 12 + 1}:{60 - minutes:02d}"
 
 
+# (text without which the rule has nothing to do, pattern, replacement)
 _NUMBER_RULES = [
-    (re.compile(r"\ban? (?=hundred|thousand|million|billion)"), "one "),
-    (_ORDINAL, _ordinal),
-    (_RUN, _number),
-    (re.compile(r"[$€£] ?(?=\d)"), ""),
-    (re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
-    (re.compile(r"\b(\d+) point (\d+)((?: \d)*)\b"), lambda m: f"{m[1]}.{m[2]}{m[3].replace(' ', '')}"),
-    (re.compile(r"\b(\d+) and (?:a|1) half\b"), r"\1.5"),
-    (re.compile(r"\b(\d+) and (?:a|1) quarter\b"), r"\1.25"),
-    (re.compile(r"\b(\d+) and 3 quarters\b"), r"\1.75"),
-    (_SCALED, _scaled),
-    (re.compile(r"(?<=\d) ?(?:dollars?|bucks?|usd|euros?)\b"), ""),
-    (re.compile(r"(?<=\d) ?(?:per ?cent\b|pct\b|%)"), "%"),
+    ("", re.compile(r"\ban? (?=hundred|thousand|million|billion)"), "one "),
+    ("", _ORDINAL, _ordinal),
+    ("", _RUN, _number),
+    (",", re.compile(r"(?<![\d.,])(\d{1,3}(?:[. ]\d{3})+|\d+),(\d{1,2})(?![\d,]|\.\d)"), _decimal_comma),
+    (",", re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
+    ("e", re.compile(r"(?<![\w.])\d+(?:\.\d+)?e[+-]?\d\b"), _power),
+    (" point ", re.compile(r"\b(\d+) point (\d+)((?: \d)*)\b"), lambda m: f"{m[1]}.{m[2]}{m[3].replace(' ', '')}"),
+    (" half", re.compile(r"\b(\d+) and (?:a|1) half\b"), r"\1.5"),
+    (" quarter", re.compile(r"\b(\d+) and (?:a|1) quarter\b"), r"\1.25"),
+    (" quarters", re.compile(r"\b(\d+) and 3 quarters\b"), r"\1.75"),
+    ("", _SCALED, _scaled),
+    ("", re.compile(r"[$€£] ?(?=\d)|(?<=\d) ?[$€£](?!\w)"), ""),
+    ("", re.compile(r"(?<=\d) ?(?:dollars?|bucks?|usd|euros?)\b"), ""),
+    ("", re.compile(r"(?<=\d) ?(?:per ?cent\b|pct\b|%)"), "%"),
     (
-        re.compile(r"\b(\d+)\.(?:0+|(\d*?[1-9])0+)(?!\d|\.\d)(?! ?[ap]\.?m)"),
+        ".",
+        re.compile(r"\b(\d+)\.(?:0+|(\d*?[1-9])0+)(?!\d|\.\d)(?! ?(?:[ap]\.?m|uhr))"),
         lambda m: m[1] + (f".{m[2]}" if m[2] else ""),
     ),
-    (_PHONE, r"\1\2\3"),
+    ("", _PHONE, r"\1\2\3"),
 ]
 _DATE_RULES = [
-    (re.compile(r"\b(\d{4})-(\d{1,2})-(\d{1,2})\b"), lambda m: _date(m[1], int(m[2]), int(m[3]))),
-    (re.compile(r"\b(\d{1,2})/(\d{1,2})/(\d{4}|\d{2})\b"), _us_date),
     (
-        re.compile(rf"\b(?={_MONTH_NAMES}){_MONTH},? (?:the )?{_NTH}\b(?![:.]\d|%){_YEAR}"),
+        "年",
+        re.compile(r"(?<!\d)(\d{4})年(\d{1,2})月(\d{1,2})[日号]"),
+        lambda m: f" {_date(m[1], int(m[2]), int(m[3]))} ",
+    ),
+    ("月", re.compile(r"(?<!\d)(\d{1,2})月(\d{1,2})[日号]"), lambda m: f" {_date(None, int(m[1]), int(m[2]))} "),
+    (
+        "",
+        re.compile(r"\b(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?=\b|t\d)"),
+        lambda m: _date(m[1], int(m[3]), int(m[4])),
+    ),
+    ("", re.compile(r"\b(\d{1,2})([-/.])(\d{1,2})\2(\d{4})\b"), _numeric_date),
+    ("/", re.compile(r"\b(\d{1,2})(/)(\d{1,2})/(\d{2})\b"), _numeric_date),
+    (":", re.compile(r"(\d{4}-\d\d-\d\d)[t ](\d\d:\d\d)(?::00(?:\.0+)?)?z?\b"), r"\1 \2"),
+    (
+        "",
+        re.compile(rf"\b{_MONTH},? (?:the )?{_NTH}\b(?![:.]\d|%){_YEAR}"),
         lambda m: _named_date(m[1], m[2], m[3], m[0]),
     ),
     (
-        re.compile(rf"(?<![\d.])\b{_NTH} (?:day )?(?:of )?(?={_MONTH_NAMES}){_MONTH}{_YEAR}"),
+        "",
+        re.compile(rf"(?<![\d.])\b{_NTH} ?(?<=[ .])(?:day )?(?:of |de )?{_MONTH}{_YEAR}"),
         lambda m: _named_date(m[2], m[1], m[3], m[0]),
     ),
 ]
 _TIME_RULES = [
-    (re.compile(r"\b(?:12 |twelve )?noon\b"), "12:00"),
-    (re.compile(r"\b(?:12 )?midnight\b"), "00:00"),
-    (re.compile(r"\b(half|quarter|\d{1,2})(?: minutes)? (past|after|to|before|till) (\d{1,2})\b(?!:)"), _spoken_time),
-    (re.compile(r"\b(\d{1,2}) o['\" ]?clock\b"), r"\1:00"),
+    ("noon", re.compile(r"\b(?:12 |twelve )?noon\b"), "12:00"),
+    ("midnight", re.compile(r"\b(?:12 )?midnight\b"), "00:00"),
     (
+        "",
+        re.compile(r"\b(half|quarter|\d{1,2})(?: minutes)? (past|after|to|before|till) (\d{1,2})\b(?!:)"),
+        _spoken_time,
+    ),
+    ("clock", re.compile(r"\b(\d{1,2}) o['\" ]?clock\b"), r"\1:00"),
+    ("uhr", re.compile(r"\b(\d{1,2})(?:[.:](\d{2}))? ?uhr\b"), lambda m: f"{int(m[1]):02d}:{m[2] or '00'}"),
+    ("", re.compile(r"\b(\d{1,2}) ?h ?(\d{2})\b"), lambda m: f"{int(m[1]):02d}:{m[2]}"),
+    (
+        "m",
         re.compile(r"\b(\d{1,2})(?:[:. ](\d{2}))? ?([ap])\.? ?m\b\.?"),
         lambda m: _clock(m[1], m[2], m[3], m[0]),
     ),
     (
+        "",
         re.compile(rf"\b(\d{{1,2}})(?:[: ](\d{{2}}))? (?:in the|at|this) {_PART}\b"),
         lambda m: _clock(m[1], m[2], m[3], m[0]),
     ),
     (
+        "",
         re.compile(rf"\b{_PART} (?:at )?(\d{{1,2}})(?::(\d{{2}}))?(?!\d|[:.]\d|%)\b"),
         lambda m: _clock(m[2], m[3], m[1], m[0]),
     ),
-    (re.compile(r"\b(\d):(\d{2})\b(?!:)"), r"0\1:\2"),
+    (":", re.compile(r"\b(\d):(\d{2})\b(?!:)"), r"0\1:\2"),
 ]
 _RULES = _NUMBER_RULES + _DATE_RULES + _TIME_RULES
+
+_CHARACTERS = {ord(c): "" for c in "\u200b\u200c\u200d\u2060\ufeff\u00ad"}  # of no width
+_CHARACTERS |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
+_CHARACTERS |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4`"), "'")
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
+_TRUTH = {"yes": "true", "no": "false"}
+_BESIDE_LETTER = re.compile(r"(?<=[^\W\d_])[ '.-](?=\w)|(?<=\w)[ .-](?=[^\W\d_])")
+_CURRENCY = re.compile(r"\$|€|£|\b(?:dollars?|bucks|usd|euros?|eur|pounds?|gbp)\b")
+_CURRENCIES = {
+    "$": "usd",
+    "d": "usd",
+    "b": "usd",
+    "u": "usd",
+    "€": "eur",
+    "e": "eur",
+    "£": "gbp",
+    "p": "gbp",
+    "g": "gbp",
+}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -172,16 +245,104 @@ def normalise(value: str) -> str:
 
     `$1,200` -> `1200`, `six and a half percent` -> `6.5%`, `half past 11 in the morning` -> `11:30`,
     `March 8th, 2019` -> `2019-03-08`; a date without its year gets the year 0000. A time without a part of the day is
-    taken as written.
+    taken as written. What is nothing but punctuation stays as it is.
     """
-    text = " ".join(unicodedata.normalize("NFKC", value).casefold().replace("’", "'").split())
+    if not value.isascii():
+        value = unicodedata.normalize("NFKC", value).translate(_CHARACTERS)
+        value = "".join(str(unicodedata.decimal(c, c)) for c in value)
+    plain = text = " ".join(value.casefold().replace("`", "'").split())
     if _INTERESTING.search(text):
-        for pattern, replacement in _RULES:
-            text = pattern.sub(replacement, text)
-    return " ".join(_LOOSE.sub(" ", text).split())
+        for needed, pattern, replacement in _RULES:
+            if needed in text:
+                text = pattern.sub(replacement, text)
+    return " ".join(_LOOSE.sub(" ", text).split()) or plain
+
+
+@lru_cache(maxsize=1 << 16)
+def key(value: str) -> str:
+    """What the spellings of one value share: `normalise`, without accents, apostrophes, and spaces beside a letter."""
+    return _squeezed(normalise(value))
+
+
+def _squeezed(text: str) -> str:
+    text = _TRUTH.get(text, text)
+    if not text.isascii():
+        text = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+    return _BESIDE_LETTER.sub("", text)
 
 
 def same_value(a: str, b: str) -> bool:
-    """Whether two values agree after `normalise`; a date without a year agrees with that day of any year."""
-    x, y = normalise(a), normalise(b)
-    return x == y or ("0000-" in (x[:5], y[:5]) and len(x) == len(y) == 10 and x[4:] == y[4:])
+    """Whether two values are one, by the rule of their type (see above)."""
+    if a == b:
+        return True
+    x, y = key(a), key(b)
+    if x != y:
+        return _same_day(x, y) or (not (a.isascii() and b.isascii()) and _transcribed(a) == _transcribed(b))
+    currencies = {_currency(a), _currency(b)} - {None}
+    return len(currencies) < 2
+
+
+def _same_day(x: str, y: str) -> bool:
+    return "0000-" in (x[:5], y[:5]) and len(x) == len(y) == 10 and x[4:] == y[4:]
+
+
+@lru_cache(maxsize=1 << 14)
+def _transcribed(value: str) -> str:
+    return _squeezed(normalise(value).translate(_UMLAUTS))
+
+
+@lru_cache(maxsize=1 << 14)
+def _currency(value: str) -> str | None:
+    found = _CURRENCY.search(value.casefold())
+    return found and _CURRENCIES[found[0][0]]
+
+
+class Heard:
+    """A text in which values are looked for."""
+
+    def __init__(self, text: str):
+        self.text = f" {normalise(text)} "
+
+    def says(self, value: str) -> bool:
+        """Whether the value stands in the text, by the rules of `same_value`; a word of the text is never cut."""
+        return any(s in self.text for s in _spellings(value)) or self._squeezed_says(key(value))
+
+    def _squeezed_says(self, sought: str) -> bool:
+        """Whether some words of the text, written together, are `sought`: a text that has letters."""
+        if len(sought) < 3 or sought.isnumeric() or not _LETTER.search(sought):
+            return False
+        joined, starts = self._joined
+        at = joined.find(sought)
+        while at >= 0:
+            if at in starts and at + len(sought) in starts:
+                return True
+            at = joined.find(sought, at + 1)
+        return False
+
+    @cached_property
+    def _joined(self) -> tuple[str, set[int]]:
+        """The words without what is between them, and where each begins (and the last one ends)."""
+        words = [_squeezed(word) for word in _BETWEEN.split(self.text.strip())]
+        return "".join(words), {0, *accumulate(map(len, words))}
+
+
+_LETTER = re.compile(r"[^\W\d_]")
+_BETWEEN = re.compile(r"[ -]+")
+_DATE = re.compile(r"\d{4}(-\d\d-\d\d)")
+_AFTERNOON = re.compile(r"(1[3-9]|2[0-3]):(\d\d)")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese: no spaces between words
+
+
+@lru_cache(maxsize=1 << 14)
+def _spellings(value: str) -> tuple[str, ...]:
+    """What to look for in a normalised text: the value, a date without its year, an afternoon hour without `pm`."""
+    text = normalise(value)
+    if not text:
+        return ()
+    if _UNSPACED.search(text):
+        return (text,)
+    if date := _DATE.fullmatch(text):
+        return (f"{date[1]} ",) if text.startswith("0000") else (f" {text} ", f" 0000{date[1]} ")
+    if time := _AFTERNOON.fullmatch(text):
+        return f" {text} ", f" {int(time[1]) - 12:02d}:{time[2]} "
+    return (f" {text} ",)

@@ -193,11 +193,11 @@ def test_abcd_ontology_with_its_guidelines():
 @pytest.mark.parametrize(
     "source, text, said",
     [
-        ("graphql", "{}", "accepted: openapi, mcp, openai, sgd, abcd"),
+        ("graphql", "{}", "accepted: openapi, mcp, openai, anthropic, bedrock, gemini, sgd, abcd"),
         ("openai", "{", "is not JSON"),
         ("openai", "[]", "holds no tool"),
-        ("mcp", '{"resources": []}', "--from mcp"),
-        ("openapi", '{"swagger": "2.0"}', "'2.0'"),
+        ("mcp", '{"resources": []}', "no list of tools at its keys .resources"),
+        ("openapi", '{"swagger": "1.2"}', "'1.2'"),
         ("sgd", "[{}]", "not an SGD schema"),
         ("openai", json.dumps([BOOKING, BOOKING]), "two actions share the name 'book_table'"),
     ],

@@ -120,8 +120,21 @@ def test_sgd_reads_plain_json_and_a_split_folder_itself(tmp_path):
     for name in ("schema", "dialogues_001"):
         with gzip.open(SGD / "dev" / f"{name}.json.gz") as f, open(tmp_path / f"{name}.json", "wb") as plain:
             shutil.copyfileobj(f, plain)
-    here, there = datasets.load("sgd", tmp_path, "dev", limit=20), datasets.load("sgd", SGD, "dev", limit=20)
-    assert here == there and len(here.dialogues) == 20
+    here, there = datasets.load("sgd", tmp_path, "dev"), datasets.load("sgd", SGD, "dev")
+    assert here.dialogues == there.dialogues[: len(here.dialogues)] and len(here.dialogues) == 128
+    assert here.catalog == there.catalog
+
+
+def test_a_limit_draws_from_all_of_a_split_and_a_greater_one_keeps_what_a_smaller_one_drew():
+    """SGD's first 64 dialogues of train are all about Restaurants_1; of its 22 services here a draw has most."""
+    whole, few = datasets.load("sgd", SGD, "train").dialogues, datasets.load("sgd", SGD, "train", limit=64).dialogues
+    more, other = datasets.shuffled(whole, seed=0)[:80], datasets.shuffled(whole, seed=1)[:64]
+    assert list(few) == more[:64] and {d.id for d in few} != {d.id for d in other}
+    assert more == [d for d in datasets.shuffled(whole[::-1], seed=0) if d in more]
+    for drawn in (few, other):
+        assert len({s for d in drawn for s in d.services}) >= 16
+        assert sum("Restaurants_1" in d.services for d in drawn) < 20  # 181 of 1,470
+    assert whole[0].id == "1_00000"  # without a limit it is the corpus's order
 
 
 # ABCD
@@ -232,6 +245,7 @@ def test_own_domain(tmp_path):
          "'book_visit' has no parameter 'hour'; it has: day"),
         ([{**LINE, "observed": [{"turn": 2, "name": "book_visit"}]}], "at turn 2, the dialogue has 1 turns"),
         ([{**LINE, "actions": ["call"]}], "actions: unknown action 'call'"),
+        ([{**LINE, "services": ["bank"]}], "services: no action of the catalog has the group 'bank'; it has: "),
         ([LINE, LINE], "line 2: the id 'a' was used at line 1 before"),
     ],
 )  # fmt: skip
@@ -284,7 +298,7 @@ def test_the_recipe_for_a_dataset_is_all_that_it_takes(tmp_path, monkeypatch):
     settings = {"dataset": "mine", "data_dir": str(tmp_path), "train_dialogues": 2}
     run = Run.open(load_params(None, settings), tmp_path / "run")
     prepare_data(run, splits=("train",))
-    assert run.dialogues("train") == list(corpus.dialogues[:2])
+    assert run.dialogues("train") == datasets.shuffled(corpus.dialogues, seed=0)[:2]
     with pytest.raises(UserError, match="dataset: there is no such dataset; accepted: homeloan, .*, mine, got 'other'"):
         load_params(None, settings | {"dataset": "other"})
 

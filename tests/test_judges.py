@@ -95,7 +95,7 @@ def trained(run):
     """The lines of metrics.jsonl of a training whose policy is `Sampled` and whose trainer does nothing."""
     p, job, reward = run.params, Job(run), make_reward(run.params)
     worker = RolloutWorker(
-        job.visits(p.turns_per_dialogue), job.trunk, Sampled(), reward, lambda version: "policy",
+        job.visits(p.turns_per_dialogue), job.dialogue_tokens, Sampled(), reward, lambda version: "policy",
         k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps, max_staleness=0,
     )  # fmt: skip
     record, nothing = Records(run, reward, 0), defaultdict(float)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from proactor_lib.artf.training import head, tree_attention
+from proactor_lib.artf.training import head, parts, tree_attention
 from proactor_lib.artf.training.trainer import AsyncGRPOTrainer, DialogueTrainer, micro_batches
 from proactor_lib.bench.packing import tiny_float32
 from safetensors import SafetensorError
@@ -37,6 +37,10 @@ def row_of(some: list[dict]) -> tree_attention.DialogueRow:
     for s in some:
         row.add(s)
     return row
+
+
+def tree_of(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: packed[k] for k in ("tree_kv_index", "tree_cu_seqlens_q", "tree_cu_seqlens_k")}
 
 
 def saver(folder):
@@ -127,27 +131,24 @@ def test_packing_changes_no_loss_and_no_gradient(model):
         assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm(), name
 
 
-def test_gradients_agree_with_plain_attention(model):
-    """The CPU kernels called directly against torch's own differentiation of the same attention."""
-    packed = row_of(samples()).pack()
-    blocks = tree_attention._blocks(
-        packed["tree_kv_index"], packed["tree_cu_seqlens_q"], packed["tree_cu_seqlens_k"], torch.float32
-    )
+def test_gradients_agree_with_plain_attention():
+    """The CPU kernels called directly, in batches, against torch's own differentiation of one call per block."""
+    packed = row_of([*samples(), sample(8, [5, 1, 1, 1, 1, 1, 2])]).pack()
+    tree = tree_of(packed)
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16, requires_grad=True) for h in (4, 2, 2))
-    weights = torch.randn(1, 4, len(packed["input_ids"]), 16)
-    found = []
-    for attend in (tree_attention._cpu_attention, tree_attention._sdpa_attention):
-        out = attend(q, k, v, blocks, None)
-        found.append((out, *torch.autograd.grad((out * weights).sum(), (q, k, v))))
-    for ours, plain in zip(*found, strict=True):
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    weights, results = torch.randn(1, len(packed["input_ids"]), 4, 16), []
+    for kernel in (None, "sdpa"):
+        out = tree_attention.tree_attention(None, q, k, v, None, **tree, kernel=kernel)[0]
+        results.append((out, *torch.autograd.grad((out * weights).sum(), (q, k, v))))
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mask_for_gpus_is_the_same_attention():
     """FlexAttention, run eagerly, against the slices: another statement of who sees whom."""
     packed = row_of(samples()).pack()
-    tree = {k: packed[k] for k in ("tree_kv_index", "tree_cu_seqlens_q", "tree_cu_seqlens_k")}
+    tree = tree_of(packed)
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16) for h in (4, 2, 2))
     plain, flex, sdpa = (
@@ -173,6 +174,79 @@ def test_the_head_gives_log_probabilities_entropies_and_gradients(monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
+def test_a_row_is_cut_into_its_trunk_and_parts_of_its_branches():
+    packed = row_of(samples()).pack()
+    sizes = packed["tree_cu_seqlens_q"].tolist()
+    assert sizes == [0, 13, 21, 30, 37]  # the trunk ends before the last token that all outputs there follow
+    assert parts.split(packed, 37) == [packed]
+    trunk, *branches = parts.split(packed, 30)
+    assert [len(p["input_ids"]) for p in (trunk, *branches)] == [13, 17, 7]
+    assert [p["tree_cu_seqlens_q"].tolist() for p in (trunk, *branches)] == [[0, 13], [0, 0, 8, 17], [0, 0, 7]]
+    assert torch.cat([p["input_ids"] for p in (trunk, *branches)]).equal(packed["input_ids"])
+    assert torch.cat([p["advantages"] for p in branches]).equal(packed["advantages"]) and len(trunk["token_index"]) == 0
+    last = branches[1]
+    assert last["token_index"].equal(packed["token_index"][-len(last["token_index"]) :] - 30)
+    assert [len(p["input_ids"]) for p in parts.split(packed, 5)] == [13, 8, 9, 7]  # at least one block each
+
+
+@pytest.mark.parametrize("kernel", ["flex", "sdpa"])
+def test_parts_see_what_the_whole_row_sees(kernel):
+    """The attention of a row at once against that of its trunk, then of its branches behind the trunk's keys."""
+    packed = row_of(samples()).pack()
+    layer = type("Layer", (), {"layer_idx": 0})
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16) for h in (4, 2, 2))
+    whole = tree_attention.tree_attention(layer, q, k, v, None, **tree_of(packed))[0]
+    for chosen in (kernel, None):
+        start, outputs = 0, []
+        with torch.no_grad(), parts.TrunkKeys() as keys:
+            for part in parts.split(packed, 30):
+                own = [x[:, :, start : start + len(part["input_ids"])] for x in (q, k, v)]
+                outputs.append(tree_attention.tree_attention(layer, *own, None, **tree_of(part), kernel=chosen)[0])
+                start += len(part["input_ids"])
+                if not keys._seen:
+                    keys.cut()
+        torch.testing.assert_close(torch.cat(outputs, dim=1), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_parts_have_the_gradients_of_the_whole_row(model, checkpointing):
+    packed = row_of(samples()).pack()
+    loss, expected = loss_and_gradients(model, [row_of(samples())])
+    model.zero_grad()
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        cut = parts.split(packed, 30)
+        found = parts.backward(
+            cut,
+            lambda p: -(head.row_log_probs(model, p) * p["advantages"]).sum(),
+            lambda p: head.row_log_probs(model, p),
+        )
+    finally:
+        model.gradient_checkpointing_disable()
+        model.disable_input_require_grads()
+    assert len(cut) == 3 and float(found) == pytest.approx(loss, rel=1e-5)
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            assert (weight.grad - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
+
+
+def test_log_probabilities_are_those_of_the_plain_model(model):
+    """Lean layers, the tree's attention and the frozen head against the library's own, sample by sample."""
+    row = row_of(samples())
+    packed = row.pack()
+    ours = head.row_log_probs(model, packed).detach()
+    plain = tiny_float32(lean=False)
+    plain.set_attn_implementation("sdpa")
+    for n, s in enumerate(row.samples):
+        ids, trained = torch.tensor(s["input_ids"])[None], int(s["completion_mask"].sum())
+        logits = plain(input_ids=ids, use_cache=False).logits[0, -trained - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, ids[0, -trained:, None])[:, 0].detach()
+        torch.testing.assert_close(ours[packed["segment_id"] == n], expected, rtol=1e-6, atol=1e-6)
+
+
 def test_rows_keep_dialogues_apart_and_obey_the_budget():
     some = [sample(3, [7, 2], dialogue="a"), sample(12, [9, 2], dialogue="a"), sample(3, [7, 2], dialogue="b")]
     assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=100)] == [2, 1]
@@ -185,5 +259,5 @@ def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
     rows = tree_attention.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
     batches = micro_batches(rows, ranks=2, pad_token_id=0)
     assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
-    assert batches[1]["advantages"][0].abs().sum() > 0 and batches[1]["advantages"][1].abs().sum() == 0
-    assert {float(n) for b in batches for n in b["global_n_tokens"]} == {6.0}
+    assert [b["real"].tolist() for b in batches] == [[1, 1], [1, 0]]
+    assert all(b["step_size"].tolist() == [[6, 3, 0]] * 2 for b in batches)  # tokens, outputs, supervised tokens

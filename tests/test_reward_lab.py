@@ -16,8 +16,8 @@ from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, write_json, write_jsonl
 from proactor_lib.params import Params, load_params
 from proactor_lib.policies import GAMING_POLICIES, POLICIES, STATUS_POLICIES
-from proactor_lib.report import sweep
-from proactor_lib.reward_lab import ablation, probe, samples, scoring
+from proactor_lib.report import questions, sweep
+from proactor_lib.reward_lab import probe, samples, scoring
 from proactor_lib.reward_lab.break_even import LIMIT, NEVER, break_even, share_needed
 from proactor_lib.rewards import REWARDS, make_reward
 from proactor_lib.run import Run, annotate_run, prepare_data
@@ -119,9 +119,10 @@ def test_the_order_is_right_for_every_reward_that_claims_to_reward_timing(datase
     lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
     known = cases(corpus.dialogues, lines, corpus.catalog)
     table = probe.table(known, load_params(None, {"bootstrap": 100}))
-    for part in probe.PARTS:  # where ready is close, a trigger that is late is false: utility rightly prefers silence
+    for part in probe.PARTS:  # where ready is close, a trigger that is late is false: silence may rightly be worth more
         order = probe.order(table, part)
-        assert order[order.timed & ~((order.reward == "utility") & (part == "ready_at_close"))].right.all(), order
+        pairs = order.columns.drop(["reward", "timed", "right"] + ["oracle_late > silent"] * (part == "ready_at_close"))
+        assert order.loc[order.timed, pairs].all(axis=None), order
     for stage in probe.STAGES:
         order = probe.order(table, stage=stage)
         assert order[order.timed].right.all(), order
@@ -297,7 +298,7 @@ def cells(**differences):
     ],
 )
 def test_the_papers_questions(timing, low, high, verdict):
-    found = ablation.answers(cells(timing=timing))
+    found = questions.answers(cells(timing=timing))
     row = found[(found.a == "custom_ruler") & (found.b == "rac") & (found.metric == "opportunity_timing")].iloc[0]
     assert (row.units, row.difference, row.verdict) == (len(timing), pytest.approx(np.mean(timing)), verdict)
     assert [row.low, row.high] == pytest.approx([low, high], abs=1e-4, nan_ok=True)
@@ -325,24 +326,24 @@ def swept(folder, **said):
 def test_one_seed_is_compared_on_its_dialogues(tmp_path):
     """rac came out silent: it misses all, triggers nothing. custom_ruler came out late, general_ruler at random."""
     folder = swept(tmp_path, rac="silent", custom_ruler="oracle_late", general_ruler="random")
-    found = ablation.answers_of(folder)
+    found = questions.answers_of(folder)
     found = found[found.over == "dialogues"].set_index(["a", "b", "metric"])
     missed, pt = found.loc[("rac", "custom_ruler", "missed")], found.loc[("custom_ruler", "rac", "pt")]
     assert missed.units == 6 and missed.verdict == pt.verdict == "as in the paper" and missed.low > 0.5 and pt.low > 0
     assert found.loc[("rac", "custom_ruler", "rar")].verdict == "not measured"  # RAR of silence is undefined
     assert found.loc[("max_rac", "custom_ruler", "missed")].verdict == "not measured"
-    said = ablation.conclusions(ablation.answers_of(folder))
+    said = questions.conclusions(questions.answers_of(folder))
     assert "Do proactiveness rubrics move timing? Over 6 dialogues: 3 as in the paper." in said
     assert "Do consistency-only rewards grow conservative? Over no seeds: not measured." in said
-    assert "smollm2-135m" in ablation.limits(folder) and "stand-in" in ablation.limits(folder)
-    whole = ablation.table(ablation.Store(folder)).assign(**{"held_out.trained.opportunity_timing": 0.5})
+    assert "smollm2-135m" in questions.limits(folder) and "stand-in" in questions.limits(folder)
+    whole = questions.table(questions.Store(folder)).assign(**{"held_out.trained.opportunity_timing": 0.5})
     whole.attrs |= {"parameters": ["reward", "seed"], "metrics": []}
     shown = sweep._questions(folder, whole)
     assert [r["verdict"] for r in shown["rows"]].count("as in the paper") == 4 and len(shown["figures"]) == 1
 
 
 def test_no_ablation_yet(tmp_path):
-    assert "proactor sweep run params/sweeps/rewards.yaml" in ablation.answers_of(tmp_path)
+    assert "proactor sweep run params/sweeps/rewards.yaml" in questions.answers_of(tmp_path)
 
 
 @needs_shared
@@ -417,5 +418,5 @@ def test_the_ablations_sweep_trains_every_reward_from_the_same_start(name, seeds
     assert {c.params.reward for c in cells} == set(REWARDS) and {c.params.seed for c in cells} == seeds
     free = {"reward", "ruler_base", "seed"}
     assert len({c.params.model_copy(update=dict.fromkeys(free)).model_dump_json() for c in cells}) == 1
-    variants = {ablation.full_name(c.params.reward, c.params.ruler_base) for c in cells}
-    assert {name for c in ablation.CONTRASTS for name in (c.a, c.b)} <= variants
+    variants = {questions.full_name(c.params.reward, c.params.ruler_base) for c in cells}
+    assert {name for c in questions.CONTRASTS for name in (c.a, c.b)} <= variants

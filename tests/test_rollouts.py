@@ -6,14 +6,17 @@ import time
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 from proactor_lib.artf.serving.completions import CompletionClient, WrongModel
+from proactor_lib.artf.training.credit import trajectory_scores
 from proactor_lib.artf.training.episodes import DialogueSampler
-from proactor_lib.artf.training.rollouts import RolloutWorker, advantages, scored
+from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker, scored
 from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.artf.training.training_log import step_line
 from proactor_lib.datasets import load
 from proactor_lib.errors import ProcessError
+from proactor_lib.metrics import TURN_KINDS
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score, make_reward
 from proactor_lib.schema import cases
@@ -21,7 +24,7 @@ from proactor_lib.schema import cases
 from support.fake_vllm import Completions, drawn
 from support.waiting import wait_until
 
-TRAINED = {"tokens_packed": 1, "kl": 0.0, "clip_ratio/region_mean": 0.0, "entropy": 1.0, "rollout_wait_s": 0.0,
+TRAINED = {"tokens_packed": 1, "kl": 0.0, "clipped_share": 0.0, "entropy": 1.0, "rollout_wait_s": 0.0,
            "train_s": 0.0, "sync_s": 0.0, "elapsed_s": 0.0}  # fmt: skip
 
 
@@ -52,7 +55,8 @@ def work(corpus, server):
 
     def start(reward=None, version=0, patience=60.0, **settings):
         settings = {"k": 4, "visits_per_step": 2, "max_steps": 4, "max_staleness": 0} | settings
-        visits = DialogueSampler(cases(corpus.dialogues, corpus.truth, corpus.catalog), 3, seed=0)
+        turns = settings.pop("turns", 3)
+        visits = DialogueSampler(cases(corpus.dialogues, corpus.truth, corpus.catalog), turns, seed=0)
         reward = reward or make_reward(load_params())
         worker = RolloutWorker(
             visits, trunk, CompletionClient(server.url, 8, patience=patience), reward, lambda v: f"v{v}", **settings
@@ -203,7 +207,8 @@ def test_what_a_judge_or_a_disk_does_leaves_a_group_without_a_score(error):
         async def score(self, group):
             raise error
 
-    group = SimpleNamespace(dialogue=SimpleNamespace(id="d"), turn=3, outputs=(1, 2))
+    case = SimpleNamespace(dialogue=SimpleNamespace(id="d"))
+    group = SimpleNamespace(case=case, turn=3, outputs=(1, 2))
     assert asyncio.run(scored(Failing((), ()), group)) == [Score(None)] * 2
 
 
@@ -235,9 +240,40 @@ def test_groups_without_variance_are_skipped_and_counted(work, server, caplog):
     assert worker.next_step().step == 2
 
 
-def test_advantages_by_hand():
-    score = lambda *values: [Score(v) for v in values]  # noqa: E731
-    assert advantages(score(1.0, 0.0, 0.5, 0.5)) == pytest.approx([2**0.5, -(2**0.5), 0.0, 0.0])
-    assert advantages(score(1.0, None, 0.0)) == [1.0, None, -1.0]
-    assert advantages(score(0.3, 0.3)) == [0.0, 0.0] and advantages(score(0.3, None)) == [0.0, None]
-    assert advantages(score(None, None)) == [None, None]
+def test_along_trajectories_with_the_references_beside_them(work, server, corpus):
+    """All turns of a dialogue; the references' output is trained at each of them, at weight 1."""
+    worker = work(
+        turns=0, visits_per_step=1, crediting=Crediting(scale_rewards="none", credit="trajectory", price=0.12),
+        reference_tokens=lambda visit, turn: [7, turn],
+    )  # fmt: skip
+    batch = worker.next_step()
+    visit = batch.groups[0].visit
+    assert [g.turn for g in batch.groups] == list(range(1, len(visit.dialogue.turns) + 1))
+    along = trajectory_scores(visit.references, [(g.turn, g.parsed) for g in batch.groups], 0.75, 0.12)
+    assert [g.scores for g in batch.groups] == along
+    supervised = [s for s in batch.samples if np.isnan(s["old_log_probs"]).any()]
+    assert [s["input_ids"].tolist()[-2:] for s in supervised] == [[7, g.turn] for g in batch.groups]
+    assert all(s["advantage"] == 1 and np.isnan(s["old_log_probs"]).sum() == 2 for s in supervised)
+    trained = [g for g in batch.groups if g.trainable]
+    assert len(batch.samples) == 4 * len(trained) + len(batch.groups)
+    line = step_line(batch, TRAINED)
+    assert sum(line[f"turns_{kind}"] for kind in TURN_KINDS) == pytest.approx(1)
+    ready = [any(a.status == "ready" for a in p.actions) for g in batch.groups if g.kind == "due" for p in g.parsed]
+    assert line["ready_due"] == np.mean(ready)
+
+
+def test_a_prompt_beyond_the_context_is_counted_and_ends_nothing(work, server):
+    """A prompt has 2 tokens more than its turn's number here; the limit lets turns 1 to 6 in."""
+    worker = work(turns=0, visits_per_step=1, longest_prompt=8)
+    batch = worker.next_step()
+    turns = len(batch.groups[0].visit.dialogue.turns)
+    assert [g.turn for g in batch.groups] == [1, 2, 3, 4, 5, 6] and turns > 6
+    assert step_line(batch, TRAINED)["prompts_too_long"] == turns - 6
+    assert max(len(body["prompt"]) for body in server.completions) == 8
+
+
+def test_a_step_in_which_no_prompt_fits_is_empty(work):
+    batch = work(longest_prompt=2).next_step()
+    line = step_line(batch, {"kl": None})
+    assert (batch.groups, batch.samples, line["groups"], line["turns_due"]) == ([], [], 0, None)
+    assert line["prompts_too_long"] == 3 * 2 * 3  # three rounds of two visits of three turns

@@ -100,6 +100,7 @@ def line_of(number):
 
 def prepared(tmp_path, lines, **sizes):
     """A run of a corpus in one file, without splits."""
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "catalog.json").write_text('{"domain": "own", "version": "1", "actions": [{"name": "a"}]}')
     (tmp_path / "dialogues.jsonl").write_text("".join(map(line_of, range(lines))))
     run = Run.open(load_params(overrides={"dataset": "jsonl", "data_dir": str(tmp_path), **sizes}), tmp_path / "run")
@@ -110,7 +111,10 @@ def prepared(tmp_path, lines, **sizes):
 def test_no_dialogue_is_in_two_splits(tmp_path):
     """A corpus without splits: what is held out is taken first, and a larger training set does not move it."""
     sizes = {"train_dialogues": 3, "dev_dialogues": 1, "test_dialogues": 2}
-    assert prepared(tmp_path, 9, **sizes) == {"test": ["d0", "d1"], "dev": ["d2"], "train": ["d3", "d4", "d5"]}
+    drawn = {"test": ["d7", "d5"], "dev": ["d6"], "train": ["d4", "d0", "d2"]}  # by the SHA-256 of "0 d0", "0 d1", ...
+    assert prepared(tmp_path / "a", 9, **sizes) == drawn
+    more = prepared(tmp_path / "b", 9, **sizes | {"train_dialogues": 5})
+    assert more == drawn | {"train": ["d4", "d0", "d2", "d3", "d8"]}
 
 
 def test_too_few_dialogues_for_three_splits(tmp_path):

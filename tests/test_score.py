@@ -7,10 +7,11 @@ import pytest
 from proactor_lib import cli
 from proactor_lib.bench import check
 from proactor_lib.files import write_jsonl
+from proactor_lib.metrics import METRICS
 
 from support.metric_cases import candidate, dialogue, needs, ready, reference, says
 
-KEYS = ["ac", "max_ac", "difference", "pt", "ftr", "rar", "opportunity_timing", "lead", "missed", "late", "premature"]
+KEYS = list(METRICS)
 
 
 @pytest.fixture
@@ -48,19 +49,18 @@ def test_one_object_of_values_with_intervals(score, files):
     assert result.returncode == 0 and list(found) == KEYS
     assert all(list(v) == ["value", "low", "high"] for v in found.values())
     values = {k: v["value"] for k, v in found.items()}
-    assert values == pytest.approx(  # scored turns 3, 4, 5: AC 1, 0, 0
-        {
-            "ac": 1 / 3,
-            "max_ac": 1 / 3,
-            "difference": 0,
-            "pt": 1 / 3,
-            "ftr": 1 / 2,
-            "rar": 2 / 3,
-            "opportunity_timing": 1,
-        }
-        | {"lead": 1, "missed": 0, "late": 0, "premature": 0}
-    )
+    by_turn = {"ac": 1 / 3, "max_ac": 1 / 3, "difference": 0, "pt": 1 / 3, "ftr": 1 / 2, "rar": 2 / 3}
+    by_reference = {"opportunity_timing": 1, "lead": 1, "missed": 0, "late": 0, "premature": 0}
+    executed = {"utility": 0.75, "false_executions": 1}  # `book` at 3 is right, `pay` at 5 false
+    executed |= {"execution_precision": 1 / 2, "execution_recall": 1, "execution_f1": 2 / 3}
+    needed = {"missed_needs": 1 / 2, "false_needs": 1 / 8, "balanced_accuracy": (1 / 2 + 7 / 8) / 2}
+    expected = by_turn | by_reference | executed | needed | {"argument_accuracy": 1}
+    assert values == pytest.approx(expected)  # scored turns 3, 4, 5: AC 1, 0, 0
     assert found["ac"]["low"] == found["ac"]["high"] == pytest.approx(1 / 3)
+
+
+def test_the_price_of_a_false_execution_is_given(score, files):
+    assert json.loads(score(files, "--json", "--price", "1").stdout)["utility"]["value"] == 0
 
 
 FRIDAY = reference(window=(3, 5, 7), observed=7, day="friday")
@@ -87,10 +87,10 @@ LATER = reference(window=(8, 8, 9), observed=9, day="friday")
         pytest.param([FRIDAY], {},
                      {"ac": 0, "max_ac": 0, "pt": 0, "difference": None, "ftr": None, "rar": None, "lead": None,
                       "opportunity_timing": 0, "missed": 1}, id="no predictions"),
-        pytest.param([], {3: [ready(), candidate()]},
+        pytest.param([], {3: [ready(), candidate("pay")]},
                      {"ac": 0, "max_ac": 0, "pt": 0, "difference": None, "ftr": 1, "rar": 1 / 2,
                       "opportunity_timing": None, "missed": None, "lead": None}, id="no references"),
-        pytest.param([], {}, dict.fromkeys(KEYS), id="neither"),
+        pytest.param([], {}, dict.fromkeys(KEYS) | {"false_needs": 0}, id="neither"),
         # Two needs of one name and value, the first met at its ready turn and said on: the second is met when only it
         # is open. Turns 3 to 9 are open, s is 1 at 5 to 9.
         pytest.param([FRIDAY, LATER], {t: ready(day="friday") for t in range(5, 10)},
@@ -98,10 +98,10 @@ LATER = reference(window=(8, 8, 9), observed=9, day="friday")
                      id="two of one name"),
         pytest.param([FRIDAY, LATER], {5: ready(day="friday")},
                      {"opportunity_timing": 1 / 2, "missed": 1 / 2, "ac": 1 / 7}, id="one prediction, two references"),
-        # Said twice in a turn beside a fault: AC and PT (1 + 1 + 0) / 3 of one turn of five.
+        # Said twice in a turn beside a fault, which counts once: AC and PT (1 + 0) / 2 of one turn of five.
         pytest.param([FRIDAY], {5: [ready(day="friday"), ready(day="friday"), ready("pay")]},
-                     {"opportunity_timing": 1, "ac": 2 / 15, "max_ac": 1 / 5, "difference": 1 / 2, "pt": 2 / 15,
-                      "ftr": 1 / 3, "rar": 1, "missed": 0}, id="duplicates"),
+                     {"opportunity_timing": 1, "ac": 1 / 10, "max_ac": 1 / 5, "difference": 1, "pt": 1 / 10,
+                      "ftr": 1 / 2, "rar": 1, "missed": 0, "utility": 0.75}, id="duplicates"),
         pytest.param([reference(window=(4, 4, 4))], {4: ready()},
                      {"opportunity_timing": 1, "ac": 1, "pt": 1, "lead": None}, id="a window of one turn"),
         pytest.param([reference(window=(4, 4, 4))], {5: ready()},
@@ -171,7 +171,7 @@ def test_predictions_without_a_line_of_references_are_counted_aloud(score, files
 
 def test_bench_metrics_says_what_it_measured(cli):
     said = cli("bench", "metrics", "--methods", 2, "--dialogues", 6, "--bootstrap", 20, "--json")
-    assert set(json.loads(said.stdout)) == {"seconds", "peak_mb"}
+    assert set(json.loads(said.stdout)) == {"seconds", "cpu_seconds", "peak_mb"}
 
 
 def test_bench_check_prints_what_falls_short(cli, monkeypatch):

@@ -12,8 +12,8 @@ from proactor_lib.report import ablation, tables
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
 from proactor_lib.sweep.runner import describe
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import collect, flatten
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import collect, flatten
 from typer.testing import CliRunner
 
 from support.notebooks import write_notebook

@@ -12,8 +12,8 @@ from proactor_lib.report import notebook_html, render, text
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 from proactor_lib.sweep.runner import describe
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import collect
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import collect
 
 from support.notebooks import write_notebook
 from support.runs import make_run

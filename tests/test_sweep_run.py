@@ -25,8 +25,8 @@ from proactor_lib.sweep import runner
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 from proactor_lib.sweep.live import Lines, View, Widget
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import collect
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import collect
 
 from support import sweeps
 from support.notebooks import write_notebook

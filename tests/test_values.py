@@ -4,7 +4,7 @@ import gzip
 import json
 
 import pytest
-from proactor_lib.values import normalise, same_value
+from proactor_lib.values import Heard, key, normalise, same_value
 
 from support.shared import SGD, needs_shared
 
@@ -74,3 +74,61 @@ def test_sgd_times_and_amounts_agree_with_their_canonical_form():
     ]
     assert len(pairs) > 300
     assert sum(same_value(*pair) for pair in pairs) / len(pairs) > 0.99
+
+
+SAME = [
+    ("1.234,50 €", "1234.50"), ("1,234.50", "1234.5"), ("6,25 %", "6.25%"), ("1e5", "100000"), ("3.10", "3.1"),
+    ("–5", "-5"), ("١٢٣", "123"), ("１２３", "123"), ("$10m", "ten million dollars"),
+    ("28/11/2026", "2026-11-28"), ("28.11.2026", "2026-11-28"), ("5.3.2026", "2026-03-05"), ("5/3/2026", "2026-05-03"),
+    ("2026-11-28T10:00:00Z", "2026-11-28 10:00"), ("2026年11月28日", "2026-11-28"), ("11月28日", "2026-11-28"),
+    ("28. November 2026", "2026-11-28"), ("28 de noviembre de 2026", "2026-11-28"), ("1er mars", "March 1"),
+    ("15.30 Uhr", "15:30"), ("15h30", "3:30 pm"), ("12:30pm", "12:30"),
+    ("guest house", "guesthouse"), ("AB-12", "AB12"), ("Dr.Johnson", "Dr. Johnson"), ("john's", "johns"),
+    ("Café", "Cafe"), ("Zürich", "Zuerich"), ("Zürich", "Zurich"), ("straße", "strasse"), ("e\u0301", "\u00e9"),
+    ("a\u00a0b", "a b"), ("a\u200bb", "ab"), ("yes", "True"), ("no", "false"),
+]  # fmt: skip
+APART = [
+    ("?", "!"), ("*", ""), ("...", "-"), ("A+", "A"), ("A-", "A"), ("C#", "C"), ("-5", "5"), ("007", "7"),
+    ("10m", "10000000"), ("$5", "€5"), ("5 dollars", "5 euros"), ("12 24", "1224"), ("1.10.0", "1.1.0"),
+    ("may", "5"), ("1 of 2", "1/2"), ("28/11/2026", "2026-11-27"), ("31/31/2026", "2026-01-31"), ("五", "六"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("a", "b"), SAME)
+def test_values_that_are_one_by_the_rule_of_their_type(a, b):
+    assert same_value(a, b) and same_value(b, a)
+
+
+@pytest.mark.parametrize(("a", "b"), APART)
+def test_values_that_a_person_keeps_apart(a, b):
+    assert not same_value(a, b) and not same_value(b, a)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "said"),
+    [
+        ("I need a guesthouse tonight.", "guest house", True),
+        ("I need a guest house tonight.", "guesthouse", True),
+        ("My number is AB 12-34", "AB1234", True),
+        ("It is at Dr. Johnson's.", "Dr.Johnson", False),  # the possessive is another word
+        ("It is Dr. Johnson", "Dr.Johnson", True),
+        ("See you in Zürich!", "Zurich", True),
+        ("Un gâteau, s'il vous plaît", "gateau", True),
+        ("I saw the cathedral", "the cat", False),
+        ("12 24", "1224", False),
+        ("我想在11月28日去北京", "2026-11-28", True),
+        ("我想去北京", "北京", True),
+        ("am 28.11.2026 um 15.30 Uhr", "2026-11-28", True),
+        ("am 28.11.2026 um 15.30 Uhr", "3:30 pm", True),
+        ("serían 1.234,50 euros", "1234.5", True),
+        ("we moved it to March the eighth", "2019-03-08", True),
+        ("half past three works", "15:30", True),
+    ],
+)
+def test_a_value_is_found_in_what_is_said_by_the_same_rules(text, value, said):
+    assert Heard(text).says(value) is said
+
+
+def test_what_compares_equal_has_one_key_but_for_years_and_transcriptions():
+    for a, b in SAME:
+        assert key(a) == key(b) or "0000-" in key(a) + key(b) or {a, b} == {"Zürich", "Zuerich"}, (a, b)

@@ -24,13 +24,11 @@ from proactor_lib.schema import (
     ReferenceParam,
     Window,
 )
-from proactor_lib.values import normalise
+from proactor_lib.values import Heard, key
 
 MENTION = 10  # turns before the first value in which a mention of the action counts as its need
 
 _WORD = re.compile(r"[A-Z]?[a-z]{3,}")
-_DATE = re.compile(r"\d{4}(-\d\d-\d\d)")
-_AFTERNOON = re.compile(r"(1[3-9]|2[0-3]):(\d\d)")
 
 
 @dataclass
@@ -78,8 +76,8 @@ class _Reader:
     def __init__(self, dialogue: Dialogue, catalog: Catalog, tally: Tally):
         self.dialogue, self.catalog, self.tally = dialogue, catalog, tally
         self.ran: dict[str, list[int]] = {}  # turns, by action
-        self.used: set[str] = set()  # normalised values
-        self._texts: list[str] | None = None
+        self.used: set[str] = set()  # keys of values
+        self._texts: list[Heard] | None = None
 
     def reference(self, id: str, o: ObservedAction) -> ReferenceAction:
         """The next logged action as a reference."""
@@ -100,7 +98,7 @@ class _Reader:
 
     def remember(self, o: ObservedAction, found: dict[str, int | None]) -> None:
         self.ran.setdefault(o.name, []).append(o.turn)
-        self.used |= {normalise(v) for v in o.params.values()}
+        self.used |= {key(v) for v in o.params.values()}
         self.tally.references += 1
         self.tally.values += len(found)
         self.tally.not_found += sum(t is None for t in found.values())
@@ -120,28 +118,25 @@ class _Reader:
         """
         if param in o.evidence:
             return min(o.evidence[param], o.turn)
-        start = self.last(o.name) if normalise(value) not in self.used else 0
+        start = self.last(o.name) if key(value) not in self.used else 0
         return self.said(value, start + 1, o.turn) or (self.said(value, 1, start) if start else None)
 
     def said(self, value: str, first: int, last: int) -> int | None:
         """The first turn of [first, last] where the value is said."""
-        sought = _spellings(normalise(value))
-        for turn, text in enumerate(self.texts[first - 1 : last], start=first):
-            if any(s in text for s in sought):
-                return turn
-        return None
+        heard = enumerate(self.texts[first - 1 : last], start=first)
+        return next((turn for turn, text in heard if text.says(value)), None)
 
     @property
-    def texts(self) -> list[str]:
-        """The turns, normalised, with a space at both ends."""
+    def texts(self) -> list[Heard]:
+        """What was said at each turn."""
         if self._texts is None:
-            self._texts = [f" {normalise(t.text)} " for t in self.dialogue.turns]
+            self._texts = [Heard(t.text) for t in self.dialogue.turns]
         return self._texts
 
     def opened(self, o: ObservedAction, found: dict[str, int]) -> int:
         """The first sign of the need, after the last call of the same action."""
         last = self.last(o.name)
-        fresh = [t for p, t in found.items() if t > last and normalise(o.params[p]) not in self.used]
+        fresh = [t for p, t in found.items() if t > last and key(o.params[p]) not in self.used]
         if o.intent_turn is not None:
             repeated = last and fresh  # the intent stays active between two calls
             return max(last + 1, min([*fresh, *([] if repeated else [o.intent_turn])]))
@@ -152,7 +147,7 @@ class _Reader:
         """The first turn of [first, last] with a word that only this action's name has."""
         words = _own_words(tuple(self.catalog.by_name)).get(name, ())
         for turn, text in enumerate(self.texts[first - 1 : last], start=first):
-            if any(w in text for w in words):
+            if any(w in text.text for w in words):
                 return turn
         return None
 
@@ -163,14 +158,3 @@ def _own_words(names: tuple[str, ...]) -> dict[str, list[str]]:
     words = {name: {w.lower() for w in _WORD.findall(name)} for name in names}
     shared = Counter(w for of_one in words.values() for w in of_one)
     return {name: [f" {w}" for w in of_one if shared[w] == 1] for name, of_one in words.items()}
-
-
-def _spellings(value: str) -> list[str]:
-    """What to look for in a normalised text: the value, a date without its year, an afternoon hour without `pm`."""
-    if not value:
-        return []
-    if date := _DATE.fullmatch(value):
-        return [f"{date[1]} "] if value.startswith("0000") else [f" {value} ", f" 0000{date[1]} "]
-    if time := _AFTERNOON.fullmatch(value):
-        return [f" {value} ", f" {int(time[1]) - 12:02d}:{time[2]} "]
-    return [f" {value} "]

@@ -18,7 +18,6 @@ from proactor_lib.concurrency import run_async
 from proactor_lib.endpoint import Answer, Endpoint, Failed, estimated_tokens, price
 from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.files import atomic, is_stream, write_jsonl
-from proactor_lib.params import Params
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, Form
 
 log = logging.getLogger(__name__)
@@ -69,19 +68,6 @@ def cache_dir() -> Path:
     from proactor_lib import models
 
     return models.cache_dir() / "answers"
-
-
-def settings(params: Params, repeat: int = 0) -> OracleSettings:
-    """A run's oracle; another `repeat` asks it all anew."""
-    return OracleSettings(
-        url=params.oracle_url,
-        model=params.oracle_model,
-        cache=cache_dir(),
-        form=params.oracle_form,
-        headers=params.oracle_headers,
-        key_variable=params.oracle_key_variable,
-        oracle={"repeat": repeat, "sampling": params.oracle_sampling, "actions": params.oracle_actions},
-    )
 
 
 @dataclass

@@ -22,8 +22,8 @@ MODELS = {
             "num_attention_heads": 4, "num_key_value_heads": 2},
 }  # fmt: skip
 CASES = {  # rows, and the attention that runs them
-    "packed-flex": ("ours", "proactor_flex"),
-    "packed-sdpa": ("ours", "proactor_sdpa"),
+    "packed-flex": ("rows", "proactor_flex"),
+    "packed-sdpa": ("rows", "proactor_sdpa"),
     "padded-flex": ("padded", "proactor_flex"),
     "padded-sdpa": ("padded", "proactor_padded"),
 }

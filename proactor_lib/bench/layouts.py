@@ -1,4 +1,4 @@
-"""Three ways to lay the samples of a step out in rows, each with its attention: padded, TRL's tree, ours.
+"""Ways to lay the samples of a step out in rows, each with its attention: padded, TRL's tree, ours.
 
 All rows pack to the same tensors, so that one model, one loss and one trainer run them all.
 """
@@ -93,6 +93,11 @@ def padded_attention(module, query, key, value, attention_mask, *, tree_cu_seqle
     return out.transpose(1, 2).flatten(0, 1)[None], None
 
 
+def whole_rows(samples: list[dict], token_budget: int) -> list[tree_attention.DialogueRow]:
+    """One row per dialogue, whatever its length: `artf/training/parts.py` forwards parts that fit `token_budget`."""
+    return tree_attention.dialogue_rows(samples)
+
+
 def group_rows(samples: list[dict], token_budget: int) -> list[tree_attention.DialogueRow]:
     """A row a turn: its outputs share their prompt, turns share nothing. What OpenPipe ART's packing comes to."""
     groups: dict[int, list[dict]] = {}
@@ -133,7 +138,8 @@ LAYOUTS = {
     "padded": Layout(padded_rows, "proactor_padded"),
     "grouped": Layout(group_rows, tree_attention.TREE_ATTENTION),
     "trl": Layout(trl_rows, "proactor_trl_sdpa"),
-    "ours": Layout(tree_attention.dialogue_rows, tree_attention.TREE_ATTENTION),
+    "rows": Layout(tree_attention.dialogue_rows, tree_attention.TREE_ATTENTION),
+    "ours": Layout(whole_rows, tree_attention.TREE_ATTENTION),
 }
 
 

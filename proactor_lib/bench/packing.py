@@ -5,8 +5,10 @@
 
 import gc
 import json
+import math
 import sys
 import time
+from functools import partial
 
 from proactor_lib.bench import isolated
 from proactor_lib.bench.shapes import Shape, named, samples
@@ -52,8 +54,8 @@ def gradient_error(shape: Shape) -> float:
     model = tiny_float32()
     made = samples(shape, vocabulary=model.config.vocab_size)
     for row in LAYOUTS["ours"].rows(made, shape.token_budget):
-        _backward(model, row.pack(), 1)
-    packed = _take_gradients(model)
+        _backward(model, row.pack(), 1, shape.token_budget)
+    packed, model = _take_gradients(model), tiny_float32(lean=False)
     model.set_attn_implementation("sdpa")
     for sample in made:
         ids = torch.as_tensor(sample["input_ids"])[None]
@@ -65,15 +67,14 @@ def gradient_error(shape: Shape) -> float:
     return max(float((packed[n] - alone[n]).norm() / alone[n].norm()) for n in alone)
 
 
-def tiny_float32():
-    """The tiny model in float32 with an adapter whose two matrices are both random."""
+def tiny_float32(lean: bool = True):
+    """The tiny model in float32 with an adapter whose two matrices are both random; its layers `lean`, as trained."""
     import torch
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
     from proactor_lib import models
-    from proactor_lib.artf.training import head, tree_attention
-    from proactor_lib.artf.training.sft import lora_config
+    from proactor_lib.artf.training import head, sft, tree_attention
     from proactor_lib.params import Params
 
     tree_attention.register()
@@ -82,10 +83,12 @@ def tiny_float32():
     )
     head.attach_head(base)
     torch.manual_seed(1)
-    model = get_peft_model(base, lora_config(Params()))
+    model = get_peft_model(base, sft.lora_config(Params()))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
+    if lean:
+        sft.lean(model)
     return model
 
 
@@ -95,12 +98,14 @@ def _take_gradients(model) -> dict:
     return taken
 
 
-def _backward(model, packed: dict, total: float) -> float:
+def _backward(model, packed: dict, total: float, token_budget: float = math.inf) -> float:
+    from proactor_lib.artf.training import parts
     from proactor_lib.artf.training.head import row_log_probs
 
-    loss = -(row_log_probs(model, packed) * packed["advantages"].to(model.device)).sum() / total
-    loss.backward()
-    return loss.item()
+    def loss(part: dict):
+        return -(row_log_probs(model, part) * part["advantages"].to(model.device)).sum() / total
+
+    return float(parts.backward(parts.split(packed, token_budget), loss, partial(row_log_probs, model)))
 
 
 def step(layout: str, shape: Shape, **overrides) -> dict:
@@ -122,7 +127,7 @@ def step(layout: str, shape: Shape, **overrides) -> dict:
     total = sum(row.trained for row in rows)
     gc.collect()
     began, worked = time.perf_counter(), time.process_time()
-    loss = sum(_backward(model, row.pack(), total) for row in rows)
+    loss = sum(_backward(model, row.pack(), total, shape.token_budget) for row in rows)
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_gb": round(isolated.peak_gb(), 2),
             "rows": len(rows), "tokens": _tokens(rows), "loss": loss}  # fmt: skip

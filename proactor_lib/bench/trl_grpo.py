@@ -4,10 +4,11 @@ import time
 
 from proactor_lib import models
 from proactor_lib.agent import Parsed, parse
+from proactor_lib.artf.training import trl_async  # noqa: F401 (before TRL itself: it keeps TRL from importing vLLM)
+from proactor_lib.artf.training.adapter import load_adapter
 from proactor_lib.artf.training.episodes import Episode
 from proactor_lib.artf.training.sft import lora_config, trainer_base
 from proactor_lib.artf.training.train import Job, pin
-from proactor_lib.artf.training.trainer import load_adapter  # before TRL itself: it keeps TRL from importing vLLM
 from proactor_lib.rewards import Group, Reward
 
 
@@ -24,7 +25,9 @@ def train_with_trl(job: Job, reward: Reward) -> dict:
     trainer = GRPOTrainer(
         model=base.path,
         reward_funcs=_scorer(job, visits, reward, counted),
-        args=_config(job, base, len(asked) // job.params.max_steps, max(len(job.trunk(v).prompt(t)) for v, t in asked)),
+        args=_config(
+            job, base, len(asked) // job.params.max_steps, max(len(job.dialogue_tokens(v).prompt(t)) for v, t in asked)
+        ),
         train_dataset=_dataset(job, asked),
         processing_class=job.tokenizer,
         quantization_config=models.quantization_config(base.quantization),
@@ -48,7 +51,7 @@ def _count(job: Job) -> int:
 def _dataset(job: Job, asked: list[tuple[Episode, int]]):
     from datasets import Dataset
 
-    text = [job.tokenizer.decode(job.trunk(visit).prompt(turn)) for visit, turn in asked]
+    text = [job.tokenizer.decode(job.dialogue_tokens(visit).prompt(turn)) for visit, turn in asked]
     return Dataset.from_dict({"prompt": text, "visit": [v.number for v, _ in asked], "turn": [t for _, t in asked]})
 
 

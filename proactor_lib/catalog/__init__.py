@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from proactor_lib.catalog import openapi, tools
 from proactor_lib.catalog.json_schema import Notes
+from proactor_lib.catalog.references import Malformed, document
 from proactor_lib.datasets.raw import parsed
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error
 from proactor_lib.schema import Action, Catalog
-from proactor_lib.yaml_text import read_yaml
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,10 @@ def read(path: Path, source: str, domain: str | None = None) -> Imported:
         return Imported(catalog, notes)
     except ValidationError as error:
         raise UserError(f"{path}: {first_error(error)}") from None
+    except Malformed as error:
+        raise UserError(f"{path}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not what --from {source} reads: {type(error).__name__} {error}") from None
-
-
-def _document(path: Path) -> Any:
-    return read_yaml(path) if {".yaml", ".yml"} & set(path.suffixes) else parsed(path)
 
 
 def _listed(path: Path, actions: tuple[Action, ...], domain: str, version: str = "1") -> Catalog:
@@ -57,17 +55,13 @@ def _listed(path: Path, actions: tuple[Action, ...], domain: str, version: str =
     return Catalog(domain=domain, version=version, actions=actions)
 
 
-def _openai(path: Path, notes: Notes) -> Catalog:
-    return _listed(path, tools.from_openai(_document(path), notes), path.stem)
-
-
-def _mcp(path: Path, notes: Notes) -> Catalog:
-    return _listed(path, tools.from_mcp(_document(path), notes), path.stem)
+def _tools(path: Path, notes: Notes) -> Catalog:
+    return _listed(path, tools.read(document(path), notes), path.name.partition(".")[0])
 
 
 def _openapi(path: Path, notes: Notes) -> Catalog:
-    actions, title, version = openapi.read(_document(path), notes, path)
-    return _listed(path, actions, title or path.stem, version)
+    actions, title, version = openapi.read(document(path), notes, path)
+    return _listed(path, actions, title or path.name.partition(".")[0], version)
 
 
 def _sgd(path: Path, notes: Notes) -> Catalog:
@@ -98,8 +92,7 @@ def _abcd(path: Path, notes: Notes) -> Catalog:
 
 SOURCES: dict[str, Callable[[Path, Notes], Catalog]] = {
     "openapi": _openapi,
-    "mcp": _mcp,
-    "openai": _openai,
+    **dict.fromkeys(("mcp", "openai", "anthropic", "bedrock", "gemini"), _tools),  # one reader of all their forms
     "sgd": _sgd,
     "abcd": _abcd,
 }

@@ -2,10 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+from proactor_lib.catalog.references import Circle, Malformed, Nowhere, Part, followed
 from proactor_lib.schema import Action, Parameter
+
+DEEPEST = 6  # objects within objects that are flattened
+STRUCTURE = ("properties", "required", "allOf", "anyOf", "oneOf", "$ref")
+FORMS = {
+    "properties": (dict,), "required": (list, bool), "enum": (list,), "allOf": (list,), "anyOf": (list,),
+    "oneOf": (list,), "type": (str, list), "format": (str,),
+}  # fmt: skip
+NAMES = {dict: "an object", list: "a list", bool: "true or false", str: "text"}
 
 FORMATS = {"date", "date-time", "time", "duration", "email", "uri", "uuid", "hostname", "ipv4", "ipv6"}
 TYPES = {"string", "integer", "number", "boolean", "array", "object"}
@@ -37,101 +47,149 @@ def sanitise_name(name: str, notes: Notes) -> str:
     return clean
 
 
+@dataclass
+class Schema:
+    """One schema, its references, `allOf` and alternatives taken out."""
+
+    keywords: dict[str, Any] = field(default_factory=dict)  # all but the following two
+    properties: dict[str, list[Part]] = field(default_factory=dict)  # by name, what all parts say of it
+    required: set[str] = field(default_factory=set)
+
+    def take_in(self, other: "Schema") -> None:
+        """With what a later part says, which goes before what is known; of two lists of values what both allow."""
+        before = self.keywords.get("enum")
+        self.keywords |= other.keywords
+        if before is not None and "enum" in other.keywords:
+            self.keywords["enum"] = [v for v in before if v in other.keywords["enum"]]
+        for name, parts in other.properties.items():
+            self.properties[name] = [*self.properties.get(name, ()), *parts]
+        self.required |= other.required
+
+
 class Reader:
-    """Reads parameters from schemas of one document, whose `$ref`s it follows."""
+    """Reads parameters from schemas, whose `$ref`s it follows."""
 
-    def __init__(self, root: Any, notes: Notes):
-        self.root, self.notes = root, notes
+    def __init__(self, notes: Notes):
+        self.notes = notes
 
-    def parameters(self, schema: dict, place: str, prefix: str = "", above: tuple = ()) -> Iterator[Parameter]:
-        """One parameter for each property; those of an object in it as `object.property`."""
-        schema, above = self.resolved(schema, place, above)
-        required = schema.get("required", ())
-        for name, below in schema.get("properties", {}).items():
-            yield from self.parameter(f"{prefix}{name}", below, name in required, place, above)
-        extra = schema.get("additionalProperties") or schema.get("patternProperties")
+    def parameters(self, parts: list[Part], place: str, prefix: str = "", depth: int = 0) -> Iterator[Parameter]:
+        """One parameter for each property; those of an object in it as `object.property`. `depth`: objects around."""
+        schema = self.merged(parts, place)
+        for name, below in schema.properties.items():
+            yield from self.parameter(f"{prefix}{name}", below, name in schema.required, place, depth)
+        extra = schema.keywords.get("additionalProperties") or schema.keywords.get("patternProperties")
         self.notes.add("properties of any name have no place in a catalog", place, extra)
 
-    def parameter(self, name: str, schema: dict, required: bool, place: str, above: tuple = ()) -> Iterator[Parameter]:
-        """The parameter, or those of the object that it is. `above`: the references followed so far."""
-        schema, above = self.resolved(schema, f"{place}.{name}", above)
-        if schema.get("readOnly"):
+    def parameter(
+        self, name: str, parts: list[Part], required: bool, place: str, depth: int = 0
+    ) -> Iterator[Parameter]:
+        """The parameter that all of `parts` describe, or those of the object that it is."""
+        here = f"{place}.{name}"
+        schema = self.merged(parts, here)
+        keywords = schema.keywords
+        if keywords.get("readOnly"):
             return
-        if schema.get("properties"):
-            self.notes.add("objects were flattened", f"{place}.{name}")
-            inner = self.parameters(schema, place, f"{name}.", above)
+        if "required" in keywords:  # true or false: how JSON Schema said it until 2010
+            self.notes.add("'required' inside a property is taken as that property's own", here)
+            required = required or keywords["required"]
+        if schema.properties and depth < DEEPEST:
+            self.notes.add("objects were flattened", here)
+            inner = self.parameters(parts, place, f"{name}.", depth + 1)
             yield from (p if required else p.model_copy(update={"required": False}) for p in inner)
             return
+        self.notes.add(f"what stands in {DEEPEST} objects is cut there", here, schema.properties)
         for keyword in NARROWING:
-            self.notes.add(f"{keyword!r} has no place in a catalog", f"{place}.{name}", keyword in schema)
+            self.notes.add(f"{keyword!r} has no place in a catalog", here, keyword in keywords)
         yield Parameter(
             name=sanitise_name(name, self.notes),
-            type=self._type(schema, f"{place}.{name}"),
-            description=" ".join((schema.get("description") or schema.get("title") or "").split()),
+            type=self._type(keywords, here),
+            description=" ".join(str(keywords.get("description") or keywords.get("title") or "").split()),
             required=required,
-            values=self._values(schema, f"{place}.{name}"),
+            values=self._values(keywords, here),
         )
 
-    def _type(self, schema: dict, place: str) -> str:
-        named = schema.get("type")
-        if named == "array":
-            self.notes.add("a list is one text value in a catalog", place)
-        if named == "string" and schema.get("format") in FORMATS:
-            return schema["format"]
-        return named or "string"
+    def _type(self, keywords: dict, place: str) -> str:
+        named = keywords.get("type")
+        if isinstance(named, list):
+            kinds = [t for t in named if t != "null"]
+            self.notes.add("of several types the first is kept", place, len(kinds) > 1)
+            named = kinds[0] if kinds else "string"
+        named = (named or "string").lower()  # Gemini's are in capitals
+        self.notes.add("a list is one text value in a catalog", place, named == "array")
+        if named == "string" and keywords.get("format") in FORMATS:
+            return keywords["format"]
+        return named
 
-    def _values(self, schema: dict, place: str) -> tuple[str, ...]:
-        values = [schema["const"]] if "const" in schema else schema.get("enum", [])
+    def _values(self, keywords: dict, place: str) -> tuple[str, ...]:
+        values = [keywords["const"]] if "const" in keywords else keywords.get("enum", [])
         kept = [v for v in values if isinstance(v, str | int | float | bool)]
         self.notes.add("allowed values that are no scalars", place, any(v is not None for v in values if v not in kept))
         return tuple(kept)
 
-    def resolved(self, schema: Any, place: str, above: tuple = ()) -> tuple[dict, tuple]:
-        """The schema with references, `allOf` and alternatives taken out, and the references followed so far."""
-        if not isinstance(schema, dict):  # `true`: anything
-            return {}, above
-        if (ref := schema.get("$ref")) is not None:
-            if ref in above:
-                self.notes.add("an object that holds itself is cut there", place)
-                return {"type": "object"}, above
-            found, above = self.resolved(self._at(ref, place), place, (*above, ref))
-            return {**found, **{k: v for k, v in schema.items() if k != "$ref"}}, above
-        for part in schema.get("allOf", ()):
-            more, above = self.resolved(part, place, above)
-            schema = _joined(schema, more)
-        return self._chosen(schema, place, above)
+    def merged(self, parts: Iterable[Part], place: str) -> Schema:
+        """What all of `parts` say together; a later one goes before an earlier one."""
+        schema = Schema()
+        for part in parts:
+            if not isinstance(part.value, dict):  # `true`: anything
+                continue
+            for said in self.followed(part, place):
+                if said is not None:
+                    schema.take_in(self._own(said, place))
+        return schema
 
-    def _chosen(self, schema: dict, place: str, above: tuple) -> tuple[dict, tuple]:
-        """The first alternative that is not null; several are noted."""
-        if isinstance(schema.get("type"), list):
-            kinds = [t for t in schema["type"] if t != "null"]
-            self.notes.add("of several types the first is kept", place, len(kinds) > 1)
-            schema = {**schema, "type": kinds[0] if kinds else "string"}
-        options = [o for o in schema.get("anyOf") or schema.get("oneOf") or () if o.get("type") != "null"]
-        if not options:
-            return schema, above
-        self.notes.add("of several alternatives the first is kept", place, len(options) > 1)
-        chosen, above = self.resolved(options[0], place, above)
-        return {**chosen, **{k: v for k, v in schema.items() if k not in ("anyOf", "oneOf")}}, above
-
-    def _at(self, ref: str, place: str) -> Any:
-        here = self.root
+    def followed(self, part: Part, place: str) -> Iterator[Part]:
+        """What the part's reference leads to, itself followed, then its own keys; what cannot be followed is noted."""
         try:
-            if not ref.startswith("#"):
-                raise KeyError(ref)
-            for key in ref.removeprefix("#").strip("/").split("/") if ref != "#" else ():
-                here = here[key.replace("~1", "/").replace("~0", "~")]
-            return here
-        except (KeyError, TypeError):
-            self.notes.add("references that lead nowhere in this file", f"{place} ({ref})")
-            return {}
+            *targets, own = followed(part)
+        except Circle:
+            self.notes.add("an object that holds itself is cut there", place)
+            targets, own = [], Part({"type": "object"}, part.scope)
+        except Nowhere as nowhere:
+            self.notes.add("references that lead nowhere in this file", f"{place} ({nowhere})")
+            targets, own = [], Part({k: v for k, v in part.value.items() if k != "$ref"}, part.scope)
+        for target in targets:
+            if isinstance(target.value, dict):
+                yield from self.followed(target, place)
+        yield own
+
+    def _own(self, part: Part, place: str) -> Schema:
+        """What a schema says itself, without its `$ref`."""
+        value, scope = checked(part.value, place), part.scope
+        above = self.merged([Part(p, scope) for p in value.get("allOf", ())], place)
+        above.take_in(self._chosen([Part(o, scope) for o in value.get("anyOf") or value.get("oneOf") or ()], place))
+        own = {k: v for k, v in value.items() if k not in STRUCTURE}
+        if isinstance(value.get("required"), bool):
+            own["required"] = value["required"]
+        required = value.get("required", ())
+        above.take_in(Schema(
+            keywords=own,
+            properties={name: [Part(below, scope)] for name, below in value.get("properties", {}).items()},
+            required=set() if isinstance(required, bool) else set(required),
+        ))  # fmt: skip
+        return above
+
+    def _chosen(self, options: list[Part], place: str) -> Schema:
+        """The alternative that is not null; of several the first, with a note, unless all of them are values."""
+        read = [self.merged([option], place) for option in options]
+        read = [s for s in read if s.keywords.get("type") != "null"]
+        values = [s.keywords.get("enum") or ([s.keywords["const"]] if "const" in s.keywords else None) for s in read]
+        if len(read) > 1 and all(values):
+            shared = {k: v for k, v in read[0].keywords.items() if k != "const"}
+            return Schema({**shared, "enum": [v for some in values for v in some]})
+        self.notes.add("of several alternatives the first is kept", place, len(read) > 1)
+        return read[0] if read else Schema()
 
 
-def _joined(schema: dict, more: dict) -> dict:
-    joined = {**more, **{k: v for k, v in schema.items() if k != "allOf"}}
-    joined["properties"] = {**more.get("properties", {}), **schema.get("properties", {})}
-    joined["required"] = [*more.get("required", ()), *schema.get("required", ())]
-    return joined | ({"allOf": schema["allOf"]} if "allOf" in schema else {})
+def checked(schema: dict, place: str) -> dict:
+    """The schema without what is null; Malformed, with the place and the key, where a keyword has no usable form."""
+    value = {k: v for k, v in schema.items() if v is not None}
+    if value.get("properties") == []:  # an empty object, as PHP writes it
+        value["properties"] = {}
+    for key, wanted in FORMS.items():
+        if key in value and not isinstance(value[key], wanted):
+            accepted = " or ".join(NAMES[kind] for kind in wanted)
+            raise Malformed(f"{place}: {key!r} must be {accepted}, got {value[key]!r}")
+    return value
 
 
 def object_schema(action: Action) -> dict:

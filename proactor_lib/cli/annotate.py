@@ -65,13 +65,14 @@ def annotate(
         summary, text = _by_evidence(corpus, out)
     else:
         from proactor_lib.annotate import oracle_run
+        from proactor_lib.run import oracle_settings
 
         asked = _asked(
             oracle_model=model, oracle_url=url, oracle_form=form, oracle_key_variable=key_variable,
             oracle_headers=_headers(header), oracle_sampling=parse_settings(sampling, "--sampling"),
         )  # fmt: skip
         settings = replace(
-            oracle_run.settings(asked, repeat),
+            oracle_settings(asked, repeat),
             cache=cache or oracle_run.cache_dir(),
             concurrency=concurrency,
             timeout=timeout,

@@ -19,7 +19,13 @@ def register(app: typer.Typer) -> None:
 @catalog.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="What to read.")],
-    source: Annotated[str, typer.Option("--from", help="openapi, mcp, openai, sgd or abcd.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="openapi, sgd, abcd; a tool list: openai, mcp, anthropic, bedrock, gemini.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The catalog (JSON).")],
     domain: Annotated[str | None, typer.Option(help="The domain's name, in place of the file's own.")] = None,
     as_json: AsJson = False,

@@ -68,11 +68,14 @@ def probe_rewards(
     chosen = load_params(params, {"dataset": dataset, "data_dir": data_dir, **parse_settings(settings)})
     from proactor_lib import datasets, schema
     from proactor_lib.annotate import evidence
+    from proactor_lib.datasets import services
     from proactor_lib.reward_lab import probe, scoring
 
     corpus = datasets.load(
         dataset, data_dir, split, limit, chosen.max_turns, chosen.seed, log=True
     )  # the evidence annotator needs the simulator's log
+    room = chosen.max_context - chosen.max_completion_tokens
+    corpus = services.widened(corpus, chosen.catalog_scope, chosen.distractor_services, chosen.seed, room)
     lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
     cases = schema.cases(corpus.dialogues, lines, corpus.catalog)
     chosen = scoring.with_cache(chosen, CACHE)

@@ -60,8 +60,9 @@ def run(
     cpus: Annotated[int | None, typer.Option(min=1, help="Cores of this machine to use; none: all.")] = None,
 ) -> None:
     """Run the cells that are missing or failed; the last line is the sweep's folder. Status 1 when a cell failed."""
-    from proactor_lib.sweep import live, runner, table
-    from proactor_lib.sweep.store import Store
+    from proactor_lib.sweep import live, runner
+    from proactor_lib.sweep_folder import table
+    from proactor_lib.sweep_folder.store import Store
 
     sweep, cells = _read(file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
@@ -79,7 +80,7 @@ def run(
 
 def collect(out: Out) -> None:
     """Write table.parquet and table.csv (a row a cell) into the sweep's folder; prints the table's path."""
-    from proactor_lib.sweep import table
+    from proactor_lib.sweep_folder import table
 
     found = table.collect(out)
     bad = int((found.state != "done").sum())

@@ -1,16 +1,19 @@
 """Conversations from public corpora, from anyone's own domain, and from the home-loan simulator."""
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
 
 CORPORA = ("sgd", "abcd", "jsonl")  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
 DATASETS = ("homeloan", *CORPORA)
+Scope = Literal["dialogue", "distractors", "all"]  # what a dialogue is shown, see `services.widened`
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,43 @@ def load(
     seed: int = 0,
     log: bool = True,
     taken: Collection[Dialogue] = (),
+    wanted: Callable[[Dialogue], bool] | None = None,
 ) -> Corpus:
-    """The first `limit` dialogues (None: all) with at most `max_turns` turns of a split, but for those in `taken`.
+    """At most `limit` dialogues of a split (None: all), of at most `max_turns` turns, `wanted`, and not in `taken`.
 
-    `seed` and `log` (whether triggers are logged) are the simulator's; its splits share no random stream.
+    A limit draws by `seed` and dialogue id: a corpus has an order, and its first dialogues are about one thing. With a
+    greater limit the same dialogues come first. `seed` is the simulator's too, as `log` (whether triggers are logged).
     Raises UserError: an unknown dataset, a folder or file that is not there, a malformed line, an action or parameter
     that the catalog does not have, a split without dialogues.
     """
     if dataset not in DATASETS:
         raise UserError(f"unknown dataset {dataset!r}; accepted: {', '.join(DATASETS)}")
     if dataset == "homeloan":
-        return _simulated(split, limit, max_turns, seed, log)
+        return _simulated(split, limit, max_turns, seed, log, wanted)
     folder = _folder(dataset, data_dir)
     catalog, dialogues = import_module(f"{__name__}.{dataset}").read(folder, split)
     others = {(d.id, d.turns) for d in taken}
-    kept, too_long = _keep((d for d in dialogues if (d.id, d.turns) not in others), lambda d: d, limit, max_turns)
+    free = (d for d in dialogues if (d.id, d.turns) not in others and (wanted is None or wanted(d)))
+    kept, too_long = _keep(free if limit is None else shuffled(free, seed), lambda d: d, limit, max_turns)
     if not kept:
         left = " left over by the other splits" * bool(others) + f" of at most {max_turns} turns" * bool(too_long)
+        left += " with the services that split_by leaves it" * bool(wanted)
         raise UserError(f"{folder}: split {split!r} has no dialogue{left}")
     return Corpus(catalog, tuple(kept), too_long=too_long)
+
+
+def read_catalog(dataset: str, data_dir: Path | str | None, split: str) -> Catalog:
+    """The split's catalog alone. Raises as `load`."""
+    if dataset == "homeloan":
+        from proactor_lib.datasets import homeloan
+
+        return homeloan.catalog()
+    return import_module(f"{__name__}.{dataset}").read(_folder(dataset, data_dir), split)[0]
+
+
+def shuffled(dialogues: Iterable[Dialogue], seed: int) -> list[Dialogue]:
+    """The dialogues in an order that depends on the seed and on each one's id alone."""
+    return sorted(dialogues, key=lambda d: hashlib.sha256(f"{seed} {d.id}".encode()).digest())
 
 
 def _folder(dataset: str, data_dir: Path | str | None) -> Path:
@@ -67,13 +88,14 @@ def _folder(dataset: str, data_dir: Path | str | None) -> Path:
     return folder
 
 
-def _simulated(split: str, limit: int | None, max_turns: int | None, seed: int, log: bool) -> Corpus:
+def _simulated(split: str, limit: int | None, max_turns: int | None, seed: int, log: bool, wanted) -> Corpus:
     from proactor_lib.datasets import homeloan
 
     if max_turns is not None and max_turns < homeloan.TURNS[0]:
         raise UserError(f"max_turns {max_turns} leaves no simulated call: they have {homeloan.TURNS[0]} turns or more")
     limit = homeloan.size(split) if limit is None else limit
-    kept, too_long = _keep(homeloan.calls(split, seed, log), lambda call: call[0], limit, max_turns)
+    calls = (call for call in homeloan.calls(split, seed, log) if wanted is None or wanted(call[0]))
+    kept, too_long = _keep(calls, lambda call: call[0], limit, max_turns)
     dialogues, truth = zip(*kept, strict=True)
     return Corpus(homeloan.catalog(), dialogues, truth=truth, too_long=too_long)
 

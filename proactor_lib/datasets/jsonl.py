@@ -39,6 +39,9 @@ def _problem(dialogue: Dialogue, catalog: Catalog) -> str | None:
     for name in dialogue.actions:
         if name not in catalog.by_name:
             return f"actions: unknown action {name!r}; the catalog has: {known}"
+    groups = sorted({a.group for a in catalog.actions})
+    if unknown := [s for s in dialogue.services if s not in groups]:
+        return f"services: no action of the catalog has the group {unknown[0]!r}; it has: {', '.join(groups)}"
     for i, o in enumerate(dialogue.observed or ()):
         if o.name not in catalog.by_name:
             return f"observed.{i}.name: unknown action {o.name!r}; the catalog has: {known}"

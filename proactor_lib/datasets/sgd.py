@@ -87,6 +87,7 @@ def _dialogue(raw: dict, by_service: dict[str, tuple[str, ...]]) -> Dialogue:
         domain="sgd",
         turns=tuple(Turn(speaker=t["speaker"].lower(), text=t["utterance"]) for t in raw["turns"]),
         observed=tuple(_observed(raw["turns"])),
+        services=tuple(raw["services"]),
         actions=tuple(name for service in raw["services"] for name in by_service[service]),
     )
 

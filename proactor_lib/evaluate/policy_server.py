@@ -13,7 +13,7 @@ from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.artf.training.train import Job, adapters_served
 from proactor_lib.evaluate import confidence
 from proactor_lib.evaluate.agents import Served
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Case
 
 ADAPTERS = 64  # policies of one evaluation whose adapters a GPU server may hold
@@ -22,7 +22,7 @@ ADAPTERS = 64  # policies of one evaluation whose adapters a GPU server may hold
 class PolicyServer:
     """Use it as a context manager: what it started is ended with the block."""
 
-    def __init__(self, run: Run, log_path: Path, on_progress: Callable[[str], None] = lambda text: None):
+    def __init__(self, run: RunFolder, log_path: Path, on_progress: Callable[[str], None] = lambda text: None):
         self._job, self._log_path, self._on_progress = Job(run), log_path, on_progress
         self._server: Server | None = None
         self._held: Path | None = None  # the adapter that is merged into the server's weights; None: the base alone

@@ -12,7 +12,7 @@ from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.agents import PROMPTS, Agent, Fixed, Prompted
 from proactor_lib.policies import POLICIES
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from proactor_lib.evaluate.policy_server import PolicyServer
@@ -24,7 +24,7 @@ TIMEOUT = 600.0  # seconds a request
 class PolicySet:
     """The policies of a run. Use it as a context manager: a server that it starts ends with the block."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: RunFolder):
         self._run, self._stack, self._host = run, ExitStack(), None
         own = {BASE: None, SFT: run.training / "sft", TRAINED: run.training / "adapter"}
         self._adapters: dict[str, Path | None] = {**own, **run.params.adapters}

@@ -13,29 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from proactor_lib.files import atomic, read_jsonl, write_json, write_jsonl
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
 TEST, DEV = "test", "dev"
 
 
-def folder(run: Run, split: str = TEST) -> Path:
+def folder(run: RunFolder, split: str = TEST) -> Path:
     """Where the predictions of a split lie: a subfolder but for test."""
     return run.predictions if split == TEST else run.predictions / split
 
 
-def policies(run: Run, split: str = TEST) -> list[str]:
+def policies(run: RunFolder, split: str = TEST) -> list[str]:
     """The policies whose predictions are all there: the order of the parameters, then the alphabet's."""
     names = sorted(p.stem for p in folder(run, split).glob("*.jsonl"))
     return sorted(names, key=lambda n: run.params.policies.index(n) if n in run.params.policies else len(names))
 
 
-def read(run: Run, policy: str, split: str = TEST) -> list[TurnPrediction]:
+def read(run: RunFolder, policy: str, split: str = TEST) -> list[TurnPrediction]:
     """The policy's predictions, in order of dialogue and turn. UserError where there are none."""
     return list(read_jsonl(folder(run, split) / f"{policy}.jsonl", TurnPrediction))
 
 
-def read_all(run: Run, split: str = TEST) -> dict[str, list[TurnPrediction]]:
+def read_all(run: RunFolder, split: str = TEST) -> dict[str, list[TurnPrediction]]:
     """The predictions of all `policies`, by policy; empty where nobody was asked."""
     return {name: read(run, name, split) for name in policies(run, split)}
 

@@ -15,8 +15,9 @@ import pandas as pd
 from proactor_lib import metrics, progress, provenance
 from proactor_lib.evaluate import predictions
 from proactor_lib.files import write_json, write_table
+from proactor_lib.metrics import utility
 from proactor_lib.metrics.scores import Scores
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
 FRAMES = tuple(f.name for f in fields(Scores) if f.type is pd.DataFrame)  # the tables of one policy's scores
@@ -53,6 +54,11 @@ class EvalResults:
             found.setdefault(r.method, {})[r.metric] = figures
         return found
 
+    def primary(self) -> dict[str, Any]:
+        """The primary endpoint, as `metrics.utility.primary`."""
+        one = next(iter(self.scores.values()))
+        return utility.primary(self.table, self.comparisons, one.price, one.sampled)
+
     def outputs(self) -> pd.DataFrame:
         """A row per policy: outputs, unreadable, silent (counts), prompt_tokens, output_tokens (means), latency_s
         (median)."""
@@ -79,7 +85,7 @@ def focus(policies: Iterable[str]) -> str:
     return "trained" if "trained" in names else names[-1]
 
 
-def asked_turns(run: Run, said: Predictions) -> Turns | None:
+def asked_turns(run: RunFolder, said: Predictions) -> Turns | None:
     """The turns at which any policy was asked, by dialogue; None when the run asks at all turns."""
     if run.params.evaluation_turns == 0:
         return None
@@ -89,7 +95,7 @@ def asked_turns(run: Run, said: Predictions) -> Turns | None:
     return evaluated_turns
 
 
-def load_or_score(run: Run) -> EvalResults | None:
+def load_or_score(run: RunFolder) -> EvalResults | None:
     """Every policy's metrics with intervals, as the run keeps them; None without predictions.
 
     They are computed where nothing is kept, or where that was made from something else. Raises UserError for
@@ -104,24 +110,24 @@ def load_or_score(run: Run) -> EvalResults | None:
     return _read(run, said, evaluated_turns)
 
 
-def _kept(run: Run) -> dict[str, Any]:
+def _kept(run: RunFolder) -> dict[str, Any]:
     path = run.metrics / "results.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _made_from(run: Run, said: Predictions) -> dict[str, Any]:
+def _made_from(run: RunFolder, said: Predictions) -> dict[str, Any]:
     """All that the results depend on, as JSON values."""
     p = run.params
     files = run.sources(predictions.TEST) + [predictions.folder(run) / f"{name}.jsonl" for name in said]
     return {
         "files": [provenance.fingerprint(path) for path in files],
         "policies": list(said),
-        "params": {k: getattr(p, k) for k in ("theta", "bootstrap", "seed", "evaluation_turns")},
+        "params": {k: getattr(p, k) for k in ("theta", "execution_price", "bootstrap", "seed", "evaluation_turns")},
         "code": provenance.code_digest(),
     }
 
 
-def _score(run: Run, said: Predictions, evaluated_turns: Turns | None, made_from: dict[str, Any]) -> None:
+def _score(run: RunFolder, said: Predictions, evaluated_turns: Turns | None, made_from: dict[str, Any]) -> None:
     """Score all policies, compare them, and write what `_read` reads."""
     p, scores = run.params, _scores(run, said, evaluated_turns)
     by_dialogue = {name: s.dialogues for name, s in scores.items()}
@@ -137,23 +143,25 @@ def _score(run: Run, said: Predictions, evaluated_turns: Turns | None, made_from
     write_json(run.metrics / "results.json", kept)
 
 
-def _scores(run: Run, said: Predictions, evaluated_turns: Turns | None) -> dict[str, Scores]:
-    dialogues, references = run.dialogues(predictions.TEST), run.references(predictions.TEST)
+def _scores(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) -> dict[str, Scores]:
+    p, dialogues, references = run.params, run.dialogues(predictions.TEST), run.references(predictions.TEST)
     scores = {}
     for done, (name, lines) in enumerate(said.items(), start=1):
         scores[name] = metrics.score_predictions(
-            dialogues, references, lines, run.params.theta, evaluated_turns=evaluated_turns
+            dialogues, references, lines, p.theta, evaluated_turns=evaluated_turns, price=p.execution_price
         )
         progress.report(run.out, "score", done, len(said), name)
     return scores
 
 
-def _read(run: Run, said: Predictions, evaluated_turns: Turns | None) -> EvalResults:
-    names = [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
+def _read(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) -> EvalResults:
+    p, names = run.params, [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
     tables = {name: pd.read_parquet(run.metrics / f"{name}.parquet") for name in names}
     scores = {}
     for policy in said:
         own = (tables[f][tables[f].policy == policy].drop(columns="policy").reset_index(drop=True) for f in FRAMES)
-        scores[policy] = Scores(**dict(zip(FRAMES, own, strict=True)), theta=run.params.theta, values="normalised")
+        scores[policy] = Scores(
+            **dict(zip(FRAMES, own, strict=True)), theta=p.theta, values="normalised", price=p.execution_price
+        )
     ranked_against = _kept(run)["ranked_against"]
     return EvalResults(said, evaluated_turns, scores, tables["table"], tables.get("comparisons"), ranked_against)

@@ -13,12 +13,12 @@ from proactor_lib.evaluate.policy_set import PolicySet
 from proactor_lib.evaluate.predictions import DEV, TEST, PredictionLog, folder
 from proactor_lib.evaluate.results import focus, load_or_score
 from proactor_lib.policies import POLICIES
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 TELL_EVERY = 0.2  # seconds between two lines of progress
 
 
-def evaluate_run(run: Run, dev: bool = False, log: Callable[[str], None] = lambda text: None) -> list[str]:
+def evaluate_run(run: RunFolder, dev: bool = False, log: Callable[[str], None] = lambda text: None) -> list[str]:
     """Predictions of every policy in `params.policies` on test, and their results in metrics/; the policies' names.
 
     `dev`: the policy in focus is asked on dev too, where its threshold is tuned. A policy whose adapter the run does
@@ -41,7 +41,7 @@ def evaluate_run(run: Run, dev: bool = False, log: Callable[[str], None] = lambd
 class EvalSplit:
     """A split of a run, as policies are asked about it."""
 
-    def __init__(self, run: Run, split: str = TEST):
+    def __init__(self, run: RunFolder, split: str = TEST):
         self.run, self.split = run, split
 
     @cached_property

@@ -5,7 +5,8 @@ from operator import eq
 from typing import Literal
 
 from proactor_lib.schema import PredictedAction, ReferenceAction
-from proactor_lib.values import normalise, same_value
+from proactor_lib.values import key as value_key
+from proactor_lib.values import same_value
 
 Values = Literal["normalised", "exact"]
 PredictionKey = tuple[str, tuple[tuple[str, str], ...]]
@@ -46,7 +47,7 @@ def matches(s, theta: float):
 def prediction_key(prediction: PredictedAction, values: Values = "normalised") -> PredictionKey:
     """What makes two predictions the same: the name and the parameters, normalised unless `values` is `exact`."""
     items = prediction.params.items()
-    return prediction.name, tuple(sorted(items if values == "exact" else ((k, normalise(v)) for k, v in items)))
+    return prediction.name, tuple(sorted(items if values == "exact" else ((k, value_key(v)) for k, v in items)))
 
 
 def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised") -> list[PredictedAction]:
@@ -54,6 +55,9 @@ def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised"
 
     In the order in which each was first said.
     """
+    predictions = list(predictions)
+    if len(predictions) < 2:
+        return predictions
     predictions = list(predictions)
     if len(predictions) < 2:
         return predictions

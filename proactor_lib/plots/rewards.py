@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from proactor_lib.metrics.glossary import NAMES
 from proactor_lib.params import Params
-from proactor_lib.plots.style import COLOURS, NAMES, WIDTH, colours, dashes, figure
+from proactor_lib.plots.style import COLOURS, WIDTH, colours, dashes, figure
 from proactor_lib.rewards.adaptive_metric import AdaptiveMetric
 from proactor_lib.rewards.adaptive_ruler import AdaptiveRuler
 from proactor_lib.rewards.rubric_judge import RubricJudge

@@ -19,11 +19,6 @@ STYLE = {
     "figure.constrained_layout.use": True, "figure.dpi": 110, "savefig.dpi": 200, "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }  # fmt: skip
-NAMES = {
-    "ac": "AC", "max_ac": "Max AC", "difference": "Difference", "pt": "PT", "ftr": "FTR", "rar": "RAR", "pri": "PRI",
-    "opportunity_timing": "opportunity timing", "lead": "lead, turns", "missed": "missed", "late": "late",
-    "premature": "premature",
-}  # fmt: skip
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:

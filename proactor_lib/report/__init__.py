@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from proactor_lib.errors import UserError
-from proactor_lib.sweep.store import Store
+from proactor_lib.sweep_folder.store import Store
 
 
 def build(folder: Path | str) -> Path | str:

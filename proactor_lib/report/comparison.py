@@ -7,15 +7,16 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib import metrics
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, load_or_score
 from proactor_lib.files import read_json
-from proactor_lib.metrics import glossary
+from proactor_lib.metrics import glossary, statistics
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, render, run, training
-from proactor_lib.run import Run
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import read_definition, table
+from proactor_lib.run_folder import RunFolder
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import read_definition, table
 
 PAIR = ["key", "metric", "a", "b", "pairs", "difference", "low", "high", "p_holm", "verdict"]
 
@@ -49,7 +50,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]
 
 
 def _runs(a: Path, b: Path) -> dict[str, Any]:
-    both = [Run(read_json(folder / "params.json", Params), folder) for folder in (a, b)]
+    both = [RunFolder(read_json(folder / "params.json", Params), folder) for folder in (a, b)]
     scored = [load_or_score(r) for r in both]
     same = _same_dialogues(*both)
     said = (
@@ -63,7 +64,7 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _same_dialogues(a: Run, b: Run) -> bool:
+def _same_dialogues(a: RunFolder, b: RunFolder) -> bool:
     files = ("data/test.jsonl", "references/test.jsonl")
     return all(_bytes(a.out / f) == _bytes(b.out / f) is not None for f in files)
 
@@ -72,8 +73,8 @@ def _bytes(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
-def _reward(r: Run) -> dict[str, float | None]:
-    steps = training.read_steps(r.training / "metrics.jsonl")
+def _reward(r: RunFolder) -> dict[str, float | None]:
+    steps = read_steps(r.training / "metrics.jsonl")
     return training.reward_gain(training.gain_rewards(steps))
 
 
@@ -159,8 +160,8 @@ def _sweep_rows(both: pd.DataFrame, shown: list[str]) -> list[dict]:
 def _tested(differences: np.ndarray) -> tuple:
     if len(differences) < 2:
         return (*([float(differences[0])] if len(differences) else [None]), None, None, None, "untested")
-    low, high = ablation.t_interval(differences)
-    p = ablation.sign_flip(differences)
+    low, high = statistics.t_interval(differences)
+    p = statistics.sign_flip(differences)
     same = not differences.any()
     verdict = "same" if same else "unclear" if p >= 0.05 else "higher" if differences.mean() > 0 else "lower"
     return float(differences.mean()), low, high, p, verdict

@@ -7,34 +7,39 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib import plots, provenance
+from proactor_lib.artf.training.training_log import read_steps
+from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import read_json, write_json
-from proactor_lib.metrics import glossary
+from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
 from proactor_lib.plots import summary
 from proactor_lib.report import render, text, timeline, training
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 ENDS = ("", "_low", "_high")
-SHARES = ["ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing", "missed", "late", "premature"]
+SHARES = [
+    "utility", "execution_precision", "execution_recall", "ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing",
+    "missed", "late", "premature",
+]  # fmt: skip
 
 
 def build(folder: Path) -> Path:
     """Write the run's report.html and summary.json from its files; the report's path."""
-    run = Run(read_json(folder / "params.json", Params), folder)
-    steps = training.read_steps(run.training / "metrics.jsonl")
+    run = RunFolder(read_json(folder / "params.json", Params), folder)
+    steps = read_steps(run.training / "metrics.jsonl")
     scored = load_or_score(run)
     record = read_record(folder)
     summary = summarise(run, steps, scored, record)
-    render.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
+    render.write(run.report_file, "run.html.j2", **content(run, steps, scored, record, summary))
     write_json(run.summary, summary)
-    return run.report
+    return run.report_file
 
 
 def frame(folder: Path) -> pd.DataFrame:
     """The main table: a row a policy, its metrics with intervals; empty without predictions."""
-    scored = load_or_score(Run(read_json(folder / "params.json", Params), folder))
+    scored = load_or_score(RunFolder(read_json(folder / "params.json", Params), folder))
     return pd.DataFrame(
         [
             {"policy": policy} | {m + end: v for m, vs in metrics.items() for end, v in zip(ENDS, vs, strict=True)}
@@ -55,7 +60,7 @@ def read_record(folder: Path) -> dict:
     return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": origin}
 
 
-def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
+def summarise(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
     """The figures that the report shows, as `summary.json` holds them."""
     return {
         "name": run.params.name,
@@ -64,15 +69,17 @@ def summarise(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record:
         "mismatch": training.mismatch(steps),
         "peak_memory_gb": record["peak_memory_gb"],
         "stage_seconds": record["stage_seconds"],
+        "primary": scored.primary() if scored else None,
         "held_out": scored.as_json() if scored else {},
         "ranked_against": scored.ranked_against if scored else [],
         "dialogues": scored.dialogues if scored else 0,
+        "services": by_service(run, scored) if scored else {},
         "steps": len(steps),
         "warnings": warnings(run, steps, scored, record),
     }
 
 
-def warnings(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> list[str]:
+def warnings(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> list[str]:
     """What a reader must know before believing the rest, a sentence each."""
     found = []
     stages, origin = record["stages"], record["provenance"]
@@ -89,7 +96,7 @@ def warnings(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: 
     return found + _training_warnings(run, steps) + _evaluation_warnings(run, scored)
 
 
-def _training_warnings(run: Run, steps: pd.DataFrame) -> list[str]:
+def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:
     found, p = [], run.params
     if p.model == "tiny":
         found.append("The model is `tiny`, random weights: this run shows that the parts work, and nothing else.")
@@ -108,12 +115,12 @@ def _training_warnings(run: Run, steps: pd.DataFrame) -> list[str]:
     return found
 
 
-def _evaluation_warnings(run: Run, scored: EvalResults | None) -> list[str]:
+def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str]:
     if scored is None:
         return ["No policy was evaluated: there is no held-out table."]
     found = []
     if scored.dialogues < 30:
-        found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide, and may be too narrow still.")
+        found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide.")
     if run.params.evaluation_turns:
         found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
     mute = [f"`{name}`" for name, lines in scored.predictions.items() if _mute(name, lines)]
@@ -130,7 +137,7 @@ def _mute(policy: str, lines: list) -> bool:
     return policy != "silent" and not any(line.actions for line in lines)
 
 
-def content(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: dict, summary: dict) -> dict:
+def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict, summary: dict) -> dict:
     """All that the template shows."""
     default = Params()
     settings = run.params.model_dump(mode="json")
@@ -147,6 +154,7 @@ def content(run: Run, steps: pd.DataFrame, scored: EvalResults | None, record: d
         "marks": text.initials(scored.predictions if scored else ()),
         "facts": _facts(scored, summary),
         "method": text.method(run.params, len(steps)),
+        "primary": text.primary(scored),
         "findings": text.findings(scored),
         "asked": (scored and scored.evaluated_turns) or {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
@@ -166,7 +174,7 @@ def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
         found.append(
             (render.number(gain["gain"]), f"reward gained, last fifth of the steps against the first; {spread}")
         )
-    for metric in ("opportunity_timing", "ftr") if scored else ():
+    for metric in ("utility", "false_executions", "opportunity_timing") if scored else ():
         value, low, high = summary["held_out"][chosen][metric]
         told = (
             f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {render.interval(low, high) or 'undefined'}"
@@ -193,6 +201,9 @@ def _figures(steps: pd.DataFrame, scored: EvalResults | None) -> dict[str, Marku
         drawn["mismatch"] = render.image(curves, "KL and clipped share by optimiser step")
     if scored:
         drawn["metrics"] = render.image(summary.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")
+        if not scored.primary()["reason"]:
+            curve = utility.curve({name: s.dialogues for name, s in scored.scores.items()})
+            drawn["price"] = render.image(plots.utility_curve(curve), "Utility by the price of a false execution")
         references = {name: s.references for name, s in scored.scores.items()}
         if not any(f.empty for f in references.values()):
             drawn["triggers"] = render.image(plots.trigger_times(references), "First triggers against windows")
@@ -208,13 +219,13 @@ def _comparisons(scored: EvalResults | None) -> dict[tuple[str, str], dict[str, 
     return found
 
 
-def _published(run: Run) -> list[dict]:
+def _published(run: RunFolder) -> list[dict]:
     """The paper's rows [paper]: those of the corpus at hand, or of both where it is neither."""
     rows, corpus = published(), {"abcd": "ABCD+", "homeloan": "Home Loan"}.get(run.params.dataset)
     return rows[rows.corpus.eq(corpus) | (corpus is None)].to_dict("records")
 
 
-def _timeline(run: Run, scored: EvalResults | None) -> timeline.Timeline | None:
+def _timeline(run: RunFolder, scored: EvalResults | None) -> timeline.Timeline | None:
     """The median dialogue of the policy in focus, with the first triggers of all."""
     if scored is None or (watched := scored.scores[focus(scored.scores)]).references.empty:
         return None
@@ -234,6 +245,6 @@ def _triggers(references: pd.DataFrame, dialogue_id: str) -> dict[str, int]:
     return dict(zip(own.id, own.triggered.astype(int), strict=True))
 
 
-def _digests(run: Run) -> dict[str, str | None]:
+def _digests(run: RunFolder) -> dict[str, str | None]:
     files = [*sorted(run.data.glob("*.json*")), *sorted(run.annotations.glob("*.jsonl"))]
     return {str(p.relative_to(run.out)): provenance.fingerprint(p) for p in files}

@@ -9,8 +9,8 @@ from markupsafe import Markup
 from proactor_lib.files import write_json
 from proactor_lib.plots import summary
 from proactor_lib.report import ablation, notebook_html, render, text
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import collect, read_definition, table
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import collect, read_definition, table
 
 MOST_FIGURES = 6
 PAGE_SHARE = 0.7  # of the page's limit: what pictures of executed notebooks may take together
@@ -100,12 +100,12 @@ def _questions(folder: Path, table: pd.DataFrame) -> dict[str, Any] | None:
     if "reward" not in ablation.factors(table) or "held_out.trained.opportunity_timing" not in table:
         return None
     from proactor_lib.plots.rewards import contrasts
-    from proactor_lib.reward_lab import ablation as lab
+    from proactor_lib.report import questions
 
-    answers = lab.answers_of(folder)
+    answers = questions.answers_of(folder)
     measured = answers[answers.verdict != "not measured"]
     drawn = [render.image(contrasts(rows, over), f"contrasts over {over}") for over, rows in measured.groupby("over")]
-    said = [*lab.conclusions(answers), lab.limits(folder)]
+    said = [*questions.conclusions(answers), questions.limits(folder)]
     return {"said": said, "rows": measured.to_dict("records"), "figures": drawn}
 
 

@@ -11,12 +11,12 @@ from proactor_lib.files import read_jsonl
 from proactor_lib.params import Params
 from proactor_lib.reward_lab.scoring import Sample, Scored, judge_name, score, to_json_values, variants
 from proactor_lib.rewards import REWARDS, Group
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 FLAT = 1e-6  # a standard deviation below this is no spread: such a group is not trained
 
 
-def components(run: Run) -> pd.DataFrame:
+def components(run: RunFolder) -> pd.DataFrame:
     """What a training's reward was made of: `step`, and each component's mean over that step's outputs that have it.
 
     UserError where the run kept no samples.

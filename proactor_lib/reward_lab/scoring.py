@@ -20,7 +20,7 @@ from proactor_lib.rewards import REWARDS, Group, make_reward
 from proactor_lib.rewards.adaptive_ruler import BASES
 from proactor_lib.rewards.rubric_judge import STAND_IN
 from proactor_lib.rewards.schedule import STAGES
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Case, TurnPrediction
 
 MIDDLE = STAGES["balance"]  # of training
@@ -64,7 +64,7 @@ def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], steps: int) 
     return groups
 
 
-def run_groups(run: Run, limit: int) -> list[Group]:
+def run_groups(run: RunFolder, limit: int) -> list[Group]:
     """At most `limit` groups of a run's training, evenly spaced over it. UserError where it has kept no samples."""
     samples = list(read_jsonl(run.training / "samples.jsonl", Sample))
     if not samples:

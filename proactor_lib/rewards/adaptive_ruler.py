@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from proactor_lib.rewards.adaptive_metric import AdaptiveMetric
-from proactor_lib.rewards.base import Group, Reward, Score
+from proactor_lib.rewards.base import Group, Judge, Reward, Score
 from proactor_lib.rewards.custom_ruler import CustomRuler
-from proactor_lib.rewards.judge import Judge
 from proactor_lib.rewards.max_rac import MaxRac
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.rewards.rac import Rac

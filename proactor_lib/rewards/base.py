@@ -1,19 +1,17 @@
-"""What every reward is: an object that scores the K outputs of one turn together [SPEC 5]."""
+"""What every reward is, an object that scores the K outputs of one turn together, and what a judge is [SPEC 5]."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from proactor_lib.agent import Parsed, render
 from proactor_lib.metrics import as_set
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.schema import Case, ReferenceAction
 
-if TYPE_CHECKING:
-    from proactor_lib.rewards.judge import Judge
-
 T = TypeVar("T")
+Marks = dict[str, float]  # criterion -> mark in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,23 @@ class Score:
     steady: float | None = None
 
 
+class Judge(Protocol):
+    """Marks the distinct outputs of a group relative to each other."""
+
+    name: str
+    repeat: int  # another one asks anew what a cache knows
+
+    async def mark(self, group: Group, outputs: Sequence[Parsed], criteria: Sequence[str]) -> list[Marks | None]:
+        """A mark for each criterion, for each of `outputs`, in their order; None where it could not be obtained."""
+
+    @property
+    def counters(self) -> dict[str, float]:
+        """Counts so far."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
 class Reward(ABC):
     """A reward by `name`.
 
@@ -87,7 +102,7 @@ class Reward(ABC):
         return {}
 
     @property
-    def judges(self) -> Sequence["Judge"]:
+    def judges(self) -> Sequence[Judge]:
         """The judges that it asks; none for a metric reward."""
         return ()
 

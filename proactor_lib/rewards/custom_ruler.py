@@ -1,6 +1,6 @@
 """Custom RULER: an LLM judge with a proactiveness rubric and sub-scores [paper; ours: how they are mixed]."""
 
-from proactor_lib.rewards.judge import Marks
+from proactor_lib.rewards.base import Marks
 from proactor_lib.rewards.ruler import Ruler
 
 

@@ -15,8 +15,7 @@ from typing import Any
 from proactor_lib.agent import Parsed, _template, render, transcript
 from proactor_lib.endpoint import Answer, Endpoint, Messages
 from proactor_lib.replies import find_json
-from proactor_lib.rewards.base import Group
-from proactor_lib.rewards.judge import Marks
+from proactor_lib.rewards.base import Group, Marks
 
 # One short sentence. Hosted models know `pattern` but refuse `maxLength`; xgrammar fails to compile repeats above 128.
 REASON = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,120}$'}

@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
-from proactor_lib.rewards.base import Group, Reward, Score
-from proactor_lib.rewards.judge import Judge, Marks
+from proactor_lib.rewards.base import Group, Judge, Marks, Reward, Score
 from proactor_lib.rewards.params import RewardParams
 from proactor_lib.rewards.rubric_judge import RubricJudge
 

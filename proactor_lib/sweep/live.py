@@ -10,8 +10,8 @@ from typing import Any
 from proactor_lib.progress import FILE
 from proactor_lib.sweep.cells import Cell, label, varying
 from proactor_lib.sweep.runner import Progress
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import read_metrics
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import read_metrics
 
 LOOKED_AT = 200  # unfinished cells whose marks are read: Ray starts them in order
 ORDER = {"runs": 0, "failed": 1, "timeout": 1, "refused": 1, "waits": 2, "done": 3}

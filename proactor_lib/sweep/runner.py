@@ -15,8 +15,8 @@ from proactor_lib.files import read_text
 from proactor_lib.ray_session import cluster
 from proactor_lib.sweep.cells import Cell, varying
 from proactor_lib.sweep.definition import Sweep
-from proactor_lib.sweep.store import Store
 from proactor_lib.sweep.worker import run_cell
+from proactor_lib.sweep_folder.store import Store
 
 LOST_LIMIT = 5  # a cell whose worker is lost this often takes its worker down
 

@@ -12,7 +12,7 @@ import yaml
 from proactor_lib import notebook, provenance
 from proactor_lib.files import atomic
 from proactor_lib.notebook import Execute, Outcome
-from proactor_lib.sweep.store import Store
+from proactor_lib.sweep_folder.store import Store
 
 
 def run_cell(job: dict[str, Any], attempt: int, execute: Execute = notebook.execute) -> dict[str, Any]:

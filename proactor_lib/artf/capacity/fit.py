@@ -11,11 +11,11 @@ import pandas as pd
 from proactor_lib import agent, progress
 from proactor_lib.artf.capacity.simulate import Plan, simulate
 from proactor_lib.artf.capacity.workload import ServiceTimes, Step, Workload
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_json
 from proactor_lib.params import Params
-from proactor_lib.report.training import read_steps
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 ROUNDS = 4  # of simulating and scaling, until the simulated rollouts take as long as the measured ones
 
@@ -36,7 +36,7 @@ def measured(out: Path | str, first: int = 0, last: int | None = None) -> Measur
     The steps that are sampled before the first one was trained find a cold server, and are left out where enough others
     are left [ours]. Raises UserError: no such run, or fewer than two steps.
     """
-    run = Run(read_json(Path(out) / "params.json", Params), Path(out))
+    run = RunFolder(read_json(Path(out) / "params.json", Params), Path(out))
     p, every = run.params, run_steps(run)
     steps = every.iloc[first:last]
     cold = max(0, 1 + p.max_staleness - first)
@@ -60,7 +60,7 @@ def calibrated(times: ServiceTimes, workload: Workload, plan: Plan, rollout_s: f
     return times
 
 
-def run_steps(run: Run) -> pd.DataFrame:
+def run_steps(run: RunFolder) -> pd.DataFrame:
     """metrics.jsonl with `wall_s`: from the step before to this one, NaN for the first of each start."""
     steps = read_steps(run.training / "metrics.jsonl")
     if len(steps) == 0:
@@ -136,7 +136,7 @@ def _fit(seconds: pd.Series, *causes: np.ndarray | pd.Series) -> list[float]:
     return (found * (seconds.sum() / total if total else 1.0)).tolist()
 
 
-def _workload(run: Run, steps: pd.DataFrame, turns: int) -> Workload:
+def _workload(run: RunFolder, steps: pd.DataFrame, turns: int) -> Workload:
     """The mean step, and all of them. Where the head ends in a prompt is told by its share of the characters."""
     p = run.params
     rounds = (steps.groups / (turns * p.dialogues_per_step)).round().clip(lower=1).astype(int)
@@ -161,7 +161,7 @@ def _workload(run: Run, steps: pd.DataFrame, turns: int) -> Workload:
     )
 
 
-def _head_share(run: Run) -> float:
+def _head_share(run: RunFolder) -> float:
     shares = []
     for case in run.split("train")[:20]:
         head = len(agent.system_text(case.catalog))
@@ -169,7 +169,7 @@ def _head_share(run: Run) -> float:
     return float(np.mean(shares))
 
 
-def _variation(run: Run) -> float:
+def _variation(run: RunFolder) -> float:
     """Standard deviation over mean of the outputs' lengths, in characters; 0.5 where no samples were kept."""
     path = run.training / "samples.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []

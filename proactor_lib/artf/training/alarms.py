@@ -25,7 +25,7 @@ class Alarms:
 
     def __call__(self, line: dict) -> list[str]:
         self._lines.append(line)
-        if line["staleness"] == 0:
+        if line["staleness"] == 0 and line.get("kl") is not None:  # None: nothing was trained
             self._fresh.append(line["kl"])
         found = {name: said for name, said in self._all() if said}
         for name in found.keys() - self._held.keys():

@@ -16,10 +16,10 @@ import pandas as pd
 import psutil
 
 from proactor_lib import processes, progress
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
-from proactor_lib.report.training import read_steps
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 
 class Moment(NamedTuple):
@@ -33,17 +33,17 @@ class TrainingFailed(RuntimeError):
     """The training process ended without an adapter; the message ends with its last words."""
 
 
-def log_path(run: Run) -> Path:
+def log_path(run: RunFolder) -> Path:
     """What the training process says."""
     return run.training / "train.log"
 
 
-def finished(run: Run) -> bool:
+def finished(run: RunFolder) -> bool:
     """Whether training has come to its end: the adapter is written last."""
     return (run.training / "adapter").exists()
 
 
-def process(run: Run) -> psutil.Process | None:
+def process(run: RunFolder) -> psutil.Process | None:
     """The run's training process, if it runs."""
     try:
         known = json.loads((run.training / "process.json").read_text())
@@ -54,7 +54,7 @@ def process(run: Run) -> psutil.Process | None:
         return None
 
 
-def start(run: Run) -> None:
+def start(run: RunFolder) -> None:
     """Start training in a process of its own, unless it runs or is done; it goes on from the last checkpoint."""
     if finished(run) or process(run):
         return
@@ -68,13 +68,13 @@ def start(run: Run) -> None:
     write_json(run.training / "process.json", {"pid": child.pid, "started": started})
 
 
-def stop(run: Run) -> None:
+def stop(run: RunFolder) -> None:
     """End training and its servers; `start` goes on from the last checkpoint."""
     if found := process(run):
         processes.end(found.pid, grace=10.0)
 
 
-def follow(run: Run, every: float = 2.0) -> Iterator[Moment]:
+def follow(run: RunFolder, every: float = 2.0) -> Iterator[Moment]:
     """Start or find training, and yield how it stands every `every` seconds, for the last time when it has ended.
 
     Raises UserError with training's own sentence where the user made a mistake, TrainingFailed where it ended
@@ -94,7 +94,7 @@ def follow(run: Run, every: float = 2.0) -> Iterator[Moment]:
         raise _failure(log_path(run))
 
 
-def _steps(run: Run) -> pd.DataFrame:
+def _steps(run: RunFolder) -> pd.DataFrame:
     """The steps so far, without a line that is still being written."""
     path = run.training / "metrics.jsonl"
     try:
@@ -113,7 +113,7 @@ def _failure(log: Path) -> Exception:
     return TrainingFailed(f"training ended before its adapter was written: {last} (the whole log: {log})")
 
 
-def live(run: Run, every: float = 2.0) -> pd.DataFrame:
+def live(run: RunFolder, every: float = 2.0) -> pd.DataFrame:
     """In a notebook: follow training with the reward curve drawn anew as steps come. Returns all steps."""
     from IPython.display import display
 

@@ -7,6 +7,7 @@ that is swapped in place waits until nobody holds a lease. Groups without varian
 
 import asyncio
 import logging
+import math
 import queue
 import statistics
 import threading
@@ -14,17 +15,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import httpx
 import numpy as np
 
 from proactor_lib.agent import Parsed, parse
 from proactor_lib.artf.serving.completions import CompletionClient, Output
+from proactor_lib.artf.training import credit
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.files import disk_failed
+from proactor_lib.metrics.turn_kinds import TurnKind, turn_kind
 from proactor_lib.rewards import Group, Reward, Score
 
 log = logging.getLogger(__name__)
@@ -41,12 +44,18 @@ class ScoredGroup:
     outputs: list[Output]
     parsed: list[Parsed]
     scores: list[Score]
-    advantages: list[float | None]
+    advantages: list[float | None] = field(default_factory=list)
+    weight: float = 1.0  # of the turn in the step's loss
 
     @property
     def trainable(self) -> bool:
         """Whether any advantage differs from zero."""
         return any(self.advantages)
+
+    @property
+    def kind(self) -> TurnKind:
+        """What the references ask for at the turn."""
+        return turn_kind(self.visit.references, self.turn)
 
     @property
     def mean_reward(self) -> float | None:
@@ -74,16 +83,38 @@ class StepBatch:
     groups: list[ScoredGroup]
     samples: list[dict]  # of the groups with variance (of one, if none has any), in turn order: TRL's rows take them
     seconds: float  # from admission to the last score
+    prompts_too_long: int = 0  # turns left out, for their prompt and an output do not fit into the context
 
 
-def advantages(scores: list[Score]) -> list[float | None]:
-    """(reward - mean) / standard deviation inside the group [paper]; all 0 without variance; None where not scored."""
-    values = [s.value for s in scores if s.value is not None]
-    spread = statistics.pstdev(values) if len(values) > 1 else 0.0
-    if spread < 1e-6:
-        return [None if s.value is None else 0.0 for s in scores]
-    mean = statistics.fmean(values)
-    return [None if s.value is None else (s.value - mean) / spread for s in scores]
+@dataclass(frozen=True)
+class Crediting:
+    """How rewards become advantages; names as the parameters' (theta and price: reward_theta and reward_price)."""
+
+    scale_rewards: str = "group"
+    turn_weights: str = "none"
+    credit: str = "turn"
+    theta: float = 0.75
+    price: float = 0.25
+
+    def scores(self, groups: list[ScoredGroup]) -> list[ScoredGroup]:
+        """The groups of one visit; along trajectories, with rewards that look ahead."""
+        if self.credit == "turn" or not groups:
+            return groups
+        outputs = [(g.turn, g.parsed) for g in groups]
+        along = credit.trajectory_scores(groups[0].visit.references, outputs, self.theta, self.price)
+        return [replace(g, scores=scores) for g, scores in zip(groups, along, strict=True)]
+
+    def advantages(self, visits: list[list[ScoredGroup]]) -> list[ScoredGroup]:
+        """All groups of a step, given visit by visit, with their advantages and weights."""
+        groups = [replace(g, weight=w) for visit in visits for g, w in zip(visit, self._weights(visit), strict=True)]
+        found = credit.advantages([g.scores for g in groups], self.scale_rewards)
+        return [replace(g, advantages=a) for g, a in zip(groups, found, strict=True)]
+
+    def _weights(self, groups: list[ScoredGroup]) -> list[float]:
+        if self.turn_weights == "none" or not groups:
+            return [1.0] * len(groups)
+        visit, turns = groups[0].visit, [g.turn for g in groups]
+        return list(credit.natural_weights(visit.references, len(visit.dialogue.turns), turns).values())
 
 
 class Gate:
@@ -126,17 +157,20 @@ class RolloutWorker:
     """Implements TRL's RolloutWorkerProtocol; `rollout_buffer` holds whole StepBatches, in order.
 
     model_name: policy version -> the model name that requests carry. A step's visits follow from its number alone, so
-    `first_step` is all that a resumed run needs.
+    `first_step` is all that a resumed run needs. longest_prompt: tokens; turns with a longer one are left out, and
+    counted. reference_tokens: the references' output at a turn, where it is to be trained beside the sampled ones.
     """
 
     def __init__(self, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens],
                  sampler: CompletionClient, reward: Reward,
                  model_name: Callable[[int], str], *, k: int, visits_per_step: int, max_steps: int, max_staleness: int,
-                 first_step: int = 0):  # fmt: skip
+                 first_step: int = 0, crediting: Crediting | None = None, longest_prompt: int | None = None,
+                 reference_tokens: Callable[[Episode, int], list[int]] | None = None):  # fmt: skip
         self._visits, self._trunk, self._sampler, self.reward = visits, trunk, sampler, reward
         self._model_name, self._k, self._visits_per_step = model_name, k, visits_per_step
         self._max_steps, self._max_staleness = max_steps, max_staleness
-        self._first_step = first_step
+        self._first_step, self._crediting = first_step, crediting or Crediting()
+        self._longest_prompt, self._reference_tokens = longest_prompt or math.inf, reference_tokens
         self.rollout_buffer: queue.Queue[StepBatch] = queue.Queue()
         self.metrics_queue: queue.Queue[dict] = queue.Queue()
         self._loop = asyncio.new_event_loop()
@@ -231,26 +265,31 @@ class RolloutWorker:
     async def _make_step(self, step: int) -> StepBatch:
         began = time.monotonic()
         async with self._gate.lease(at_least=step - self._max_staleness) as version:
-            groups: list[ScoredGroup] = []
+            visits, asked = [], 0
             for attempt in range(ATTEMPTS):
                 first = (attempt * self._max_steps + step) * self._visits_per_step
-                fresh = (self._visits[n] for n in range(first, first + self._visits_per_step))
-                found = await asyncio.gather(*(self._visit(visit, version, step) for visit in fresh))
-                groups += [g for visit in found for g in visit]
-                if any(g.trainable for g in groups):
+                fresh = [self._visits[n] for n in range(first, first + self._visits_per_step)]
+                visits += await asyncio.gather(*(self._visit(visit, version, step) for visit in fresh))
+                asked += sum(len(visit.turns) for visit in fresh)
+                if any(credit.varies(g.scores) for visit in visits for g in visit):
                     break
             else:
-                log.warning("step %d: none of %d groups has any variance; it carries no gradient", step, len(groups))
-            kept = [g for g in groups if g.trainable] or groups[:1]
-            samples = [s for n, g in enumerate(kept) for s in self._samples(g, n)]
-            return StepBatch(step, version, groups, samples, seconds=time.monotonic() - began)
+                log.warning("step %d: none of %d groups has any variance; it carries no gradient", step,
+                            sum(map(len, visits)))  # fmt: skip
+            groups = self._crediting.advantages(visits)
+            return StepBatch(step, version, groups, self._samples(groups), seconds=time.monotonic() - began,
+                             prompts_too_long=asked - len(groups))  # fmt: skip
 
     async def _visit(self, visit: Episode, version: int, step: int) -> list[ScoredGroup]:
+        """A group for each turn whose prompt fits."""
         model, trunk = self._model_name(version), self._trunk(visit)
-        await self._sampler.warm(model, trunk.prompt(visit.turns[-1]), visit.session)
-        groups = await asyncio.gather(*(self._group(visit, turn, trunk, model, step) for turn in visit.turns))
+        turns = [turn for turn in visit.turns if len(trunk.prompt(turn)) <= self._longest_prompt]
+        if not turns:
+            return []
+        await self._sampler.warm(model, trunk.prompt(turns[-1]), visit.session)
+        groups = await asyncio.gather(*(self._group(visit, turn, trunk, model, step) for turn in turns))
         await self._sampler.finish(visit.session)
-        return groups
+        return self._crediting.scores(groups)
 
     async def _group(self, visit: Episode, turn: int, trunk: DialogueTokens, model: str, step: int) -> ScoredGroup:
         outputs = await self._sampler.sample(model, trunk.prompt(turn), self._k, visit.session)
@@ -258,16 +297,24 @@ class RolloutWorker:
         group = Group(visit, turn, tuple(o.text for o in outputs), tuple(parsed),
                       progress=step / max(1, self._max_steps - 1))  # fmt: skip
         scores = await scored(self.reward, group)
-        return ScoredGroup(visit, turn, outputs, parsed, scores, advantages(scores))
+        return ScoredGroup(visit, turn, outputs, parsed, scores)
 
-    def _samples(self, group: ScoredGroup, number: int) -> list[dict]:
-        """The group's outputs as TRL's rows take them: arrays over the whole prompt and output."""
-        prompt = self._trunk(group.visit).prompt(group.turn)
-        return [
-            _sample(prompt, output, advantage or 0.0, number) | {"dialogue": group.visit.session}
-            for output, advantage in zip(group.outputs, group.advantages, strict=True)
-            if advantage is not None or not group.trainable
-        ]
+    def _samples(self, groups: list[ScoredGroup]) -> list[dict]:
+        """What of a step is trained, as TRL's rows take it: arrays over the whole prompt and output.
+
+        The outputs of groups with variance, and after each group's own the references' output, where that is asked for.
+        """
+        samples = []
+        for number, group in enumerate(groups):
+            prompt = self._trunk(group.visit).prompt(group.turn)
+            rows = _outputs(group, prompt, number) if group.trainable else []
+            if self._reference_tokens:
+                rows.append(_supervised(prompt, self._reference_tokens(group.visit, group.turn), group.weight, number))
+            samples += [row | {"dialogue": group.visit.session} for row in rows]
+        if not samples and groups:
+            prompt = self._trunk(groups[0].visit).prompt(groups[0].turn)
+            samples = [row | {"dialogue": groups[0].visit.session} for row in _outputs(groups[0], prompt, 0)]
+        return samples
 
 
 async def scored(reward: Reward, group: Group) -> list[Score]:
@@ -285,12 +332,26 @@ async def scored(reward: Reward, group: Group) -> list[Score]:
         return [Score(None)] * len(group.outputs)
 
 
-def _sample(prompt: list[int], output: Output, advantage: float, group_id: int) -> dict:
+def _outputs(group: ScoredGroup, prompt: list[int], group_id: int) -> list[dict]:
+    """The group's outputs that are scored (all of them in a group that is not trainable)."""
+    return [
+        _sample(prompt, output.tokens, output.log_probs, (advantage or 0.0) * group.weight, group_id)
+        for output, advantage in zip(group.outputs, group.advantages, strict=True)
+        if advantage is not None or not group.trainable
+    ]
+
+
+def _supervised(prompt: list[int], tokens: list[int], weight: float, group_id: int) -> dict:
+    """The references' output: nobody sampled it, so that it has no log-probabilities."""
+    return _sample(prompt, tokens, [math.nan] * len(tokens), weight, group_id)
+
+
+def _sample(prompt: list[int], tokens: list[int], log_probs: list[float], advantage: float, group_id: int) -> dict:
     before = len(prompt)
     return {
-        "input_ids": np.array(prompt + output.tokens),
-        "completion_mask": np.array([0] * before + [1] * len(output.tokens)),
-        "old_log_probs": np.array([0.0] * before + output.log_probs, dtype=np.float32),
+        "input_ids": np.array(prompt + tokens),
+        "completion_mask": np.array([0] * before + [1] * len(tokens)),
+        "old_log_probs": np.array([0.0] * before + log_probs, dtype=np.float32),
         "advantage": advantage,
         "group_id": group_id,
         "metrics": {},

@@ -7,15 +7,17 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from proactor_lib import agent, models
-from proactor_lib.artf.training import head, tree_attention
+from proactor_lib import models
+from proactor_lib.artf.training import head, lean_layers, parts, tree_attention
+from proactor_lib.artf.training.adapter import save_adapter
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
-from proactor_lib.artf.training.tokens import DialogueTokens
+from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
 
 log = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ def trainable_model(path: str, params: Params):
     model = models.load_base(*base, attn_implementation=tree_attention.TREE_ATTENTION)
     head.attach_head(model)
     model = get_peft_model(model, lora_config(params))
-    take_input_as_it_is(model)
+    lean(model)
     if params.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -56,11 +58,12 @@ def trainer_base(path: str, params: Params) -> models.TrainerBase:
     return models.trainer_base(path, params.quantization, use_cuda(params), params.trainer_dtype)
 
 
-def take_input_as_it_is(model) -> None:
-    """Have LoRA layers leave their input's type to autocast.
+def lean(model) -> None:
+    """Have its layers keep less for their backward, and LoRA layers leave their input's type to autocast.
 
     PEFT looks autocast up for CUDA only: on a CPU it makes each input float32, and autocast makes it bfloat16 again.
     """
+    lean_layers.install(model)
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.cast_input_dtype_enabled = False
@@ -76,12 +79,15 @@ def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> tree_atte
     row = tree_attention.DialogueRow()
     for turn in visit.turns:
         prompt = trunk.prompt(turn)
-        text = agent.render(agent.reference_output(visit.references, turn))
-        output = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        output = reference_tokens(tokenizer, visit.references, turn)
         mask = np.array([0] * len(prompt) + [1] * len(output))
         row.add({"input_ids": np.array(prompt + output), "completion_mask": mask, "group_id": turn, "metrics": {},
                  "old_log_probs": np.zeros(len(mask), dtype=np.float32), "advantage": 1.0})  # fmt: skip
     return row
+
+
+def _loss(model, total: int, row: dict[str, torch.Tensor]) -> torch.Tensor:
+    return -head.row_log_probs(model, row).sum() / total
 
 
 def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer,
@@ -91,8 +97,6 @@ def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callabl
     `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it.
     """
     from transformers import get_linear_schedule_with_warmup
-
-    from proactor_lib.artf.training.trainer import save_adapter
 
     model = trainable_model(path, params)
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -108,9 +112,8 @@ def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callabl
             total = sum(len(row["token_index"]) for row in rows)
             loss = 0.0
             for row in rows:
-                part = -head.row_log_probs(model, row).sum() / total
-                part.backward()
-                loss += part.item()
+                cut = parts.split(row, params.token_budget)
+                loss += float(parts.backward(cut, partial(_loss, model, total), partial(head.row_log_probs, model)))
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()

@@ -1,9 +1,10 @@
 """Prompts as tokens: one trunk a dialogue, every turn's prompt a prefix of it, then the cue that opens an answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proactor_lib import agent
-from proactor_lib.schema import Case
+from proactor_lib.schema import Case, ReferenceAction
 
 _SLOT = "\x00"  # marks the place of the transcript in the chat template
 
@@ -37,3 +38,9 @@ def dialogue_tokens(tokenizer, case: Case) -> DialogueTokens:
         tokens += tokenizer(agent.turn_line(i, turn), add_special_tokens=False)["input_ids"]
         ends.append(len(tokens))
     return DialogueTokens(tokens, ends, generation_prompt)
+
+
+def reference_tokens(tokenizer, references: Sequence[ReferenceAction], turn: int) -> list[int]:
+    """What the references say at `turn`, as an output's tokens, the end token among them."""
+    text = agent.render(agent.reference_output(references, turn))
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -22,14 +22,14 @@ from proactor_lib.artf.serving.placement import core_numbers
 from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, scratch_folder
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
-from proactor_lib.artf.training.rollouts import RolloutWorker
-from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
+from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
+from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens, reference_tokens
 from proactor_lib.artf.training.training_log import Records
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.params import Params
 from proactor_lib.rewards import Reward, make_reward
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class Job:
     """What a training run works with."""
 
-    run: Run
+    run: RunFolder
 
     @property
     def params(self) -> Params:
@@ -84,12 +84,16 @@ class Job:
 
         return of
 
+    def reference_tokens(self, visit: Episode, turn: int) -> list[int]:
+        """What the visit's references say at `turn`, as an output's tokens, and no more than an output may have."""
+        return reference_tokens(self.tokenizer, visit.references, turn)[: self.params.max_completion_tokens]
+
     def visits(self, turns_per_dialogue: int | None) -> DialogueSampler:
         """The training split's visits; for `turns_per_dialogue` see there."""
         return DialogueSampler(self.run.split("train"), turns_per_dialogue, self.params.seed, self.params.open_share)
 
 
-def train(run: Run, **kwargs) -> None:
+def train(run: RunFolder, **kwargs) -> None:
     """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here.
 
     `kwargs` go to `reinforce`.
@@ -148,7 +152,7 @@ def copy_start_adapter(job: Job) -> None:
 
 def _copy(given: Path, folder: Path) -> None:
     """An adapter to another folder, whole or absent: its presence says that it is done."""
-    from proactor_lib.artf.training.trainer import copy_adapter
+    from proactor_lib.artf.training.adapter import copy_adapter
 
     copy_adapter(given, folder)
 
@@ -165,7 +169,7 @@ def warm_start(job: Job) -> None:
         progress.report(job.run.out, "sft", step, total, f"loss {loss:.3f}")
 
     progress.report(job.run.out, "sft", 0, total)
-    fine_tune(job.params, job.base, job.visits(None), job.trunk, job.tokenizer, job.sft_adapter, on_step)
+    fine_tune(job.params, job.base, job.visits(None), job.dialogue_tokens, job.tokenizer, job.sft_adapter, on_step)
 
 
 def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Reward | None = None) -> None:
@@ -175,7 +179,8 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
     """
     from transformers import PrinterCallback
 
-    from proactor_lib.artf.training.trainer import DialogueTrainer, last_checkpoint, save_adapter
+    from proactor_lib.artf.training.adapter import save_adapter
+    from proactor_lib.artf.training.trainer import DialogueTrainer, last_checkpoint
 
     p = job.params
     scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
@@ -189,9 +194,11 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
     sync = _sync(job, server, scratch)
     reward = reward or make_reward(p)
     worker = RolloutWorker(
-        job.visits(p.turns_per_dialogue), job.trunk, _sampler(p, server), reward, sync.model_name,
+        job.visits(p.turns_per_dialogue), job.dialogue_tokens, _sampler(p, server), reward, sync.model_name,
         k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
-        max_staleness=p.max_staleness, first_step=first_step,
+        max_staleness=p.max_staleness, first_step=first_step, crediting=_crediting(p),
+        longest_prompt=min(p.max_context, p.token_budget) - p.max_completion_tokens,
+        reference_tokens=job.reference_tokens if p.anchor else None,
     )  # fmt: skip
     trainer = (trainer_class or DialogueTrainer)(
         model=_trainer_base(job).path,
@@ -201,6 +208,7 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
         worker=worker,
         sync=sync,
         start_from=job.sft_adapter if job.sft_adapter.exists() else None,
+        rule=_rule(p),
         on_step=Records(job.run, reward, first_step),
     )
     trainer.remove_callback(PrinterCallback)
@@ -235,6 +243,17 @@ def _sampler(params: Params, server: Server | Cluster) -> CompletionClient:
     return CompletionClient(
         server.url, params.max_completion_tokens, params.temperature, patience, server.key, routed=routed
     )
+
+
+def _crediting(params: Params) -> Crediting:
+    named = {k: getattr(params, k) for k in ("scale_rewards", "turn_weights", "credit")}
+    return Crediting(**named, theta=params.reward_theta, price=params.reward_price)
+
+
+def _rule(params: Params):
+    from proactor_lib.artf.training.losses import Rule
+
+    return Rule(**{f.name: getattr(params, f.name) for f in fields(Rule)})
 
 
 def _lora(params: Params):
@@ -282,7 +301,6 @@ def grpo_config(params: Params, folder: Path, base: models.TrainerBase):
         num_generations=params.num_generations,
         max_completion_length=params.max_completion_tokens,
         temperature=params.temperature,
-        epsilon=params.epsilon,
         max_staleness=params.max_staleness,
         token_budget=params.token_budget,
         per_device_train_batch_size=1,

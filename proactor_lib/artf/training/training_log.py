@@ -1,22 +1,27 @@
-"""What a training run leaves to read: a line a step in metrics.jsonl, a line a group in samples.jsonl, progress."""
+"""What a training run leaves to read: metrics.jsonl, one line per step, and samples.jsonl, one per group; written
+and read here."""
 
 import json
 import math
 import statistics
 from pathlib import Path
 
+import pandas as pd
+
 from proactor_lib import progress
 from proactor_lib.artf.training.alarms import Alarms
 from proactor_lib.artf.training.rollouts import ScoredGroup, StepBatch
+from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
+from proactor_lib.metrics.turn_kinds import TURN_KINDS
 from proactor_lib.rewards import Reward
-from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 
 
 class Records:
     """Called with each trained step. Lines of steps after `first_step` are of a run that died: they are removed."""
 
-    def __init__(self, run: Run, reward: Reward, first_step: int):
+    def __init__(self, run: RunFolder, reward: Reward, first_step: int):
         self._run, self._reward, self._alarms = run, reward, Alarms()
         self._metrics, self._samples = run.training / "metrics.jsonl", run.training / "samples.jsonl"
         for path in (self._metrics, self._samples):
@@ -36,7 +41,7 @@ class Records:
 
 
 def step_line(batch: StepBatch, trained: dict[str, float]) -> dict:
-    """One step: rewards, counts, tokens, kl in nats per token, shares, seconds. `trained`: TRL's statistics.
+    """One step: rewards, counts, tokens, kl in nats per token, shares, seconds. `trained`: the trainer's statistics.
 
     reward_steady: the mean reward under one set of weights, where the reward moves with progress.
     """
@@ -56,13 +61,22 @@ def step_line(batch: StepBatch, trained: dict[str, float]) -> dict:
         "outputs_unscored": sum(s.value is None for g in batch.groups for s in g.scores),
         "output_tokens": sum(len(o.tokens) for g in batch.groups for o in g.outputs),
         "tokens_padded": sum(len(s["input_ids"]) for s in batch.samples),
-        "tokens_packed": trained["tokens_packed"],
-        "kl": trained["kl"],
-        "clipped_share": trained["clip_ratio/region_mean"],
-        "entropy": trained["entropy"],
+        "prompts_too_long": batch.prompts_too_long,
+        **_by_kind(batch.groups),
         "rollout_s": batch.seconds,
-        **{k: trained[k] for k in ("rollout_wait_s", "train_s", "sync_s", "elapsed_s")},
+        **trained,
     }
+
+
+def _by_kind(groups: list[ScoredGroup]) -> dict[str, float | None]:
+    """turns_KIND: the kind's share of the turns; ready_KIND: the share of its outputs that trigger something."""
+    found = {}
+    for kind in TURN_KINDS:
+        own = [g for g in groups if g.kind == kind]
+        triggers = [any(a.status == "ready" for a in p.actions) for g in own for p in g.parsed]
+        found[f"turns_{kind}"] = len(own) / len(groups) if groups else None
+        found[f"ready_{kind}"] = statistics.fmean(triggers) if triggers else None
+    return found
 
 
 def _group_line(batch: StepBatch, group: ScoredGroup) -> dict:
@@ -75,6 +89,8 @@ def _group_line(batch: StepBatch, group: ScoredGroup) -> dict:
         "components": [s.components for s in group.scores],
         "advantages": group.advantages,
         "truncated": [o.truncated for o in group.outputs],
+        "kind": group.kind,
+        "weight": group.weight,
     }
 
 
@@ -97,3 +113,25 @@ def _append(path: Path, lines: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as f:
         f.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def read_steps(path: Path) -> pd.DataFrame:
+    """One row per optimiser step, in order, as the trainer wrote them; a step written twice (a resume) keeps its last
+    line. Empty when the file is not there; UserError, with the line, for what is not a JSON object with a step.
+    """
+    rows = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+            rows[int(row["step"])] = row
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}, line {number}: not a JSON object with the key step") from None
+    return pd.DataFrame([rows[step] for step in sorted(rows)])
+
+
+def read_samples(path: Path) -> pd.DataFrame:
+    """One row per sampled output of training: step, dialogue_id, turn, text, reward, advantage; none without it."""
+    columns = {"texts": "text", "rewards": "reward", "advantages": "advantage"}
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    groups = pd.DataFrame(lines, columns=["step", "dialogue_id", "turn", *columns])
+    return groups.explode(list(columns), ignore_index=True).rename(columns=columns)

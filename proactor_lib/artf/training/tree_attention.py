@@ -10,6 +10,7 @@ Layout of a row of N packed tokens, T of them trunk. Token k is seen by token q 
 `k < trunk_limit[q]`, or both stand in one block and `k <= q < subtree_end[k]`. A block has one trunk_limit.
 """
 
+import math
 from functools import cache, partial
 
 import torch
@@ -18,6 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from proactor_lib.artf.training import cpu_attention
+from proactor_lib.artf.training.parts import TrunkKeys
 from proactor_lib.artf.training.trl_async import TREE_ATTENTION, TreeRow
 
 
@@ -58,18 +61,26 @@ class DialogueRow(TreeRow):
         return order, limit, boundaries
 
     def _trunk(self) -> tuple[list[int], list[tuple[int, list[int]]]]:
-        """The heaviest path from a root, and what branches off it: (trunk tokens before the branch, its roots)."""
+        """The heaviest path up to a trained token, and what branches off: (trunk tokens before it, its roots)."""
         size = [1] * len(self.tokens)
         for node in range(len(self.tokens) - 1, -1, -1):  # children have larger numbers than their parents
             size[node] += sum(size[child] for child in self.children[node].values())
+        trained = self._trained_nodes()
         trunk, branches, level = [], [], list(self.roots.values())
         while level:
             heaviest = max(level, key=size.__getitem__)
+            if heaviest in trained:
+                return trunk, [*branches, (len(trunk), level)]
             if len(level) > 1:
                 branches.append((len(trunk), [n for n in level if n != heaviest]))
             trunk.append(heaviest)
             level = list(self.children[heaviest].values())
         return trunk, branches
+
+    def _trained_nodes(self) -> set[int]:
+        """Nodes that a trained token is predicted from."""
+        pairs = zip(self.samples, self.sample_nodes, strict=True)
+        return {nodes[i - 1] for sample, nodes in pairs for i in sample["completion_mask"].nonzero()[0] if i}
 
     def _preorder(self, root: int) -> list[int]:
         nodes, stack = [], [root]
@@ -115,8 +126,8 @@ class DialogueRow(TreeRow):
         }
 
 
-def dialogue_rows(samples: list[dict], token_budget: int) -> list[DialogueRow]:
-    """Rows of at most `token_budget` packed tokens. Samples come in turn order, visit by visit.
+def dialogue_rows(samples: list[dict], token_budget: float = math.inf) -> list[DialogueRow]:
+    """Rows of at most `token_budget` packed tokens; without one, one row per dialogue. Samples come in turn order.
 
     A sample of another dialogue opens a new row, and so does one that does not fit. ValueError if one alone does not.
     """
@@ -133,17 +144,20 @@ def dialogue_rows(samples: list[dict], token_budget: int) -> list[DialogueRow]:
 
 def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, tree_cu_seqlens_q,
                    tree_cu_seqlens_k, scaling=None, kernel=None, **kwargs):  # fmt: skip
-    """Attention over a `DialogueRow`. query (1, H, N, d), key and value (1, H_kv, N, d) -> (1, N, H, d).
+    """Attention over a `DialogueRow` or a part of it: query (1, H, N, d), key, value (1, H_kv, N, d) -> (1, N, H, d).
 
     kernel: `flex` or `sdpa`; none: torch's own CPU kernels on a CPU, FlexAttention on a GPU.
     """
     key, value, tree = key.to(query.dtype), value.to(query.dtype), (tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k)
-    cpu = query.device.type == "cpu"
+    if TrunkKeys.current is not None:
+        key, value = TrunkKeys.current.extend(module.layer_idx, key, value)
+    before, cpu = key.shape[2] - query.shape[2], query.device.type == "cpu"
     if kernel == "flex" or (kernel is None and not cpu):
-        out = _flex_attention(query, key, value, _block_mask(*tree), scaling)
+        out = _flex_attention(query, key, value, _block_mask(*tree, before), scaling)
+    elif kernel is None:
+        out = _cpu_attention(query, key, value, _plan(*tree, query.dtype), scaling)
     else:
-        attend = _cpu_attention if kernel is None else _sdpa_attention
-        out = attend(query, key, value, _blocks(*tree, query.dtype), scaling)
+        out = _sdpa_attention(query, key, value, _blocks(*tree, query.dtype), scaling)
     return out.transpose(1, 2), None
 
 
@@ -157,107 +171,44 @@ def _compiled_flex_attention():
     return torch.compile(flex_attention, dynamic=True)  # rows differ in length
 
 
-def _sees(end: torch.Tensor, trunk: int, limit: torch.Tensor):
-    """FlexAttention's mask_mod: whether token q sees token k."""
+def _sees(end: torch.Tensor, trunk: int, limit: torch.Tensor, before: int = 0):
+    """FlexAttention's mask_mod: whether token q sees token k; `before` keys precede those of the queries' tokens."""
 
     def sees(batch, head, q, k):
-        return (k < limit[q]) | ((k >= trunk) & (k <= q) & (q < end[k]))
+        own = k - before
+        return (k < limit[q]) | ((own >= trunk) & (own <= q) & (q < end[own.clamp(min=0)]))
 
     return sees
 
 
-def _block_mask(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor) -> BlockMask:
+def _block_mask(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, before: int) -> BlockMask:
     """The row's mask for FlexAttention; made by a forward's first layer, kept with its tensor."""
     if not hasattr(end, "_mask"):
-        sees, n = _sees(end, int(boundaries[1]), limit), len(end)
-        end._mask = create_block_mask(sees, None, None, n, n, end.device, _compile=end.device.type != "cpu")
+        sees, n = _sees(end, int(boundaries[1]), limit, before), len(end)
+        end._mask = create_block_mask(sees, None, None, n, before + n, end.device, _compile=end.device.type != "cpu")
     return end._mask
 
 
 def _sdpa_attention(query, key, value, blocks, scaling):
-    groups = query.shape[1] // key.shape[1]
+    groups, before = query.shape[1] // key.shape[1], key.shape[2] - query.shape[2]
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     out = []
     for start, stop, seen, mask in blocks:
-        k, v = (torch.cat([x[:, :, :seen], x[:, :, start:stop]], dim=2) for x in (key, value))
+        k, v = (torch.cat([x[:, :, :seen], x[:, :, before + start : before + stop]], dim=2) for x in (key, value))
         q, mask = query[:, :, start:stop], None if mask is None else torch.nn.functional.pad(mask, (seen, 0))
         out.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling))
     return torch.cat(out, dim=2)
 
 
-def _cpu_attention(query, key, value, blocks, scaling):
-    return _TreeAttention.apply(query, key, value, blocks, scaling)
+def _cpu_attention(query, key, value, plan, scaling):
+    return cpu_attention.TreeAttention.apply(query, key, value, plan, scaling)
 
 
-class _TreeAttention(torch.autograd.Function):
-    """`_sdpa_attention` with torch's CPU kernels called directly.
-
-    A block's two calls are merged by their log-sum-exps; their backward takes the merged ones, which makes each call's
-    gradients its share of the whole. Query heads that share keys stand side by side as queries of one head. Gradients
-    are added in place: autograd's own way makes a zero tensor of the whole row for every slice of every block.
-    """
-
-    @staticmethod
-    def forward(ctx, query, key, value, blocks, scaling):
-        groups, out, sums = query.shape[1] // key.shape[1], torch.empty_like(query), []
-        for block in blocks:
-            q, calls = _calls(query, key, value, block, groups)
-            parts = [_FORWARD(q, k, v, 0.0, causal, attn_mask=mask, scale=scaling) for k, v, causal, mask, _ in calls]
-            o, total = parts[0] if len(parts) == 1 else _merge(*parts)
-            out[:, :, block[0] : block[1]] = _unfold(o, block, groups)
-            sums.append(total)
-        ctx.save_for_backward(query, key, value, out, *sums)
-        ctx.blocks, ctx.scaling, ctx.groups = blocks, scaling, groups
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        query, key, value, out, *sums = ctx.saved_tensors
-        grads = [torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)]
-        for block, total in zip(ctx.blocks, sums, strict=True):
-            q, calls = _calls(query, key, value, block, ctx.groups)
-            o, g = (_fold(x[:, :, block[0] : block[1]], key.shape[1], block) for x in (out, grad))
-            slopes = 0
-            for k, v, causal, mask, place in calls:
-                slope, *shares = _BACKWARD(g, q, k, v, o, total, 0.0, causal, attn_mask=mask, scale=ctx.scaling)
-                slopes = slope + slopes
-                for whole, share in zip(grads[1:], shares, strict=True):
-                    whole[:, :, place] += share.unflatten(1, (key.shape[1], -1)).sum(2) if causal else share
-            grads[0][:, :, block[0] : block[1]] = _unfold(slopes, block, ctx.groups)
-        return *grads, None, None
-
-
-_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-def _calls(query, key, value, block: tuple, groups: int) -> tuple[torch.Tensor, list[tuple]]:
-    """A block's queries, and the calls that it takes: (keys, values, causal, mask, where the keys stand in the row)."""
-    start, stop, seen, mask = block
-    q = query[:, :, start:stop]
-    if mask is None:  # the trunk: every query head has its own copy of keys, for causality goes by the query's place
-        k, v = (x[:, :, start:stop].repeat_interleave(groups, dim=1) for x in (key, value))
-        return q, [(k, v, True, None, slice(start, stop))]
-    places = [(slice(0, seen), None)] if seen else []
-    places.append((slice(start, stop), mask.repeat(groups, 1)))
-    return _fold(q, key.shape[1], block), [(key[:, :, p], value[:, :, p], False, m, p) for p, m in places]
-
-
-def _fold(x: torch.Tensor, kv_heads: int, block: tuple) -> torch.Tensor:
-    """(1, H, n, d) -> (1, H_kv, G * n, d): the G query heads of a key head side by side; the trunk's as they are."""
-    return x if block[3] is None else x.unflatten(1, (kv_heads, -1)).flatten(2, 3)
-
-
-def _unfold(x: torch.Tensor, block: tuple, groups: int) -> torch.Tensor:
-    """The inverse of `_fold`."""
-    return x if block[3] is None else x.unflatten(2, (groups, -1)).flatten(1, 2)
-
-
-def _merge(one: tuple, other: tuple) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention over two sets of keys, from the output and log-sum-exp over each."""
-    total = torch.logaddexp(one[1], other[1])
-    out = sum(o * (s - total).exp()[..., None] for o, s in (one, other))
-    return out.to(one[0].dtype), total
+def _plan(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype: torch.dtype) -> cpu_attention.Plan:
+    """The calls of the row's attention; made by a forward's first layer, kept with its tensor."""
+    if not hasattr(end, "_plan"):
+        end._plan = cpu_attention.plan(end, boundaries, limit, dtype)
+    return end._plan
 
 
 def _blocks(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype: torch.dtype) -> list[tuple]:

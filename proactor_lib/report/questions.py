@@ -12,9 +12,9 @@ from proactor_lib import metrics
 from proactor_lib.evaluate.results import load_or_score
 from proactor_lib.params import Params, validate
 from proactor_lib.reward_lab.scoring import judge_name
-from proactor_lib.run import Run
-from proactor_lib.sweep.store import Store
-from proactor_lib.sweep.table import read_definition, table
+from proactor_lib.run_folder import RunFolder
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import read_definition, table
 
 if TYPE_CHECKING:
     from proactor_lib.metrics.scores import DialogueTable
@@ -125,7 +125,7 @@ def trained(folder: Path | str, policy: str = "trained") -> dict[str, "DialogueT
     for cell in read_definition(store := Store(folder))["cells"]:
         if (store.read(store.cell(cell["id"])) or {}).get("state") != "done":
             continue
-        run = Run(_params(cell), store.local(store.cell(cell["id"], "")))
+        run = RunFolder(_params(cell), store.local(store.cell(cell["id"], "")))
         rows = load_or_score(run).scores[policy].dialogues
         name = full_name(run.params.reward, run.params.ruler_base)
         others = {k: v for k, v in cell["point"].items() if k not in ("reward", "ruler_base")}

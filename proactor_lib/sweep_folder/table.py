@@ -7,7 +7,7 @@ import pandas as pd
 
 from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
-from proactor_lib.sweep.store import Store
+from proactor_lib.sweep_folder.store import Store
 
 TIMES = ("seconds", "peak_memory_gb", "cpu_hours", "gpu_hours", "cost", "ended")  # what differs from run to run
 ABOUT = ("host", "attempts", "commit", "dirty", "code", "versions")

@@ -1,0 +1,96 @@
+"""Advantages, the weight of a turn, and rewards along trajectories, against numbers worked out by hand."""
+
+import pytest
+from proactor_lib.agent import parse
+from proactor_lib.artf.training.credit import advantages, natural_weights, trajectory_scores
+from proactor_lib.errors import UserError
+from proactor_lib.params import load_params
+from proactor_lib.rewards import Score
+
+from support.metric_cases import reference
+
+
+def scores(*values):
+    return [Score(v) for v in values]
+
+
+def test_by_the_groups_deviation():
+    of = lambda *values: advantages([scores(*values)])[0]  # noqa: E731
+    assert of(1.0, 0.0, 0.5, 0.5) == pytest.approx([2**0.5, -(2**0.5), 0.0, 0.0])
+    assert of(1.0, None, 0.0) == [1.0, None, -1.0]
+    assert of(0.3, 0.3) == [0.0, 0.0] and of(0.3, None) == [0.0, None]
+    assert of(None, None) == [None, None]
+    assert of(1.0, 1.0, 0.0) == pytest.approx(of(1.0, 1.0, 0.9))  # a price has no meaning
+
+
+def test_by_the_steps_deviation_or_none():
+    groups = [scores(1.0, 1.0, 0.0), scores(1.0, 1.0, 0.9), scores(0.5, 0.5, None)]
+    assert advantages(groups, "none") == [
+        pytest.approx([1 / 3, 1 / 3, -2 / 3]), pytest.approx([1 / 30, 1 / 30, -2 / 30]), [0.0, 0.0, None]
+    ]  # fmt: skip
+    # all eight: mean 5.9 / 8, mean of squares 5.31 / 8
+    deviation = (5.31 / 8 - (5.9 / 8) ** 2) ** 0.5
+    assert advantages(groups, "batch")[0] == pytest.approx([1 / 3 / deviation, 1 / 3 / deviation, -2 / 3 / deviation])
+    assert advantages(groups, "batch")[2] == [0.0, 0.0, None]
+    assert advantages([], "batch") == []
+
+
+def test_each_kind_of_turn_weighs_as_in_its_dialogue():
+    """Ten turns: due at 4 to 6, early at 2 and 3, five silent. Of four sampled turns two are due, two silent."""
+    weights = natural_weights([reference(window=(2, 4, 6))], 10, [4, 6, 7, 9])
+    assert weights == pytest.approx({4: 0.3 / 0.5, 6: 0.3 / 0.5, 7: 0.5 / 0.5, 9: 0.5 / 0.5})
+    everything = natural_weights([reference(window=(2, 4, 6))], 10, range(1, 11))
+    assert set(everything.values()) == {1.0}
+
+
+READY, OTHER, WAIT, GARBAGE = "ready: book | day=friday", "ready: pay", "candidate: book | day=friday", "?!"
+
+
+def along(*trajectories, references=None, price=0.25):
+    """Rewards by trajectory, of outputs at the turns 1, 2, 3, ..."""
+    references = references or [reference(window=(2, 3, 4), day="friday")]
+    outputs = [(turn, [parse(t) for t in texts]) for turn, texts in enumerate(zip(*trajectories, strict=True), start=1)]
+    found = trajectory_scores(references, outputs, 0.75, price)
+    return [[scores[k].value for scores in found] for k in range(len(trajectories))]
+
+
+def test_what_is_executed_at_a_turn_and_what_its_trajectory_still_gets():
+    """The window opens at 2, is ready at 3, closes at 4: a trigger at 2 or 3 scores 1, at 4 one half."""
+    early, punctual, late, never, repeats = along(
+        ["none", READY, "none", "none", "none"],
+        ["none", WAIT, READY, "none", "none"],
+        ["none", "none", "none", READY, "none"],
+        ["none", "none", "none", "none", "none"],
+        ["none", READY, READY, READY, READY],
+    )
+    assert early == [0, 1, 0, 0, 0]
+    assert punctual == [0, 1, 1, 0, 0]  # at turn 2 waiting is worth what comes of it: a trigger gains nothing over it
+    assert late == [0, 0.5, 0.5, 0.5, 0]
+    assert never == [0, 0, 0, 0, 0]
+    assert repeats == [0, 1, 0, 0, 0]  # a repeat is no execution: nothing gained, nothing lost
+
+
+def test_a_false_execution_costs_its_price_once_and_so_does_an_unreadable_output():
+    false, again, unreadable = along(
+        [OTHER, "none", READY, "none"], [OTHER, OTHER, f"{READY}\n{OTHER}", "none"], [GARBAGE, "none", READY, GARBAGE]
+    )
+    assert false == [-0.25, 1, 1, 0] and again == [-0.25, 1, 1, 0] and unreadable == [-0.25, 1, 1, -0.25]
+    assert along([OTHER, "none", READY, "none"], price=0.12)[0] == pytest.approx([-0.12, 1, 1, 0])
+
+
+def test_later_gains_are_of_references_open_at_the_turn_alone():
+    two = [reference(window=(1, 1, 4), day="friday"), reference("pay", window=(3, 3, 4))]
+    assert along(["none", READY, OTHER, "none"], references=two)[0] == [0.75, 0.75, 1, 0]
+    components = trajectory_scores(
+        two, [(t, [parse(x)]) for t, x in ((2, "none"), (3, f"{READY}\n{OTHER}"))], 0.75, 0.25
+    )
+    assert components[0][0].components == {"right": 0, "false": 0, "later": 0.5}
+    assert components[1][0].components == {"right": 1.5, "false": 0, "later": 0}
+
+
+def test_trajectories_need_all_turns_and_utility():
+    asked = {"credit": "trajectory", "reward": "utility"}
+    assert load_params(None, asked).credit == "trajectory"
+    for other in ({"turns_per_dialogue": 4}, {"reward": "rac"}):
+        with pytest.raises(UserError, match="credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0"):
+            load_params(None, asked | other)
