@@ -1,4 +1,4 @@
-"""A run, a verb a stage: prepare, annotate, train, evaluate, report. What is done and unchanged is not done again."""
+"""A run, one verb per stage: prepare, annotate, train, evaluate, report. What is done already is not done again."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
