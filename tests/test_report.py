@@ -138,7 +138,7 @@ def test_the_page_in_a_browser(run, browser):
             assert render.number(value) in text and render.interval(low, high) in text
     for said in ("Does it move?", "Read first", "One dialogue", "gained", "20 steps of turn-level GRPO"):
         assert said in text
-    assert "The data do not tell oracle_late from silent." in text  # two dialogues
+    assert summary["primary"]["metric"] == "utility" and "Primary endpoint: the utility of oracle_late" in text
     assert {e.text for e in browser.find_elements("css selector", ".key")} <= {"S", "R", "OL"}
     assert browser.find_elements("css selector", ".timeline .lane.ready")
 
@@ -159,6 +159,26 @@ def reference(number, name, window, **params):
     values = {k: {"value": v, "turn": window[1]} for k, v in params.items()}
     window = dict(zip(("open", "ready", "close"), window, strict=True))
     return ReferenceAction.model_validate({"id": f"r{number}", "name": name, "params": values, "window": window})
+
+
+def primary_sentence(difference, low, high, reason=None):
+    """The report's first sentence on a run whose policy in focus gains `difference` over sft."""
+    figures = {"sft": [0.5, 0.4, 0.6], "trained": [0.5 + difference, 0.4, 0.7]}
+    found = {"metric": "utility", "price": 0.25, "policies": figures, "against": {"sft": [difference, low, high]}}
+    scored = SimpleNamespace(scores=figures, dialogues=60, primary=lambda: found | {"reason": reason})
+    return " ".join(text.primary(scored))
+
+
+def test_the_first_sentence_gives_the_primary_endpoint_and_the_verdict_of_its_interval():
+    better, worse = primary_sentence(0.08, 0.01, 0.16), primary_sentence(-0.32, -0.5, -0.14)
+    assert (
+        "utility of trained at a price of 0.25 for a false execution is 0.580 (95% interval 0.400 to 0.700)" in better
+    )
+    assert better.count("better than sft by 0.080 (0.010 to 0.160)") == 1 and "60 held-out dialogues" in better
+    assert "worse than sft by 0.320 (0.140 to 0.500)" in worse and "one seed" in worse
+    assert "not told from sft (difference 0.020, −0.050 to 0.090)" in primary_sentence(0.02, -0.05, 0.09)
+    assert "the same as sft" in primary_sentence(0, 0, 0)
+    assert "is not known: turns were sampled." in primary_sentence(0, None, None, "turns were sampled")
 
 
 def test_the_timeline_puts_windows_triggers_and_faults_where_they_are():
@@ -213,8 +233,8 @@ def verdicts(**found):
 def test_findings_know_which_end_of_a_metric_is_the_better():
     told = verdicts(ac="higher", ftr="lower", missed="higher", pt="unclear", rar="higher", lead="lower")
     assert text.findings(told) == ["Against base, p is better by AC and FTR; worse by missed."]
-    assert text.findings(verdicts(ac="unclear", rar="higher")) == ["The data do not tell p from base."]
-    assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same."]
+    assert text.findings(verdicts(ac="unclear", rar="higher")) == ["No other metric tells p from base."]
+    assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same by all other metrics."]
     assert text.findings(None) == text.findings(SimpleNamespace(comparisons=None)) == []
 
 

@@ -233,13 +233,12 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 def _intervals(names: list[str], sums: np.ndarray, figures: Callable, bootstrap: int) -> "pd.DataFrame":
     """`figures` maps sums (rows, columns) to figures (rows, names); `sums` has a row a dialogue."""
-    from proactor_lib.metrics.intervals import resamples, with_intervals
+    from proactor_lib.metrics import statistics
+    from proactor_lib.metrics.intervals import with_intervals
 
     if not len(sums):
-        nothing = np.full((1, len(names)), np.nan)
-        return with_intervals(names, nothing[0], nothing)
-    weights = resamples(len(sums), bootstrap, 0)
-    return with_intervals(names, figures(sums.sum(axis=0, keepdims=True))[0], figures(weights @ sums))
+        return with_intervals(names, *np.full((3, len(names)), np.nan))
+    return with_intervals(names, *statistics.bootstrap(lambda w: figures(w @ sums), len(sums), bootstrap, 0)[:3])
 
 
 def alpha(dialogues: Sequence[Dialogue], annotators: Sequence[Lines], bootstrap: int = 2000) -> "pd.DataFrame":

@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from proactor_lib.metrics.glossary import NAMES
+from proactor_lib.metrics.statistics import t_interval
 from proactor_lib.plots.style import COLOURS, WIDTH, colours, figure, legend_above, markers
-from proactor_lib.report.ablation import t_interval
 
 LIMITS = {"kl": 0.01, "clipped_share": 0.05}  # what a run without stale samples should keep
 MISMATCH = {"kl": "KL, nats a token", "clipped_share": "clipped tokens, share"}

@@ -10,7 +10,7 @@ from proactor_lib import metrics
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, load_or_score
 from proactor_lib.files import read_json
-from proactor_lib.metrics import glossary
+from proactor_lib.metrics import glossary, statistics
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, render, run, training
 from proactor_lib.run_folder import RunFolder
@@ -163,8 +163,8 @@ def _sweep_rows(both: pd.DataFrame, shown: list[str]) -> list[dict]:
 def _tested(differences: np.ndarray) -> tuple:
     if len(differences) < 2:
         return (*([float(differences[0])] if len(differences) else [None]), None, None, None, "untested")
-    low, high = ablation.t_interval(differences)
-    p = ablation.sign_flip(differences)
+    low, high = statistics.t_interval(differences)
+    p = statistics.sign_flip(differences)
     same = not differences.any()
     verdict = "same" if same else "unclear" if p >= 0.05 else "higher" if differences.mean() > 0 else "lower"
     return float(differences.mean()), low, high, p, verdict

@@ -10,7 +10,7 @@ from proactor_lib import plots, provenance
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import read_json, write_json
-from proactor_lib.metrics import glossary
+from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
 from proactor_lib.plots import summary
@@ -18,7 +18,10 @@ from proactor_lib.report import render, text, timeline, training
 from proactor_lib.run_folder import RunFolder
 
 ENDS = ("", "_low", "_high")
-SHARES = ["ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing", "missed", "late", "premature"]
+SHARES = [
+    "utility", "execution_precision", "execution_recall", "ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing",
+    "missed", "late", "premature",
+]  # fmt: skip
 
 
 def build(folder: Path) -> Path:
@@ -65,6 +68,7 @@ def summarise(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, r
         "mismatch": training.mismatch(steps),
         "peak_memory_gb": record["peak_memory_gb"],
         "stage_seconds": record["stage_seconds"],
+        "primary": scored.primary() if scored else None,
         "held_out": scored.as_json() if scored else {},
         "ranked_against": scored.ranked_against if scored else [],
         "dialogues": scored.dialogues if scored else 0,
@@ -115,7 +119,7 @@ def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str
         return ["No policy was evaluated: there is no held-out table."]
     found = []
     if scored.dialogues < 30:
-        found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide, and may be too narrow still.")
+        found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide.")
     if run.params.evaluation_turns:
         found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
     mute = [f"`{name}`" for name, lines in scored.predictions.items() if _mute(name, lines)]
@@ -149,6 +153,7 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "marks": text.initials(scored.predictions if scored else ()),
         "facts": _facts(scored, summary),
         "method": text.method(run.params, len(steps)),
+        "primary": text.primary(scored),
         "findings": text.findings(scored),
         "asked": (scored and scored.evaluated_turns) or {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
@@ -168,7 +173,7 @@ def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
         found.append(
             (render.number(gain["gain"]), f"reward gained, last fifth of the steps against the first; {spread}")
         )
-    for metric in ("opportunity_timing", "ftr") if scored else ():
+    for metric in ("utility", "false_executions", "opportunity_timing") if scored else ():
         value, low, high = summary["held_out"][chosen][metric]
         told = (
             f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {render.interval(low, high) or 'undefined'}"
@@ -195,6 +200,9 @@ def _figures(steps: pd.DataFrame, scored: EvalResults | None) -> dict[str, Marku
         drawn["mismatch"] = render.image(curves, "KL and clipped share by optimiser step")
     if scored:
         drawn["metrics"] = render.image(summary.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")
+        if not scored.primary()["reason"]:
+            curve = utility.curve({name: s.dialogues for name, s in scored.scores.items()})
+            drawn["price"] = render.image(plots.utility_curve(curve), "Utility by the price of a false execution")
         references = {name: s.references for name, s in scored.scores.items()}
         if not any(f.empty for f in references.values()):
             drawn["triggers"] = render.image(plots.trigger_times(references), "First triggers against windows")

@@ -46,7 +46,8 @@ def _wide(columns: pd.Series, metrics: pd.Series, texts: list[str]) -> pd.DataFr
 
 
 def _verdict(row) -> str:
-    tested = f"{row.verdict}, {chance(row.p_holm)}" if row.verdict in ("higher", "lower", "unclear") else row.verdict
+    told = row.verdict in ("higher", "lower", "unclear") and not undefined(row.p_holm)
+    tested = f"{row.verdict}, {chance(row.p_holm)}" if told else row.verdict
     return tested if undefined(row.difference) else f"{_with_interval(row.difference, row.low, row.high)} {tested}"
 
 

@@ -9,8 +9,7 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from proactor_lib.errors import UserError
-from proactor_lib.metrics import is_due
-from proactor_lib.metrics.intervals import interval, resamples
+from proactor_lib.metrics import is_due, statistics
 from proactor_lib.metrics.scores import score_predictions
 from proactor_lib.params import Params
 from proactor_lib.policies import GAMING_POLICIES, POLICIES, STATUS_POLICIES
@@ -61,11 +60,10 @@ def table(cases: Sequence[Case], params: Params) -> pd.DataFrame:
     rows = []
     for name in PARTS:
         if kept := part(cases, name):
-            weights = resamples(len(kept), params.bootstrap, params.seed)
             rows += [
-                (name, reward, stage, policy, *_ratio(above, below, weights))
+                (name, reward, stage, policy, *figures)
                 for (reward, stage), sums in _sums(kept, params, whole=name == "all").items()
-                for policy, above, below in zip(ALL_POLICIES, *sums, strict=True)
+                for policy, *figures in zip(ALL_POLICIES, *_ratios(*sums, params), strict=True)
             ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -112,12 +110,14 @@ def _mean_sums(values: np.ndarray, lengths: Sequence[int]) -> Sums:
     return (total / np.maximum(count, 1)).T, (count > 0).astype(float).T
 
 
-def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
-    """Value, low, high; NaN where undefined."""
-    sums = weights @ np.column_stack([above, below])
-    samples = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
-    low, high = interval(samples)
-    return (above.sum() / below.sum() if below.sum() else np.nan), float(low), float(high)
+def _ratios(above: np.ndarray, below: np.ndarray, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Value, low, high by row of `above` and `below` (rows, dialogues); NaN where undefined."""
+
+    def ratios(weights: np.ndarray) -> np.ndarray:
+        sums, counts = weights @ above.T, weights @ below.T
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+    return statistics.bootstrap(ratios, above.shape[1], params.bootstrap, params.seed)[:3]
 
 
 def fixed_groups(cases: Sequence[Case], params: Params, limit: int) -> list[Group]:
@@ -232,13 +232,13 @@ def margins(cases: Sequence[Case], params: Params) -> dict[str, dict[str, float]
     kept = _some(cases)
     groups = policy_groups(kept, predict(kept, ALL_POLICIES, params.seed))
     sums, counted = _mean_sums(score(params, groups).values, [len(c.dialogue.turns) for c in kept])
-    weights = resamples(len(kept), params.bootstrap, params.seed)
     place = {name: k for k, name in enumerate(ALL_POLICIES)}
     found = {}
     for name, (better, worse) in MARGINS.items():
         both = counted[place[better]] * counted[place[worse]]
-        value, low, high = _ratio((sums[place[better]] - sums[place[worse]]) * both, both, weights)
-        found[name] = {"value": value, "low": low, "high": high}
+        differences = (sums[place[better]] - sums[place[worse]]) * both
+        figures = _ratios(differences[None], both[None], params)
+        found[name] = {key: float(x[0]) for key, x in zip(("value", "low", "high"), figures, strict=True)}
     return to_json_values(found)
 
 
