@@ -54,7 +54,7 @@ class AnnotationParams(BaseModel):
     """How windows are found."""
 
     annotator: Annotator = "evidence"
-    second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same anew
+    second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same again
     oracle_model: str | None = None  # the model's name at the endpoint
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
@@ -74,6 +74,7 @@ class ModelParams(BaseModel):
     lora_rank: Count = 8  # [paper]
     lora_alpha: Count = 16  # [paper]
     lora_dropout: Share = 0.0  # [paper]
+    chat_template_args: dict[str, Any] = {}  # of the model's chat template, such as {"enable_thinking": false}
     max_context: Count = 9216  # tokens, prompt and output [paper]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trainer_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: float32 only on a CPU without bfloat16

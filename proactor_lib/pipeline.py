@@ -126,8 +126,10 @@ def read_stages(out: Path) -> dict[str, Stage]:
 
 
 def _named_files(params: Params) -> dict[str, str | None]:
-    """Digests of the files and folders that parameters name."""
-    return {k: provenance.fingerprint(v) for k, v in params if isinstance(v, Path)}
+    """Digests of the files and folders that parameters name, those of `adapters` one by one."""
+    one_by_one = {f"{k}.{name}": path for k, v in params if isinstance(v, dict) for name, path in v.items()}
+    named = {k: v for k, v in {**dict(params), **one_by_one}.items() if isinstance(v, Path)}
+    return {k: provenance.fingerprint(v) for k, v in named.items()}
 
 
 def _chain(params: Params, notebooks: list[Path]) -> dict[str, str]:

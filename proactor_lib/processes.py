@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -160,3 +161,9 @@ def _has_mark(process: psutil.Process, mark: str) -> bool:
 
 if __name__ == "__main__":
     _guard(sys.argv[1], int(sys.argv[2]), {os.getpid(), *map(int, sys.argv[3:])})
+
+
+def short_temp_folder() -> str:
+    """The folder for temporary files; where its path is so long that sockets in it get no name (107 bytes), /tmp."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 30 or not os.path.isdir("/tmp") else "/tmp"

@@ -92,7 +92,7 @@ class RunFolder:
         return self.out / "summary.json"
 
     @property
-    def report(self) -> Path:
+    def report_file(self) -> Path:
         """One self-contained HTML file."""
         return self.out / "report.html"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from proactor_lib import provenance, report
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.cli import app
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl, write_json, write_jsonl
@@ -57,14 +58,14 @@ def test_the_gain_of_few_steps_is_undefined_and_of_a_constant_reward_0():
 
 def test_a_step_written_twice_counts_once_and_a_broken_line_is_said(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert training.read_steps(path).empty
+    assert read_steps(path).empty
     path.write_text('{"step": 2, "kl": 1}\n{"step": 1, "kl": 2}\n{"step": 2, "kl": 3}\n')
-    steps = training.read_steps(path)
+    steps = read_steps(path)
     assert list(steps.kl) == [2, 3]
     assert training.mismatch(steps) == {"kl_mean": 2.5, "clipped_share": None}
     path.write_text('{"step": 1}\n{"kl": 1}\n')
     with pytest.raises(UserError, match="metrics.jsonl, line 2"):
-        training.read_steps(path)
+        read_steps(path)
 
 
 def test_the_summary_holds_the_figures(run):
@@ -130,8 +131,8 @@ def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
 
 
 def test_the_page_in_a_browser(run, browser):
-    assert run.report.stat().st_size < render.LIMIT_BYTES / 5
-    text = check_page(browser, run.report)
+    assert run.report_file.stat().st_size < render.LIMIT_BYTES / 5
+    text = check_page(browser, run.report_file)
     summary = json.loads(run.summary.read_text())
     for metrics in summary["held_out"].values():
         for value, low, high in metrics.values():
@@ -149,7 +150,7 @@ def test_the_page_is_no_wider_than_its_window(run, browser, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})  # fmt: skip
     try:
-        browser.get(run.report.resolve().as_uri())
+        browser.get(run.report_file.resolve().as_uri())
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -207,7 +208,7 @@ def test_the_dialogue_shown_is_the_median():
 
 
 def test_the_command(run, tmp_path):
-    assert CliRunner().invoke(app, ["report", str(run.out)]).stdout.strip() == str(run.report)
+    assert CliRunner().invoke(app, ["report", str(run.out)]).stdout.strip() == str(run.report_file)
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert isinstance(result.exception, UserError)
     assert "is neither a run's folder (params.json) nor a sweep's (sweep.json)" in str(result.exception)

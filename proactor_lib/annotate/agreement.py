@@ -137,7 +137,7 @@ def _table(rows: list[dict[str, Any]], empty: dict[str, Any]) -> "pd.DataFrame":
 
 
 def by_action(lines: Lines) -> "pd.DataFrame":
-    """A row an action, the most frequent first: references, mean turns from open to ready and from ready to close."""
+    """One row per action, the most frequent first: references, mean turns from open to ready, from ready to close."""
     import pandas as pd
 
     rows = [
@@ -232,7 +232,7 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _intervals(names: list[str], sums: np.ndarray, figures: Callable, bootstrap: int) -> "pd.DataFrame":
-    """`figures` maps sums (rows, columns) to figures (rows, names); `sums` has a row a dialogue."""
+    """`figures` maps sums (rows, columns) to figures (rows, names); `sums` has one row per dialogue."""
     from proactor_lib.metrics import statistics
     from proactor_lib.metrics.intervals import with_intervals
 

@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    dialogues: Annotated[Path, typer.Option(help="JSONL, a dialogue a line")],
+    dialogues: Annotated[Path, typer.Option(help="JSONL, one dialogue per line")],
     references: Annotated[Path, typer.Option(help="JSONL, a dialogue's reference actions a line")],
     predictions: Annotated[Path, typer.Option(help="JSONL, a turn's actions a line; a turn left out is silence")],
     theta: Annotated[float, typer.Option(min=0, max=1, help="alignment from which a prediction matches")] = (

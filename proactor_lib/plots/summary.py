@@ -31,7 +31,7 @@ def reward_curve(steps: pd.DataFrame) -> Figure:
 
 
 def metric_dots(table: pd.DataFrame, metrics: list[str]) -> Figure:
-    """A row a metric, a mark a method with its 95% interval, on [0, 1]; `table`: method, metric, value, low, high."""
+    """One row per metric, one mark per method, 95% intervals, on [0, 1]; `table`: method, metric, value, low, high."""
     methods = list(dict.fromkeys(table.method))
     paint, shape = colours(methods), markers(methods)
     with figure(size=(WIDTH, 0.9 + 0.12 * len(metrics) * (len(methods) + 1))) as (made, ax):

@@ -27,7 +27,7 @@ GRID = np.linspace(0, 2, 201)  # open 0, ready 1, past close 2
 
 
 def trigger_times(methods: Mapping[str, pd.DataFrame], rows: int = 60) -> Figure:
-    """When each reference was first triggered, against its window: a row a reference, a panel a method.
+    """When each reference was first triggered, against its window: one row per reference, one panel per method.
 
     `methods`: the `references` frame of each method's `Scores`, on the same references. Turns count from `ready`. Of
     more references than `rows`, evenly spaced ones are drawn, in order of window length. Triggers beyond the panel sit
@@ -201,7 +201,7 @@ def ac_against_timing(table: pd.DataFrame, timing: str = "opportunity_timing") -
 
 
 def breakdown_dots(found: pd.DataFrame, metric: str = "opportunity_timing", groups: int = 20) -> Figure:
-    """One metric by group, a row a group and a mark a method, with 95% intervals.
+    """One metric by group, one row per group and one mark per method, with 95% intervals.
 
     `found`: from `metrics.breakdowns.breakdown`. Of more than `groups`, those with the most references are drawn.
     """

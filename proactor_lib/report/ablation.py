@@ -29,7 +29,7 @@ def shown_metrics(table: pd.DataFrame, headline: str | None, wanted: list[str], 
 
 
 def over_seeds(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """A row a combination of the factors: `cells` (done), and for each metric its mean, `_low` and `_high`.
+    """One row per combination of the factors: `cells` (done), and for each metric its mean, `_low` and `_high`.
 
     Intervals are 95%: Student's t over the seeds where there are several, the cell's own where there is one.
     """
@@ -61,8 +61,8 @@ def _only(group: pd.DataFrame, column: str) -> float:
 def paired(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Each value of each factor against its first, over the cells that agree in all other parameters, the seed too.
 
-    A row a (factor, value, metric): against, pairs, difference, low, high (Student's t), p (two-sided sign-flip test,
-    exact up to 13 pairs; None of one pair), p_holm (Holm over the rows), verdict: higher, lower, unclear, same,
+    One row per (factor, value, metric): against, pairs, difference, low, high (Student's t), p (two-sided sign-flip
+    test, exact up to 13 pairs; None of one pair), p_holm (Holm over the rows), verdict: higher, lower, unclear, same,
     untested.
     """
     rows = [row for factor in tested(table) for row in _against_first(table, factor, metrics)]

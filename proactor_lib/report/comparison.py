@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib import metrics
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, load_or_score
 from proactor_lib.files import read_json
@@ -77,7 +78,7 @@ def _judged_on(run: RunFolder) -> list[tuple]:
 
 
 def _reward(r: RunFolder) -> dict[str, float | None]:
-    steps = training.read_steps(r.training / "metrics.jsonl")
+    steps = read_steps(r.training / "metrics.jsonl")
     return training.reward_gain(training.gain_rewards(steps))
 
 
@@ -88,7 +89,7 @@ def _flat(origin: dict | None) -> dict[str, Any]:
 
 
 def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, params: Params) -> list[dict]:
-    """A row a policy of both runs and a metric; paired over dialogues where these are the same."""
+    """One row per policy of both runs and a metric; paired over dialogues where these are the same."""
     policies = [p for p in a.scores if p in b.scores]
     tested = _paired_policies(a, b, policies, params) if same else {}
     rows = []
@@ -145,7 +146,7 @@ def _key(values: dict, keys: list[str]) -> str:
 
 
 def _sweep_rows(both: pd.DataFrame, shown: list[str]) -> list[dict]:
-    """A row a metric: the means over the cells of both, and their paired difference; then a row a cell and metric."""
+    """One row per metric: means over the cells of both, their paired difference; then one row per cell and metric."""
     rows = []
     for metric in shown:
         a, b = (both[f"{metric} {side}"].astype(float) for side in "ab")

@@ -7,6 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib import plots, provenance
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import read_json, write_json
@@ -27,17 +28,17 @@ SHARES = [
 def build(folder: Path) -> Path:
     """Write the run's report.html and summary.json from its files; the report's path."""
     run = RunFolder(read_json(folder / "params.json", Params), folder)
-    steps = training.read_steps(run.training / "metrics.jsonl")
+    steps = read_steps(run.training / "metrics.jsonl")
     scored = load_or_score(run)
     record = read_record(folder)
     summary = summarise(run, steps, scored, record)
-    render.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
+    render.write(run.report_file, "run.html.j2", **content(run, steps, scored, record, summary))
     write_json(run.summary, summary)
-    return run.report
+    return run.report_file
 
 
 def frame(folder: Path) -> pd.DataFrame:
-    """The main table: a row a policy, its metrics with intervals; empty without predictions."""
+    """The main table: one row per policy, its metrics with intervals; empty without predictions."""
     scored = load_or_score(RunFolder(read_json(folder / "params.json", Params), folder))
     return pd.DataFrame(
         [

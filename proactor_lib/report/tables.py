@@ -26,12 +26,12 @@ def _cell(record: dict, name: str) -> str:
 
 
 def by_method(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a metric, a column a method, as text: value [interval]; `table`: method, metric, value, low, high."""
+    """Per metric a row, per method a column, as text: value [interval]; `table`: method, metric, value, low, high."""
     return _wide(table.method, table.metric, [_with_interval(r.value, r.low, r.high) for r in table.itertuples()])
 
 
 def by_pair(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """A row a metric, a column a pair, as text: difference [interval] verdict, p; `comparisons`: metrics.compare's."""
+    """Per metric a row, per pair a column, as text: difference [interval] verdict, p; `comparisons`: of `compare`."""
     pairs = comparisons.a + " − " + comparisons.b
     return _wide(pairs, comparisons.metric, [_verdict(r) for r in comparisons.itertuples()])
 

@@ -101,7 +101,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def effects(pairs: pd.DataFrame, metric: str) -> list[str]:
-    """What the paired tests of a sweep (report.ablation.paired) say of one metric, a sentence a factor."""
+    """What the paired tests of a sweep (report.ablation.paired) say of one metric, one sentence per factor."""
     own = pairs[pairs.metric == metric]
     return [f"{factor}: {_effect(rows)}." for factor, rows in own.groupby("factor", sort=False)]
 

@@ -38,8 +38,8 @@ def _rowwise(function, values: np.ndarray) -> np.ndarray:
 
 
 def spread(scored: Mapping[str, Scored]) -> pd.DataFrame:
-    """A row a reward: its mean, groups_with_spread (a share: no spread, no gradient), the mean deviation inside groups,
-    the share of scores missing, and milliseconds a group.
+    """One row per reward: its mean, groups_with_spread (a share: no spread, no gradient), the mean deviation inside
+    groups, the share of scores missing, and milliseconds per group.
     """
     rows = []
     for name, s in scored.items():

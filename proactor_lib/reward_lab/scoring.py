@@ -92,7 +92,7 @@ class Scored:
 
 
 def score(params: Params, groups: Sequence[Group], repeat: int = 0) -> Scored:
-    """Score the groups, all of the same K, with the reward that `params` names; another `repeat` asks judges anew.
+    """Score the groups, all of the same K, with the reward that `params` names; another `repeat` asks judges again.
 
     Judges are as concurrent as the parameters allow. Raises as `make_reward`.
     """

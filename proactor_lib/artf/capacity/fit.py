@@ -11,10 +11,10 @@ import pandas as pd
 from proactor_lib import agent, progress
 from proactor_lib.artf.capacity.simulate import Plan, simulate
 from proactor_lib.artf.capacity.workload import ServiceTimes, Step, Workload
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_json
 from proactor_lib.params import Params
-from proactor_lib.report.training import read_steps
 from proactor_lib.run_folder import RunFolder
 
 ROUNDS = 4  # of simulating and scaling, until the simulated rollouts take as long as the measured ones
@@ -23,7 +23,7 @@ ROUNDS = 4  # of simulating and scaling, until the simulated rollouts take as lo
 class Measured(NamedTuple):
     """A run as its files tell it."""
 
-    steps: pd.DataFrame  # a row a step: the lines of metrics.jsonl, and `wall_s`
+    steps: pd.DataFrame  # one row per step: the lines of metrics.jsonl, and `wall_s`
     plan: Plan
     workload: Workload
     service: ServiceTimes

@@ -15,6 +15,7 @@ import torch
 
 from proactor_lib import models
 from proactor_lib.artf.training import head, lean_layers, parts, tree_attention
+from proactor_lib.artf.training.adapter import save_adapter
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
@@ -96,8 +97,6 @@ def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callabl
     `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it.
     """
     from transformers import get_linear_schedule_with_warmup
-
-    from proactor_lib.artf.training.trainer import save_adapter
 
     model = trainable_model(path, params)
     weights = [p for p in model.parameters() if p.requires_grad]

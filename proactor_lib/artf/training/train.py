@@ -1,7 +1,7 @@
 """One training run, from a folder with references to an adapter: server, warm start, GRPO, records, resume.
 
 Runs in a process of its own (`proactor train`), so that the notebook that follows it can be closed and opened again.
-Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (a line a step, a line a group),
+Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (one line per step and per group),
 checkpoint-N/, adapter/ (written last: its presence says that training is done).
 """
 
@@ -79,7 +79,7 @@ class Job:
 
         def of(visit: Episode) -> DialogueTokens:
             if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit)
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
             return made[visit.dialogue.id]
 
         return of
@@ -152,7 +152,7 @@ def copy_start_adapter(job: Job) -> None:
 
 def _copy(given: Path, folder: Path) -> None:
     """An adapter to another folder, whole or absent: its presence says that it is done."""
-    from proactor_lib.artf.training.trainer import copy_adapter
+    from proactor_lib.artf.training.adapter import copy_adapter
 
     copy_adapter(given, folder)
 
@@ -179,7 +179,8 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
     """
     from transformers import PrinterCallback
 
-    from proactor_lib.artf.training.trainer import DialogueTrainer, last_checkpoint, save_adapter
+    from proactor_lib.artf.training.adapter import save_adapter
+    from proactor_lib.artf.training.trainer import DialogueTrainer, last_checkpoint
 
     p = job.params
     scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder

@@ -22,6 +22,7 @@ from datasets import Dataset
 
 from proactor_lib.artf.serving.policy_sync import PolicySync
 from proactor_lib.artf.training import head, losses, parts, tree_attention
+from proactor_lib.artf.training.adapter import load_adapter, save_adapter
 from proactor_lib.artf.training.rollouts import RolloutWorker, StepBatch
 from proactor_lib.artf.training.sft import lean
 from proactor_lib.artf.training.trl_async import (
@@ -327,32 +328,4 @@ def micro_batches(
     return batches
 
 
-def save_adapter(model, folder: Path) -> None:
-    """The model's LoRA adapter as a PEFT folder, whole or absent."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
-
-
-def copy_adapter(checkpoint: Path, folder: Path) -> None:
-    """A checkpoint's adapter as a PEFT folder, whole or absent."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(checkpoint / name, aside)
-    os.replace(aside, folder)
-
-
-def load_adapter(model, folder: Path) -> None:
-    """Put the weights of a saved adapter into the model's own. ValueError if some of them have no place in it."""
-    from peft import load_peft_weights, set_peft_model_state_dict
-
-    result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-    if result.unexpected_keys:
-        raise ValueError(f"{folder} holds weights that the model lacks: {result.unexpected_keys[:3]}")
-
-
-__all__ = ["AsyncGRPOConfig", "DialogueTrainer", "last_checkpoint", "load_adapter", "save_adapter"]
+__all__ = ["AsyncGRPOConfig", "DialogueTrainer", "last_checkpoint"]

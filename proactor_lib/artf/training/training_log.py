@@ -1,13 +1,17 @@
-"""What a training run leaves to read: a line a step in metrics.jsonl, a line a group in samples.jsonl, progress."""
+"""What a training run leaves to read: metrics.jsonl, one line per step, and samples.jsonl, one per group; written
+and read here."""
 
 import json
 import math
 import statistics
 from pathlib import Path
 
+import pandas as pd
+
 from proactor_lib import progress
 from proactor_lib.artf.training.alarms import Alarms
 from proactor_lib.artf.training.rollouts import ScoredGroup, StepBatch
+from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
 from proactor_lib.metrics.turn_kinds import TURN_KINDS
 from proactor_lib.rewards import Reward
@@ -109,3 +113,25 @@ def _append(path: Path, lines: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as f:
         f.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def read_steps(path: Path) -> pd.DataFrame:
+    """One row per optimiser step, in order, as the trainer wrote them; a step written twice (a resume) keeps its last
+    line. Empty when the file is not there; UserError, with the line, for what is not a JSON object with a step.
+    """
+    rows = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+            rows[int(row["step"])] = row
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}, line {number}: not a JSON object with the key step") from None
+    return pd.DataFrame([rows[step] for step in sorted(rows)])
+
+
+def read_samples(path: Path) -> pd.DataFrame:
+    """One row per sampled output of training: step, dialogue_id, turn, text, reward, advantage; none without it."""
+    columns = {"texts": "text", "rewards": "reward", "advantages": "advantage"}
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    groups = pd.DataFrame(lines, columns=["step", "dialogue_id", "turn", *columns])
+    return groups.explode(list(columns), ignore_index=True).rename(columns=columns)
