@@ -16,6 +16,7 @@ from proactor_lib.params import Params
 from proactor_lib.report import render, text, timeline, training
 from proactor_lib.report.run import read_record
 from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Dialogue, ReferenceAction, Turn, TurnPrediction
 from scipy import stats
 from typer.testing import CliRunner
@@ -57,15 +58,17 @@ def test_the_gain_of_few_steps_is_undefined_and_of_a_constant_reward_0():
 
 
 def test_a_step_written_twice_counts_once_and_a_broken_line_is_said(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert read_steps(path).empty
+    run = RunFolder(Params(), tmp_path)
+    path = run.training / "metrics.jsonl"
+    assert read_steps(run).empty
+    path.parent.mkdir()
     path.write_text('{"step": 2, "kl": 1}\n{"step": 1, "kl": 2}\n{"step": 2, "kl": 3}\n')
-    steps = read_steps(path)
+    steps = read_steps(run)
     assert list(steps.kl) == [2, 3]
     assert training.mismatch(steps) == {"kl_mean": 2.5, "clipped_share": None}
     path.write_text('{"step": 1}\n{"kl": 1}\n')
     with pytest.raises(UserError, match="metrics.jsonl, line 2"):
-        read_steps(path)
+        read_steps(run)
 
 
 def test_the_summary_holds_the_figures(run):
@@ -115,7 +118,7 @@ def test_a_run_is_not_said_to_be_made_where_it_is_reported(tmp_path, monkeypatch
     begun = json.loads(run.origin_file.read_text())
     elsewhere = begun | {"commit": "e" * 40, "hardware": {"cpu": "another", "cores": 96, "memory_gb": 1.0, "gpus": []}}
     monkeypatch.setattr(provenance, "collect", lambda: elsewhere)
-    assert read_record(run.out)["provenance"] == begun
+    assert read_record(run)["provenance"] == begun
     run.origin_file.unlink()
     text = report.build(run.out).read_text()
     assert "Code, versions and machine are not known" in text and "another, 96 cores" not in text

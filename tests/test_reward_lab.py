@@ -267,7 +267,7 @@ def test_samples_of_a_training(tmp_path):
     with pytest.raises(UserError, match="dialogue 'gone', turn 3"):
         scoring.run_groups(run, 4)
     path.unlink()
-    with pytest.raises(UserError, match="cannot read .*samples.jsonl"):
+    with pytest.raises(UserError, match="samples.jsonl holds no samples: train first"):
         scoring.run_groups(run, 4)
 
 

@@ -56,7 +56,7 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
     said = (
         [] if same else ["The held-out dialogues or their references differ: values stand beside each other, untested."]
     )
-    origins = [run.read_record(folder)["provenance"] for folder in (a, b)]
+    origins = [run.read_record(r)["provenance"] for r in both]
     return {
         "warnings": said, "parameters": differing(*(r.params.model_dump(mode="json") for r in both)),
         "origin": differing(*map(_flat, origins)), "rewards": [_reward(r) for r in both],
@@ -78,7 +78,7 @@ def _judged_on(run: RunFolder) -> list[tuple]:
 
 
 def _reward(r: RunFolder) -> dict[str, float | None]:
-    steps = read_steps(r.training / "metrics.jsonl")
+    steps = read_steps(r)
     return training.reward_gain(training.gain_rewards(steps))
 
 

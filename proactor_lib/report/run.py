@@ -28,9 +28,9 @@ SHARES = [
 def build(folder: Path) -> Path:
     """Write the run's report.html and summary.json from its files; the report's path."""
     run = RunFolder(read_json(folder / "params.json", Params), folder)
-    steps = read_steps(run.training / "metrics.jsonl")
+    steps = read_steps(run)
     scored = load_or_score(run)
-    record = read_record(folder)
+    record = read_record(run)
     summary = summarise(run, steps, scored, record)
     render.write(run.report_file, "run.html.j2", **content(run, steps, scored, record, summary))
     write_json(run.summary, summary)
@@ -48,12 +48,12 @@ def frame(folder: Path) -> pd.DataFrame:
     )
 
 
-def read_record(folder: Path) -> dict:
+def read_record(run: RunFolder) -> dict:
     """What `proactor run` wrote down; where notebooks were run by hand, only where the run was begun, if that is known.
 
     `provenance` None: it is not. The machine and the code of whoever reports may be others than the run's.
     """
-    path, begun = folder / "run.json", folder / "provenance.json"
+    path, begun = run.out / "run.json", run.origin_file
     if path.exists():
         return json.loads(path.read_text())
     origin = json.loads(begun.read_text()) if begun.exists() else None

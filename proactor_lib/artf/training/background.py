@@ -96,9 +96,8 @@ def follow(run: RunFolder, every: float = 2.0) -> Iterator[Moment]:
 
 def _steps(run: RunFolder) -> pd.DataFrame:
     """The steps so far, without a line that is still being written."""
-    path = run.training / "metrics.jsonl"
     try:
-        return read_steps(path)
+        return read_steps(run)
     except UserError:
         if process(run) is None:
             raise
