@@ -139,9 +139,9 @@ def test_unseen_services_are_reported_apart(prepared):
     run = prepared(split_by="service", policies=("oracle", "silent"), bootstrap=20, max_steps=1)
     annotate_run(run)
     evaluate_run(run)
-    report.build(run.out)
+    page = report.build(run.out).read_text()
     (kind,) = json.loads(run.summary.read_text())["services"].items()
-    assert kind[0] == "unseen" and kind[1]["dialogues"] == 6 and "Services that training saw" in run.report.read_text()
+    assert kind[0] == "unseen" and kind[1]["dialogues"] == 6 and "Services that training saw" in page
     test, train = run.dialogues("test"), run.dialogues("train")
     write_jsonl(run.data / "train.jsonl", [*train, test[0].model_copy(update={"id": "t"})])
     assert by_service(run, load_or_score(run)) == {}  # nothing is unseen: no need to tell apart
