@@ -83,6 +83,7 @@ class ModelParams(BaseModel):
 class TrainingParams(BaseModel):
     """SFT warm start, then turn-level GRPO [paper]."""
 
+    trainers: Count = 1  # processes that train together, a GPU each (on a CPU they share the cores)
     sft_steps: Natural = 0  # optimiser steps on the references before GRPO; 0: none
     sft_learning_rate: Positive = 2e-4
     sft_dialogues_per_step: Count = 2
@@ -180,6 +181,10 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
         if (self.policy_url is None) != (self.policy_model is None):
             raise ValueError("policy_url and policy_model need each other")
         return self
+
+
+# Parameters that say where a run's work is done, not what it is: a run that has begun may go on with others.
+WHERE = ("trainers",)
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

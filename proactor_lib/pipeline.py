@@ -18,7 +18,7 @@ import psutil
 from proactor_lib import notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import home, read_text, shipped, write_json
-from proactor_lib.params import Params, load_params
+from proactor_lib.params import WHERE, Params, load_params
 
 MAIN_JOB = ("01", "02", "03", "04")
 
@@ -134,7 +134,10 @@ def _named_files(params: Params) -> dict[str, str | None]:
 
 def _chain(params: Params, notebooks: list[Path]) -> dict[str, str]:
     """Each notebook's digest of inputs, that of the notebook before it included."""
-    last = json.dumps([params.model_dump(mode="json"), _named_files(params), provenance.code_digest()], sort_keys=True)
+    last = json.dumps(
+        [params.model_dump(mode="json", exclude=set(WHERE)), _named_files(params), provenance.code_digest()],
+        sort_keys=True,
+    )
     digests = {}
     for path in notebooks:
         last = digests[path.stem] = hashlib.sha256(f"{last}{notebook.digest(path)}".encode()).hexdigest()[:12]
