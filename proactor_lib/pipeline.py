@@ -18,7 +18,7 @@ import psutil
 from proactor_lib import notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import home, read_text, shipped, write_json
-from proactor_lib.params import Params, load_params
+from proactor_lib.params import WHERE, Params, load_params
 
 MAIN_JOB = ("01", "02", "03", "04")
 
@@ -62,11 +62,19 @@ class Stage:
 class Pipeline:
     """The stages of one run folder."""
 
-    def __init__(self, params_file: Path, out: Path, overrides: dict[str, Any], notebooks: list[Path]):
-        """Raises UserError for parameters that are wrong, or other than those that the folder was made with."""
+    def __init__(
+        self,
+        params_file: Path,
+        out: Path,
+        overrides: dict[str, Any],
+        notebooks: list[Path],
+        execute: notebook.Execute = notebook.execute,
+    ):
+        """`execute` runs one notebook. Raises UserError for wrong parameters, or other ones than the folder's."""
         from proactor_lib.run import Run
 
         self.params, self.out, self.notebooks = load_params(params_file, overrides), out.resolve(), notebooks
+        self.execute = execute
         self.given = {"params_file": str(shipped(params_file).resolve()), "out": str(self.out), "overrides": overrides}
         for path in notebooks:
             notebook.check_parameters(path, self.given)
@@ -88,7 +96,7 @@ class Pipeline:
         """Execute the notebook and remember how it went; `on_tick` is called a few times a second."""
         start = time.monotonic()
         try:
-            outcome = notebook.execute(path, self.executed(path), self.given, on_tick=on_tick)
+            outcome = self.execute(path, self.executed(path), self.given, on_tick=on_tick)
         except BaseException:
             self._remember(path, "stopped", time.monotonic() - start, 0.0, None)
             raise
@@ -134,7 +142,10 @@ def _named_files(params: Params) -> dict[str, str | None]:
 
 def _chain(params: Params, notebooks: list[Path]) -> dict[str, str]:
     """Each notebook's digest of inputs, that of the notebook before it included."""
-    last = json.dumps([params.model_dump(mode="json"), _named_files(params), provenance.code_digest()], sort_keys=True)
+    last = json.dumps(
+        [params.model_dump(mode="json", exclude=set(WHERE)), _named_files(params), provenance.code_digest()],
+        sort_keys=True,
+    )
     digests = {}
     for path in notebooks:
         last = digests[path.stem] = hashlib.sha256(f"{last}{notebook.digest(path)}".encode()).hexdigest()[:12]

@@ -17,12 +17,12 @@ import psutil
 _PDEATHSIG, _SUBREAPER = 1, 36  # prctl
 
 
-def follow_parent() -> None:
-    """Ask the kernel to send this process SIGTERM when its parent dies, whatever it dies of.
+def follow_parent(number: int = signal.SIGTERM) -> None:
+    """Ask the kernel to send this process a signal when its parent dies, whatever it dies of.
 
     Strictly, when the thread ends that started it: start children from one that lives as long as they should.
     """
-    _prctl(_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PDEATHSIG, number)
 
 
 def _prctl(option: int, value: int) -> None:

@@ -145,5 +145,17 @@ def adaptivity(
     show(benchmark(bursts, seed=seed), as_json)
 
 
+@bench.command()
+def check() -> None:
+    """Measure what should hold on an idle machine, some minutes; status 1 where something falls short."""
+    from proactor_lib.bench.check import measure
+
+    short = 0
+    for bound in measure():
+        short += not bound.holds
+        typer.echo(str(bound))
+    raise typer.Exit(1 if short else 0)
+
+
 def _names(listed: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in listed.split(",") if name.strip())

@@ -210,7 +210,8 @@ class DialogueTrainer(AsyncGRPOTrainer):
             statistics = step_statistics(self._sums) | {"grad_norm": self._grad_norm}
             statistics |= {"rollout_wait_s": self._waited, "train_s": self._current_train_step_time,
                            "sync_s": self._synced, "tokens_packed": self._step_forward_tokens,
-                           "elapsed_s": time.monotonic() - self._began}  # fmt: skip
+                           "elapsed_s": time.monotonic() - self._began,
+                           "ranks": self.accelerator.num_processes}  # fmt: skip
             self._on_step(self._batch, statistics)
         self._metrics["train"].clear()
         self._sums = torch.zeros(len(losses.SUMS))
@@ -233,19 +234,21 @@ class DialogueTrainer(AsyncGRPOTrainer):
         if self.accelerator.is_main_process:
             shutil.rmtree(self._staging, ignore_errors=True)  # a killed run's
         self.accelerator.wait_for_everyone()
+        whole = True
         try:
             super()._save_checkpoint(model, trial)
-            if self.accelerator.is_main_process and not final.exists():
-                os.replace(Path(self._staging) / name, final)
-                _forget_all_but(2, self.args.output_dir)
         except Exception as error:
             if not disk_failed(error):
                 raise
+            whole = False
             log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
-        finally:
-            if self.accelerator.is_main_process:
-                shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging = None
+        self.accelerator.wait_for_everyone()  # every rank has its part in it
+        if self.accelerator.is_main_process:
+            if whole and not final.exists():
+                os.replace(Path(self._staging) / name, final)
+                _forget_all_but(2, self.args.output_dir)
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging = None
 
 
 def last_checkpoint(folder: Path) -> Path | None:
