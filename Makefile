@@ -16,7 +16,7 @@ help:  ## what there is to make
 env: .venv/.installed-$(EXTRA)  ## make .venv with everything that the project needs
 
 # The pins are complete, so nothing is resolved here. Bytecode once, here: each kernel, server and trainer would compile torch
-# and vLLM anew where Python may not write it. uv reads its own variable for local wheels: pass pip's on. Without local wheels
+# and vLLM again where Python may not write it. uv reads its own variable for local wheels: pass pip's on. Without local wheels
 # the CPU build of torch comes from torch's own index, which uv knows.
 UV = .venv/bin/uv pip
 LINKS = links=$${UV_FIND_LINKS:-$$(for level in :env: site user global; do .venv/bin/python -m pip config get $$level.find-links 2>/dev/null \
@@ -40,7 +40,7 @@ COMPILE = $(UV) compile --quiet --universal --python-version 3.11 --only-binary 
 UNWANTED = torchvision torchaudio torchcodec
 
 pins: EXTRA = cpu
-pins:  ## compile requirements/ anew from pyproject.toml; UPGRADE=--upgrade takes newer releases
+pins:  ## compile requirements/ again from pyproject.toml; UPGRADE=--upgrade takes newer releases
 	$(LINKS); $(COMPILE) $(UPGRADE) --extra cpu --extra dev -o requirements/cpu.txt \
 	  --override <(printf "%s; sys_platform == 'never'\n" $(UNWANTED)) $(addprefix --no-emit-package ,$(UNWANTED))
 	grep -vE '^(torch|triton)' requirements/cpu.txt | tee requirements/gpu.txt > requirements/light.txt

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -235,7 +235,19 @@ def _validated(text: str, model: type[M], place: str) -> M:
             return model.model_validate_json(json.dumps(_without(json.loads(text), nulls)))
     except ValidationError as error:
         first = error
-    raise UserError(f"{place}: {first_error(first)}; accepted keys: {', '.join(model.model_fields)}") from None
+    accepted = ", ".join(_model_at(model, first.errors()[0]["loc"]).model_fields)
+    raise UserError(f"{place}: {first_error(first)}; accepted keys: {accepted}") from None
+
+
+def _model_at(model: type[BaseModel], place: tuple) -> type[BaseModel]:
+    """The model in whose object the key at the end of `place` stands."""
+    for step in place[:-1]:
+        field = model.model_fields.get(step) if isinstance(step, str) else None
+        kinds = [field.annotation] if field else []
+        for kind in kinds:
+            kinds += get_args(kind)
+        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), model)
+    return model
 
 
 def _without(value: Any, places: list[tuple]) -> Any:

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -137,7 +137,9 @@ def _once(label: str, make) -> Path:
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{label}.", dir=folder.parent))
+    aside = folder.with_name(f".{label}.{os.getpid()}-{threading.get_ident()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()  # with the umask's mode, unlike tempfile's folders: a cache may be shared
     try:
         log.info("making %s", folder)
         make(aside)

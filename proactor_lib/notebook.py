@@ -12,8 +12,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ from proactor_lib import processes
 from proactor_lib.errors import UserError, missing_extra
 from proactor_lib.files import read_text, write_json
 
+KERNEL = "python3"
 State = Literal["done", "failed", "refused", "timeout"]
 
 
@@ -193,6 +196,21 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "the notebook's process ended without a word"
 
 
+@contextmanager
+def own_kernel() -> Iterator[None]:
+    """Has the kernel `python3` be this Python's, whatever other kernel of that name the machine has."""
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    before = os.environ.get("JUPYTER_PATH")
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        spec = {"argv": command, "display_name": "Python 3", "language": "python"}
+        write_json(Path(folder) / "kernels" / KERNEL / "kernel.json", spec)
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
+        try:
+            yield
+        finally:
+            os.environ.pop("JUPYTER_PATH") if before is None else os.environ.update(JUPYTER_PATH=before)
+
+
 def _run_job(source: str, target: str, parameters: dict[str, Any], parent: int) -> None:
     """What the process of its own does. Its descendants end with it, and it ends with its parent."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -204,7 +222,10 @@ def _run_job(source: str, target: str, parameters: dict[str, Any], parent: int) 
     from nbclient.exceptions import DeadKernelError
 
     try:
-        papermill.execute_notebook(source, target, parameters, progress_bar=False, log_output=False)
+        with own_kernel():
+            papermill.execute_notebook(
+                source, target, parameters, progress_bar=False, log_output=False, kernel_name=KERNEL
+            )
     except papermill.PapermillExecutionError:
         sys.exit(1)  # the error stands in the notebook
     except DeadKernelError:

@@ -53,7 +53,7 @@ class AnnotationParams(BaseModel):
     """How windows are found."""
 
     annotator: Annotator = "evidence"
-    second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same anew
+    second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same again
     oracle_model: str | None = None  # the model's name at the endpoint
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
@@ -73,6 +73,7 @@ class ModelParams(BaseModel):
     lora_rank: Count = 8  # [paper]
     lora_alpha: Count = 16  # [paper]
     lora_dropout: Share = 0.0  # [paper]
+    chat_template_args: dict[str, Any] = {}  # of the model's chat template, such as {"enable_thinking": false}
     max_context: Count = 9216  # tokens, prompt and output [paper]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trainer_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: float32 only on a CPU without bfloat16
@@ -81,6 +82,7 @@ class ModelParams(BaseModel):
 class TrainingParams(BaseModel):
     """SFT warm start, then turn-level GRPO [paper]."""
 
+    trainers: Count = 1  # processes that train together, a GPU each (on a CPU they share the cores)
     sft_steps: Natural = 0  # optimiser steps on the references before GRPO; 0: none
     sft_learning_rate: Positive = 2e-4
     sft_dialogues_per_step: Count = 2
@@ -138,6 +140,7 @@ class EvaluationParams(BaseModel):
     policy_key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
     reasoning_tokens: Count = 512  # an output's limit where a policy thinks first
     theta: Share = 0.75  # a match in the metrics [SPEC 4]
+    execution_price: NonNegative = 0.25  # of a false execution, in missed opportunities: the c of U_c [SPEC 4]
     bootstrap: Count = 2000  # resamples of dialogues for the 95% intervals
     evaluation_turns: Natural = 0  # evenly spaced turns of each held-out dialogue; 0: all
 
@@ -175,6 +178,10 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
         if (self.policy_url is None) != (self.policy_model is None):
             raise ValueError("policy_url and policy_model need each other")
         return self
+
+
+# Parameters that say where a run's work is done, not what it is: a run that has begun may go on with others.
+WHERE = ("trainers",)
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

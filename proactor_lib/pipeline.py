@@ -18,7 +18,7 @@ import psutil
 from proactor_lib import notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import home, read_text, shipped, write_json
-from proactor_lib.params import Params, load_params
+from proactor_lib.params import WHERE, Params, load_params
 
 MAIN_JOB = ("01", "02", "03", "04")
 
@@ -126,13 +126,18 @@ def read_stages(out: Path) -> dict[str, Stage]:
 
 
 def _named_files(params: Params) -> dict[str, str | None]:
-    """Digests of the files and folders that parameters name."""
-    return {k: provenance.fingerprint(v) for k, v in params if isinstance(v, Path)}
+    """Digests of the files and folders that parameters name, those of `adapters` one by one."""
+    one_by_one = {f"{k}.{name}": path for k, v in params if isinstance(v, dict) for name, path in v.items()}
+    named = {k: v for k, v in {**dict(params), **one_by_one}.items() if isinstance(v, Path)}
+    return {k: provenance.fingerprint(v) for k, v in named.items()}
 
 
 def _chain(params: Params, notebooks: list[Path]) -> dict[str, str]:
     """Each notebook's digest of inputs, that of the notebook before it included."""
-    last = json.dumps([params.model_dump(mode="json"), _named_files(params), provenance.code_digest()], sort_keys=True)
+    last = json.dumps(
+        [params.model_dump(mode="json", exclude=set(WHERE)), _named_files(params), provenance.code_digest()],
+        sort_keys=True,
+    )
     digests = {}
     for path in notebooks:
         last = digests[path.stem] = hashlib.sha256(f"{last}{notebook.digest(path)}".encode()).hexdigest()[:12]

@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +17,12 @@ import psutil
 _PDEATHSIG, _SUBREAPER = 1, 36  # prctl
 
 
-def follow_parent() -> None:
-    """Ask the kernel to send this process SIGTERM when its parent dies, whatever it dies of.
+def follow_parent(number: int = signal.SIGTERM) -> None:
+    """Ask the kernel to send this process a signal when its parent dies, whatever it dies of.
 
     Strictly, when the thread ends that started it: start children from one that lives as long as they should.
     """
-    _prctl(_PDEATHSIG, signal.SIGTERM)
+    _prctl(_PDEATHSIG, number)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -160,3 +161,9 @@ def _has_mark(process: psutil.Process, mark: str) -> bool:
 
 if __name__ == "__main__":
     _guard(sys.argv[1], int(sys.argv[2]), {os.getpid(), *map(int, sys.argv[3:])})
+
+
+def short_temp_folder() -> str:
+    """The folder for temporary files; where its path is so long that sockets in it get no name (107 bytes), /tmp."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 30 or not os.path.isdir("/tmp") else "/tmp"

@@ -31,6 +31,12 @@ def report(out: Path | str, stage: str, done: float, total: float, text: str = "
         os.close(handle)
 
 
+def read(out: Path | str) -> list[Event]:
+    """All events of the run's folder, in order; none where nothing was reported."""
+    path = Path(out) / FILE
+    return [Event(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 class Tail:
     """The events that were appended since the last look; starts at the end of what is there."""
 

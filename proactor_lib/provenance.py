@@ -77,7 +77,16 @@ def fingerprint(path: Path) -> str | None:
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
         return _hashed(f"{p.relative_to(path)}\0{p.stat().st_size}\0{p.stat().st_mtime_ns}" for p in files)
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
+    if not path.is_file():
+        return None
+    state = path.stat()
+    return _file_digest(path.absolute(), (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _file_digest(path: Path, state: tuple[int, int, int]) -> str:
+    """Read once a process: again only where the file has changed meanwhile."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _hashed(parts) -> str:

@@ -38,10 +38,11 @@ def _alone(cpus: int | None):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
-    folder = tempfile.mkdtemp(prefix="pray-")  # short: Ray's sockets lie in it
+    folder = tempfile.mkdtemp(prefix="pray-", dir=processes.short_temp_folder())  # short: Ray's sockets lie in it
     try:
         with processes.guarded():
             ray.init(
+                address="local",  # not the one of RAY_ADDRESS
                 num_cpus=cpus or processes.cores(), include_dashboard=False, _node_ip_address="127.0.0.1",
                 object_store_memory=STORE_BYTES, log_to_driver=False, logging_level="ERROR", _temp_dir=folder,
             )  # fmt: skip

@@ -1,31 +1,91 @@
-"""A run, a verb a stage: prepare, annotate, train, evaluate, report. What is done and unchanged is not done again."""
+"""A run, one verb per stage: prepare, annotate, train, evaluate, report. What is done already is not done again."""
 
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
-from proactor_lib import progress
+from proactor_lib import progress, provenance
 from proactor_lib.files import write_json, write_jsonl
-from proactor_lib.params import Params
+from proactor_lib.params import Params, load_params
 from proactor_lib.run_folder import SPLITS, FailedDialogue, RunFolder, failures
 from proactor_lib.schema import Catalog, Dialogue
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from proactor_lib.annotate.oracle_run import OracleSettings
     from proactor_lib.datasets import Corpus
+    from proactor_lib.evaluate import EvalResults
 
+Log = Callable[[str], None]
 __all__ = ["SPLITS", "FailedDialogue", "Run", "annotate_run", "prepare_data"]
 
 
 class Run(RunFolder):
-    """A run: its parameters, its folder, and the stages that fill it. Make it with `Run.open`."""
+    """A run: its parameters, its folder, and the stages that fill it. Make it with `Run.open`.
+
+    Each stage needs those before it, does nothing where it was done from the same inputs, and goes on where it was
+    interrupted. `log` takes one line of text per fact.
+    """
+
+    @classmethod
+    def open(cls, params: Params | Path | str, out: Path | str, overrides: Mapping[str, Any] | None = None) -> Self:
+        """The run in folder `out`, new or begun, with parameters, or with a file of them and `overrides`.
+
+        UserError if the folder was made with other parameters, and as `load_params`.
+        """
+        return super().open(params if isinstance(params, Params) else load_params(params, overrides), out)
+
+    def prepare(self, log: Log = print) -> None:
+        """Write data/. Raises as `prepare_data`."""
+        prepare_data(self, log)
+
+    def annotate(self, log: Log = print) -> None:
+        """Write references/. Raises as `annotate_run`."""
+        annotate_run(self, log)
+
+    def train(self) -> "pd.DataFrame":
+        """Train in a process of its own and wait for it; one row per optimiser step. Raises as `background.follow`."""
+        from proactor_lib.artf.training import background
+
+        *_, end = background.follow(self)
+        return end.steps
+
+    def evaluate(self, dev: bool = True, log: Log = print) -> "EvalResults":
+        """Predictions on test and their results; `dev`: the policy in focus there too, where its threshold is tuned.
+
+        Raises as `evaluate_run`.
+        """
+        from proactor_lib.evaluate import evaluate_run, load_or_score
+
+        evaluate_run(self, dev, log)
+        return load_or_score(self)
+
+    def report(self) -> Path:
+        """Write report.html and summary.json; the report's path."""
+        from proactor_lib import report
+
+        return report.build(self.out)
 
 
-def prepare_data(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
+def prepare_data(run: Run, log: Log = lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write data/ (and the truth, where the corpus knows it) into the run's folder.
 
-    No dialogue is in two of them, even where a corpus has no splits: what is held out is taken first.
-    `log` takes one line of text a fact. Raises UserError as `datasets.load`.
+    No dialogue is in two of them, even where a corpus has no splits: what is held out is taken first. Data that were
+    read from the same files are left as they are.
+    `log` takes one line of text per fact. Raises UserError as `datasets.load`.
     """
+    written = [run.data / "catalog.json", *(run.data / f"{s}.jsonl" for s in splits)]
+    with _once(run.data, "data", {"corpus": _fingerprint(run.params.data_dir)}, written) as there:
+        if there:
+            log(f"{run.data} is there, from the same corpus")
+        else:
+            _prepare_splits(run, log, splits)
+
+
+def _prepare_splits(run: Run, log: Log, splits: tuple[str, ...]) -> None:
     made: dict[str, Corpus] = {}
     hidden = _hidden(run.params) if run.params.split_by == "service" else None
     for done, split in enumerate(reversed(splits)):
@@ -33,6 +93,22 @@ def prepare_data(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLI
         made[split] = _prepare_split(run, split, [d for c in made.values() for d in c.dialogues], hidden, log)
     write_json(run.data / "catalog.json", _union([made[s].catalog for s in splits]).model_dump(mode="json"))
     progress.report(run.out, "data", len(splits), len(splits))
+
+
+@contextmanager
+def _once(folder: Path, name: str, made_from: dict[str, Any], written: list[Path]) -> Iterator[bool]:
+    """Whether `written` is there, from these inputs; if not, they are noted when the block ends well."""
+    note = folder / f"{name}.made.json"
+    there = note.exists() and json.loads(note.read_text()) == made_from and all(p.exists() for p in written)
+    if not there:
+        note.unlink(missing_ok=True)
+    yield there
+    if not there:
+        write_json(note, made_from)
+
+
+def _fingerprint(path: Path | None) -> str | None:
+    return path and provenance.fingerprint(path)
 
 
 def _hidden(p: Params) -> frozenset[str]:
@@ -70,7 +146,7 @@ def _union(catalogs: list[Catalog]) -> Catalog:
     return catalogs[0].model_copy(update={"actions": tuple(actions.values())})
 
 
-def annotate_run(run: Run, log=lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
+def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write references/<split>.jsonl for each split with the run's annotator, then see what the filter takes out.
 
     A second annotator's go to second-<split>.jsonl. What an oracle has annotated stays: it was paid for, and its server
@@ -102,8 +178,12 @@ def _annotations(run: Run, split: str) -> list[tuple[Path, str, int]]:
 def _by_evidence(run: Run, split: str, path: Path) -> str:
     from proactor_lib.annotate import evidence
 
-    tally, dialogues = evidence.Tally(), run.conversations(split)
-    write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
+    made_from = {"dialogues": _fingerprint(run.data / f"{split}.jsonl"), "catalog": run.catalog.digest}
+    with _once(run.annotations, path.stem, made_from, [path]) as there:
+        if there:
+            return f"{path} is there, from the same dialogues"
+        tally, dialogues = evidence.Tally(), run.conversations(split)
+        write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
     return f"{len(dialogues)} dialogues, {tally}"
 
 
@@ -140,7 +220,7 @@ def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
 
 
 def _filter(run: Run, split: str) -> str:
-    """Write <split>.removed.jsonl, anew; corrections by hand are taken in first."""
+    """Write <split>.removed.jsonl again; corrections by hand are taken in first."""
     from proactor_lib.annotate import agreement
 
     path = run.annotations / f"{split}.removed.jsonl"

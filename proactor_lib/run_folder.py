@@ -13,7 +13,7 @@ from proactor_lib import provenance
 from proactor_lib.annotate import corrections
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, read_lines, write_json
-from proactor_lib.params import Params
+from proactor_lib.params import WHERE, Params
 from proactor_lib.schema import Case, Catalog, Dialogue, DialogueReferences, Record, cases
 
 SPLITS = ("train", "dev", "test")
@@ -44,9 +44,12 @@ class RunFolder:
             )
         run = cls(params, Path(out).expanduser())
         if run.params_file.exists():
-            _refuse_other(params, read_json(run.params_file, Params), run.out)
+            before = read_json(run.params_file, Params)
+            _refuse_other(params, before, run.out)
         else:
+            before = None
             write_json(run.origin_file, provenance.collect())
+        if params != before:
             write_json(run.params_file, params.model_dump(mode="json"))
         return run
 
@@ -92,7 +95,7 @@ class RunFolder:
         return self.out / "summary.json"
 
     @property
-    def report(self) -> Path:
+    def report_file(self) -> Path:
         """One self-contained HTML file."""
         return self.out / "report.html"
 
@@ -182,7 +185,9 @@ def _without(line: DialogueReferences, removed: dict[tuple[str, str | None], str
 
 def _refuse_other(params: Params, before: Params, out: Path) -> None:
     now, then = params.model_dump(mode="json"), before.model_dump(mode="json")
-    if changed := [f"{k} was {json.dumps(then[k])}, now {json.dumps(v)}" for k, v in now.items() if then[k] != v]:
+    if changed := [
+        f"{k} was {json.dumps(then[k])}, now {json.dumps(v)}" for k, v in now.items() if then[k] != v and k not in WHERE
+    ]:
         raise UserError(
             f"{out} was made with other parameters ({'; '.join(changed)}): choose another folder, or delete it"
         )

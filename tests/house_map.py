@@ -1,4 +1,4 @@
-"""The README's map of the house, from the first sentence of each file: `python tests/house_map.py` writes it anew."""
+"""The README's map of the house, from the first sentence of each file: `python tests/house_map.py` writes it again."""
 
 import ast
 import json

@@ -48,7 +48,7 @@ def test_trls_side_is_measured_once_and_kept(cli, tmp_path):
 
 
 def test_asynchronous_and_synchronous_do_the_same_work(tmp_path, pins, monkeypatch):
-    """Against a server whose outputs hang on the prompt alone: also the same rewards, and nearly the same weights."""
+    """Against a server whose outputs depend on the prompt alone: also the same rewards, and nearly the same weights."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     with Completions() as http:
         server = Server(model="", log_path=tmp_path / "server.log", port=http.port)
@@ -73,7 +73,7 @@ def test_asynchronous_and_synchronous_do_the_same_work(tmp_path, pins, monkeypat
     # A synchronous loop's steps are sampled by their own policy, an asynchronous one's by that or the one before.
     versions = {side: [line["version"] for line in steps(tmp_path / side)] for side in ("artf", "sync")}
     assert versions["sync"] == [0, 1] and versions["artf"] == [0, 0]
-    # ART-F's trainer has the server's core too, before each row anew, while that has nothing to do.
+    # ART-F's trainer has the server's core too, before each row again, while that has nothing to do.
     assert set(pins) <= {"0", "0,1", "0,1,0,1"} and "0" in pins and "0,1,0,1" in pins
 
     places = ("start/training/sft", "artf/training/adapter", "sync/training/adapter")

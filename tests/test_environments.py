@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from proactor_lib.errors import missing_extra
+from proactor_lib.params import Params
+from proactor_lib.run import Run
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("cpu", "gpu", "light")
@@ -165,6 +167,7 @@ def test_light_commands_do_without_torch_and_without_what_only_linux_has(tmp_pat
 
 
 def test_what_needs_more_says_which_extra(tmp_path):
+    Run.open(Params(), tmp_path / "run")
     lines = ("train --out run", "cluster up --out c --set model=tiny", "bench packing --shape tiny")
     statuses, said = elsewhere(tmp_path, *lines)
     assert statuses == [2, 2, 2]

@@ -242,7 +242,7 @@ def test_a_threshold_is_tuned_on_dev(tmp_path):
     evaluate_run(run, dev=True)
     found = readiness.tune_run(run, "oracle_early", prices=(0.0, 1.0))
     assert list(found.table.price) == [0.0, 1.0] and set(found.curve.threshold) >= {0.0, 1.0}
-    assert found.table.cost[0] <= found.table.cost[1]
+    assert found.table.utility[0] >= found.table.utility[1] and found.chosen in set(found.curve.threshold)
 
 
 def test_a_row_of_ready_turns_goes_over_turns_that_were_not_asked():

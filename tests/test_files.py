@@ -183,3 +183,10 @@ def test_yaml_is_read_as_json_would_say_it():
 def test_yaml_that_would_lose_something_is_refused(text, says):
     with pytest.raises(UserError, match=says):
         parse_yaml(text, "p.yaml")
+
+
+def test_the_accepted_keys_are_those_of_the_object_that_is_wrong(tmp_path):
+    action = {"name": "a", "params": [{"name": "p", "kind": "x"}]}
+    (tmp_path / "catalog.json").write_text(json.dumps({"domain": "b", "actions": [action]}))
+    with pytest.raises(UserError, match="params.0.kind: .*; accepted keys: name, type, description, required"):
+        read_json(tmp_path / "catalog.json", Catalog)

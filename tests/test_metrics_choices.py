@@ -2,9 +2,11 @@
 
 import pytest
 from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
+from proactor_lib.errors import UserError
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
-from proactor_lib.metrics.thresholds import agreement, cost, fired_from, persistence, sweep, trade_off, tune, tuned
+from proactor_lib.metrics.thresholds import agreement, fired_from, persistence, sweep, trade_off, tune, tuned
+from proactor_lib.metrics.utility import utility_at
 from proactor_lib.metrics.variants import agreement as variant_agreement
 from proactor_lib.metrics.variants import verdicts
 
@@ -48,22 +50,32 @@ def inputs():
     return Inputs([dialogue()], [needs(reference(window=(3, 3, 5)))], persistence(said, horizon=4))
 
 
-def test_what_a_threshold_costs(inputs):
+def test_what_a_threshold_is_worth(inputs):
+    """One reference: at 0.25 two false executions, `pay` and `find`; at 0.5 the need is met at 4 of 3..5, at 0.75 at
+
+    5, at 1 never."""
     tables = sweep(inputs, [0.25, 0.5, 0.75, 1])
-    assert {t: cost(table, price=0.25).item() for t, table in tables.items()} == {0.25: 0.5, 0.5: 0, 0.75: 0, 1: 1}
-    assert tune(tables, price=0.25) == 0.75  # the most reluctant of the two best
+    utilities = {t: utility_at(table, [0.25, 1]).tolist()[0] for t, table in tables.items()}
+    assert utilities == {0.25: [0.5, -1], 0.5: pytest.approx([2 / 3] * 2), 0.75: pytest.approx([1 / 3] * 2), 1: [0, 0]}
+    assert tune(tables, price=0.25) == 0.5 and tune(tables, price=0.1) == 0.25
     curve = trade_off(tables, bootstrap=5).set_index(["threshold", "metric"]).value
     assert curve[0.25, "ftr"] == pytest.approx(2 / 5) and curve[0.5, "ftr"] == 0
     assert curve[0.25, "opportunity_timing"] == 1 and curve[0.5, "opportunity_timing"] == pytest.approx(2 / 3)
 
 
-def test_a_dear_false_trigger_silences_and_a_free_one_does_not(inputs):
+def test_a_dear_false_execution_silences_and_a_free_one_does_not(inputs):
     tables = sweep(inputs, [0, 0.25, 1])
-    assert tune(tables, price=0) == 0.25 and tune(tables, price=100) == 1
+    assert tune(tables, price=0) == 0.25 and tune(tables, price=100) == 1  # of equals the most reluctant
     found = tuned(tables, tables, tables[0.25], [0, 100], bootstrap=10).set_index("price")
     assert found.threshold.to_dict() == {0: 0.25, 100: 1}
-    assert found.saving.to_dict() == {0: 0, 100: 200 - 1} and found.low[100] == found.high[100] == 199
-    assert found.opportunity_timing.to_dict() == {0: 1, 100: 0}
+    assert found.utility.to_dict() == {0: 1, 100: 0} and found.untuned.to_dict() == {0: 1, 100: 1 - 200}
+    assert found.gain.to_dict() == {0: 0, 100: 199} and found.low[100] == found.high[100] == 199
+    assert found.false_executions.to_dict() == {0: 2, 100: 0} and found.opportunity_timing.to_dict() == {0: 1, 100: 0}
+
+
+def test_sampled_turns_give_no_threshold(inputs):
+    with pytest.raises(UserError, match="asked at some turns only"):
+        tune(sweep(inputs, [0, 1], evaluated_turns={"d": [1, 3]}), price=0.25)
 
 
 def test_variants_show_what_a_finding_hangs_on():

@@ -72,7 +72,9 @@ def test_no_references(references):
 
 
 def test_neither_predictions_nor_references():
-    assert set(metrics([], []).values()) == {None}
+    found = metrics([], [])
+    assert found.pop("false_needs") == 0  # silent at ten turns without a need
+    assert {m for m, v in found.items() if v is not None} == set()
 
 
 def test_a_dialogue_without_scored_turns_leaves_the_averages_alone():
@@ -184,10 +186,35 @@ def test_an_output_is_a_set():
     assert found["opportunity_timing"] == 1
 
 
-def test_only_the_turns_asked_are_scored():
-    references, predictions = [needs(reference(), reference("pay", (9, 9, 9)))], says({3: ready()})
-    found = metrics(references, predictions, evaluated_turns={"d": [1, 3]})
-    assert (found["ac"], found["missed"]) == (1, 0)  # turns 2, 4, 5, 6 and the need at turn 9 were not asked about
+class TestSampledTurns:
+    """Two needs: `book` 2, 4, 6 and `pay` 9, 9, 9; asked at turns 1, 3 and 5."""
+
+    def found(self, outputs, evaluated_turns=(1, 3, 5)):
+        references = [needs(reference(), reference("pay", (9, 9, 9)))]
+        return metrics(references, says(outputs), evaluated_turns={"d": evaluated_turns})
+
+    def test_only_the_turns_asked_are_scored(self):
+        assert self.found({3: candidate()})["ac"] == 1 / 2  # turns 3 and 5
+
+    def test_a_reference_counts_only_if_it_can_be_executed_at_a_turn_asked(self):
+        """Nothing was asked at turn 9; `book` is due at 5: until then a trigger is worth 1."""
+        assert (self.found({})["missed"], self.found({})["opportunity_timing"]) == (1, 0)
+        assert self.found({5: ready()})["opportunity_timing"] == 1
+        assert self.found({3: ready()})["opportunity_timing"] == 1
+        assert self.found({1: ready()})["premature"] == 1
+        assert self.found({3: ready()}, evaluated_turns=[3])["opportunity_timing"] is None
+
+    def test_after_the_first_such_turn_the_score_falls(self):
+        """r' = 5: at turn 6 (6 + 1 - 6) / (6 + 1 - 5)."""
+        assert self.found({6: ready()}, evaluated_turns=[1, 5, 6])["opportunity_timing"] == 1 / 2
+
+    def test_nothing_is_known_of_executions(self):
+        found = self.found({3: ready()})
+        names = ("utility", "execution_precision", "execution_recall", "execution_f1", "false_executions")
+        assert {found[m] for m in names} == {None}
+
+    def test_all_turns_asked_are_no_sample(self):
+        assert self.found({3: ready()}, evaluated_turns=range(1, 11))["utility"] == 1 / 2
 
 
 @pytest.mark.parametrize(

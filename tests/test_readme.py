@@ -123,7 +123,7 @@ def test_files_that_it_links_to_are_there():
 
 
 def test_the_map_names_every_file():
-    """`python tests/house_map.py` writes it anew."""
+    """`python tests/house_map.py` writes it again."""
     named = set(re.findall(r"^\| `([^`]+)` \| .+ \|$", README, re.M))
     assert {p.name.removesuffix(".py") for p in files()} <= named
     titles = re.findall(r"<summary>.*</summary>", house_map())

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from proactor_lib import provenance, report
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.cli import app
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl, write_json, write_jsonl
@@ -15,6 +16,7 @@ from proactor_lib.params import Params
 from proactor_lib.report import render, text, timeline, training
 from proactor_lib.report.run import read_record
 from proactor_lib.run import Run
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Dialogue, ReferenceAction, Turn, TurnPrediction
 from scipy import stats
 from typer.testing import CliRunner
@@ -56,15 +58,17 @@ def test_the_gain_of_few_steps_is_undefined_and_of_a_constant_reward_0():
 
 
 def test_a_step_written_twice_counts_once_and_a_broken_line_is_said(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert training.read_steps(path).empty
+    run = RunFolder(Params(), tmp_path)
+    path = run.training / "metrics.jsonl"
+    assert read_steps(run).empty
+    path.parent.mkdir()
     path.write_text('{"step": 2, "kl": 1}\n{"step": 1, "kl": 2}\n{"step": 2, "kl": 3}\n')
-    steps = training.read_steps(path)
+    steps = read_steps(run)
     assert list(steps.kl) == [2, 3]
     assert training.mismatch(steps) == {"kl_mean": 2.5, "clipped_share": None}
     path.write_text('{"step": 1}\n{"kl": 1}\n')
     with pytest.raises(UserError, match="metrics.jsonl, line 2"):
-        training.read_steps(path)
+        read_steps(run)
 
 
 def test_the_summary_holds_the_figures(run):
@@ -114,7 +118,7 @@ def test_a_run_is_not_said_to_be_made_where_it_is_reported(tmp_path, monkeypatch
     begun = json.loads(run.origin_file.read_text())
     elsewhere = begun | {"commit": "e" * 40, "hardware": {"cpu": "another", "cores": 96, "memory_gb": 1.0, "gpus": []}}
     monkeypatch.setattr(provenance, "collect", lambda: elsewhere)
-    assert read_record(run.out)["provenance"] == begun
+    assert read_record(run)["provenance"] == begun
     run.origin_file.unlink()
     text = report.build(run.out).read_text()
     assert "Code, versions and machine are not known" in text and "another, 96 cores" not in text
@@ -130,15 +134,15 @@ def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
 
 
 def test_the_page_in_a_browser(run, browser):
-    assert run.report.stat().st_size < render.LIMIT_BYTES / 5
-    text = check_page(browser, run.report)
+    assert run.report_file.stat().st_size < render.LIMIT_BYTES / 5
+    text = check_page(browser, run.report_file)
     summary = json.loads(run.summary.read_text())
     for metrics in summary["held_out"].values():
         for value, low, high in metrics.values():
             assert render.number(value) in text and render.interval(low, high) in text
     for said in ("Does it move?", "Read first", "One dialogue", "gained", "20 steps of turn-level GRPO"):
         assert said in text
-    assert "The data do not tell oracle_late from silent." in text  # two dialogues
+    assert summary["primary"]["metric"] == "utility" and "Primary endpoint: the utility of oracle_late" in text
     assert {e.text for e in browser.find_elements("css selector", ".key")} <= {"S", "R", "OL"}
     assert browser.find_elements("css selector", ".timeline .lane.ready")
 
@@ -149,7 +153,7 @@ def test_the_page_is_no_wider_than_its_window(run, browser, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                             {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})  # fmt: skip
     try:
-        browser.get(run.report.resolve().as_uri())
+        browser.get(run.report_file.resolve().as_uri())
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
@@ -159,6 +163,26 @@ def reference(number, name, window, **params):
     values = {k: {"value": v, "turn": window[1]} for k, v in params.items()}
     window = dict(zip(("open", "ready", "close"), window, strict=True))
     return ReferenceAction.model_validate({"id": f"r{number}", "name": name, "params": values, "window": window})
+
+
+def primary_sentence(difference, low, high, reason=None):
+    """The report's first sentence on a run whose policy in focus gains `difference` over sft."""
+    figures = {"sft": [0.5, 0.4, 0.6], "trained": [0.5 + difference, 0.4, 0.7]}
+    found = {"metric": "utility", "price": 0.25, "policies": figures, "against": {"sft": [difference, low, high]}}
+    scored = SimpleNamespace(scores=figures, dialogues=60, primary=lambda: found | {"reason": reason})
+    return " ".join(text.primary(scored))
+
+
+def test_the_first_sentence_gives_the_primary_endpoint_and_the_verdict_of_its_interval():
+    better, worse = primary_sentence(0.08, 0.01, 0.16), primary_sentence(-0.32, -0.5, -0.14)
+    assert (
+        "utility of trained at a price of 0.25 for a false execution is 0.580 (95% interval 0.400 to 0.700)" in better
+    )
+    assert better.count("better than sft by 0.080 (0.010 to 0.160)") == 1 and "60 held-out dialogues" in better
+    assert "worse than sft by 0.320 (0.140 to 0.500)" in worse and "one seed" in worse
+    assert "not told from sft (difference 0.020, −0.050 to 0.090)" in primary_sentence(0.02, -0.05, 0.09)
+    assert "the same as sft" in primary_sentence(0, 0, 0)
+    assert "is not known: turns were sampled." in primary_sentence(0, None, None, "turns were sampled")
 
 
 def test_the_timeline_puts_windows_triggers_and_faults_where_they_are():
@@ -187,7 +211,7 @@ def test_the_dialogue_shown_is_the_median():
 
 
 def test_the_command(run, tmp_path):
-    assert CliRunner().invoke(app, ["report", str(run.out)]).stdout.strip() == str(run.report)
+    assert CliRunner().invoke(app, ["report", str(run.out)]).stdout.strip() == str(run.report_file)
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert isinstance(result.exception, UserError)
     assert "is neither a run's folder (params.json) nor a sweep's (sweep.json)" in str(result.exception)
@@ -213,8 +237,8 @@ def verdicts(**found):
 def test_findings_know_which_end_of_a_metric_is_the_better():
     told = verdicts(ac="higher", ftr="lower", missed="higher", pt="unclear", rar="higher", lead="lower")
     assert text.findings(told) == ["Against base, p is better by AC and FTR; worse by missed."]
-    assert text.findings(verdicts(ac="unclear", rar="higher")) == ["The data do not tell p from base."]
-    assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same."]
+    assert text.findings(verdicts(ac="unclear", rar="higher")) == ["No other metric tells p from base."]
+    assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same by all other metrics."]
     assert text.findings(None) == text.findings(SimpleNamespace(comparisons=None)) == []
 
 

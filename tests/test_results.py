@@ -1,10 +1,12 @@
 """An evaluation's results: computed once, read back by everyone, and computed again where an input changed."""
 
+import io
 import json
+from collections import Counter
 
 import pandas as pd
 import pytest
-from proactor_lib import report
+from proactor_lib import files, provenance, report
 from proactor_lib.evaluate import evaluate_run, load_or_score
 from proactor_lib.evaluate.predictions import policies, read, read_all
 from proactor_lib.files import read_json, write_json, write_jsonl
@@ -46,6 +48,25 @@ def test_an_evaluation_a_notebook_and_two_reports_score_each_policy_once(run, sc
         report.build(run.out)
     assert len(scorings) == 3
     assert json.loads(run.summary.read_text())["held_out"] == shown
+
+
+def test_the_test_split_is_read_once_in_a_process(run, monkeypatch):
+    """Policies, results and two reports; one more opening is its digest's."""
+    for known in (files._read_lines, provenance._file_digest):  # as in a new process
+        known.cache_clear()
+    opened = Counter()
+    open_file = io.open
+
+    def counted(file, *given, **more):
+        opened[str(file)] += 1
+        return open_file(file, *given, **more)
+
+    monkeypatch.setattr("builtins.open", counted)
+    monkeypatch.setattr(io, "open", counted)
+    evaluate_run(run)
+    for _ in range(2):
+        report.build(run.out)
+    assert opened[str(run.data / "test.jsonl")] == 2
 
 
 def test_what_is_read_back_is_what_was_computed(run):

@@ -12,6 +12,7 @@ from proactor_lib import datasets, notebook
 from proactor_lib.agent import render
 from proactor_lib.annotate import evidence
 from proactor_lib.cli import app
+from proactor_lib.cli import rewards as rewards_command
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, write_json, write_jsonl
 from proactor_lib.params import Params, load_params
@@ -266,7 +267,7 @@ def test_samples_of_a_training(tmp_path):
     with pytest.raises(UserError, match="dialogue 'gone', turn 3"):
         scoring.run_groups(run, 4)
     path.unlink()
-    with pytest.raises(UserError, match="cannot read .*samples.jsonl"):
+    with pytest.raises(UserError, match="samples.jsonl holds no samples: train first"):
         scoring.run_groups(run, 4)
 
 
@@ -412,3 +413,24 @@ def test_the_ablations_sweep_trains_every_reward_from_the_same_start(name, seeds
     assert len({c.params.model_copy(update=dict.fromkeys(free)).model_dump_json() for c in cells}) == 1
     variants = {questions.full_name(c.params.reward, c.params.ruler_base) for c in cells}
     assert {name for c in questions.CONTRASTS for name in (c.a, c.b)} <= variants
+
+
+def test_what_no_judge_scored_is_undefined_with_its_count_and_reason(capsys):
+    """Into a pipe, with a judge that is not there: whole words, and nothing that looks like a finding."""
+    params = load_params(None, {"judge": "none", "judge_url": "http://127.0.0.1:9/v1", "judge_retries": 0})
+    table = probe.table(CASES, params)
+    outputs = 8 * len(probe.ALL_POLICIES)  # one dialogue of 8 turns
+    counts = table.attrs["unscored"]["custom_ruler"]
+    assert counts == {"missing": outputs, "outputs": outputs, "unreachable": counts["unreachable"]}
+    order = probe.order(table).set_index("reward")
+    pairs = [" > ".join(pair) for pair in probe.ORDER]
+    assert list(order.loc["custom_ruler", [*pairs, "right"]]) == [None] * 4 and order.loc["rac", "right"] in (
+        True,
+        False,
+    )
+    rewards_command._warn(order.to_dict("index"), table.attrs["unscored"])
+    rewards_command._show(probe.means(table), "Means")
+    out, told = capsys.readouterr()
+    assert all(f"custom_ruler: {pair} is undefined" in told for pair in pairs) and "custom_ruler does not" not in told
+    assert f"custom_ruler: {outputs} of {outputs} outputs have no score ({counts['unreachable']} unreachable)" in told
+    assert "…" not in out and all(policy in out for policy in POLICIES)

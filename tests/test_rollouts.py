@@ -29,7 +29,7 @@ TRAINED = {"tokens_packed": 1, "kl": 0.0, "clipped_share": 0.0, "entropy": 1.0, 
 
 
 def trunk(visit):
-    """A token a turn, another for each dialogue: no tokenizer is needed to see what is asked."""
+    """One token per turn, another for each dialogue: no tokenizer is needed to see what is asked."""
     number = sum(map(ord, visit.dialogue.id))
     return DialogueTokens(
         [number, *range(100, 100 + len(visit.dialogue.turns))], list(range(2, 2 + len(visit.dialogue.turns))), [7]

@@ -218,5 +218,5 @@ def test_a_filter_keeps_what_it_removes_from_every_later_stage(tmp_path):
     assert [d.id for d in run.dialogues("train")] == [r.dialogue_id for r in run.references("train")] == ["d2", "d3"]
     assert "took out 2 dialogues and 0 references" in said[-1] and len(run.conversations("train")) == 4
     run.overlay.unlink()
-    annotate_run(run, said.append, splits=("train",))  # judged anew, with every dialogue
+    annotate_run(run, said.append, splits=("train",))  # judged again, with every dialogue
     assert len(run.dialogues("train")) == 4 and not run.removed("train")

@@ -56,7 +56,7 @@ def test_a_margin_keeps_a_server_whose_going_would_bring_a_queue():
 def test_the_number_changes_no_faster_than_its_waits(loads, count):
     found = [count, *counts(loads, count=count)]
     assert all(RULE.least <= n <= RULE.most for n in found)
-    last = 0  # a change begins both waits anew
+    last = 0  # a change begins both waits again
     for n, (before, after) in enumerate(zip(found, found[1:], strict=False)):
         if after != before:
             assert n - last >= (RULE.up_after if after > before else RULE.down_after)

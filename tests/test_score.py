@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 from proactor_lib import cli
 from proactor_lib.files import write_jsonl
+from proactor_lib.metrics import METRICS
 
 from support.metric_cases import candidate, dialogue, needs, ready, reference, says
 
-KEYS = ["ac", "max_ac", "difference", "pt", "ftr", "rar", "opportunity_timing", "lead", "missed", "late", "premature"]
+KEYS = list(METRICS)
 
 
 @pytest.fixture
@@ -49,19 +50,18 @@ def test_one_object_of_values_with_intervals(score, files):
     assert result.returncode == 0 and list(found) == KEYS
     assert all(list(v) == ["value", "low", "high"] for v in found.values())
     values = {k: v["value"] for k, v in found.items()}
-    assert values == pytest.approx(  # scored turns 3, 4, 5: AC 1, 0, 0
-        {
-            "ac": 1 / 3,
-            "max_ac": 1 / 3,
-            "difference": 0,
-            "pt": 1 / 3,
-            "ftr": 1 / 2,
-            "rar": 2 / 3,
-            "opportunity_timing": 1,
-        }
-        | {"lead": 1, "missed": 0, "late": 0, "premature": 0}
-    )
+    by_turn = {"ac": 1 / 3, "max_ac": 1 / 3, "difference": 0, "pt": 1 / 3, "ftr": 1 / 2, "rar": 2 / 3}
+    by_reference = {"opportunity_timing": 1, "lead": 1, "missed": 0, "late": 0, "premature": 0}
+    executed = {"utility": 0.75, "false_executions": 1}  # `book` at 3 is right, `pay` at 5 false
+    executed |= {"execution_precision": 1 / 2, "execution_recall": 1, "execution_f1": 2 / 3}
+    needed = {"missed_needs": 1 / 2, "false_needs": 1 / 8, "balanced_accuracy": (1 / 2 + 7 / 8) / 2}
+    expected = by_turn | by_reference | executed | needed | {"argument_accuracy": 1}
+    assert values == pytest.approx(expected)  # scored turns 3, 4, 5: AC 1, 0, 0
     assert found["ac"]["low"] == found["ac"]["high"] == pytest.approx(1 / 3)
+
+
+def test_the_price_of_a_false_execution_is_given(score, files):
+    assert json.loads(score(files, "--json", "--price", "1").stdout)["utility"]["value"] == 0
 
 
 FRIDAY = reference(window=(3, 5, 7), observed=7, day="friday")
@@ -88,10 +88,10 @@ LATER = reference(window=(8, 8, 9), observed=9, day="friday")
         pytest.param([FRIDAY], {},
                      {"ac": 0, "max_ac": 0, "pt": 0, "difference": None, "ftr": None, "rar": None, "lead": None,
                       "opportunity_timing": 0, "missed": 1}, id="no predictions"),
-        pytest.param([], {3: [ready(), candidate()]},
+        pytest.param([], {3: [ready(), candidate("pay")]},
                      {"ac": 0, "max_ac": 0, "pt": 0, "difference": None, "ftr": 1, "rar": 1 / 2,
                       "opportunity_timing": None, "missed": None, "lead": None}, id="no references"),
-        pytest.param([], {}, dict.fromkeys(KEYS), id="neither"),
+        pytest.param([], {}, dict.fromkeys(KEYS) | {"false_needs": 0}, id="neither"),
         # Two needs of one name and value, the first met at its ready turn and said on: the second is met when only it
         # is open. Turns 3 to 9 are open, s is 1 at 5 to 9.
         pytest.param([FRIDAY, LATER], {t: ready(day="friday") for t in range(5, 10)},
@@ -99,10 +99,10 @@ LATER = reference(window=(8, 8, 9), observed=9, day="friday")
                      id="two of one name"),
         pytest.param([FRIDAY, LATER], {5: ready(day="friday")},
                      {"opportunity_timing": 1 / 2, "missed": 1 / 2, "ac": 1 / 7}, id="one prediction, two references"),
-        # Said twice in a turn beside a fault: AC and PT (1 + 1 + 0) / 3 of one turn of five.
+        # Said twice in a turn beside a fault, which counts once: AC and PT (1 + 0) / 2 of one turn of five.
         pytest.param([FRIDAY], {5: [ready(day="friday"), ready(day="friday"), ready("pay")]},
-                     {"opportunity_timing": 1, "ac": 2 / 15, "max_ac": 1 / 5, "difference": 1 / 2, "pt": 2 / 15,
-                      "ftr": 1 / 3, "rar": 1, "missed": 0}, id="duplicates"),
+                     {"opportunity_timing": 1, "ac": 1 / 10, "max_ac": 1 / 5, "difference": 1, "pt": 1 / 10,
+                      "ftr": 1 / 2, "rar": 1, "missed": 0, "utility": 0.75}, id="duplicates"),
         pytest.param([reference(window=(4, 4, 4))], {4: ready()},
                      {"opportunity_timing": 1, "ac": 1, "pt": 1, "lead": None}, id="a window of one turn"),
         pytest.param([reference(window=(4, 4, 4))], {5: ready()},
@@ -174,5 +174,5 @@ def test_bench_metrics_keeps_its_promise_in_a_process_of_its_own():
     """Peak memory is the whole process's: beside other tests it would be theirs."""
     command = [sys.executable, "-m", "proactor_lib", "bench", "metrics", "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
-    assert set(found) == {"seconds", "peak_mb"}
-    assert 0 < found["seconds"] <= 10 and 20 < found["peak_mb"] < 1000
+    assert set(found) == {"seconds", "cpu_seconds", "peak_mb"}
+    assert 0 < found["cpu_seconds"] <= 10 and 20 < found["peak_mb"] < 1000

@@ -1,5 +1,6 @@
 """Which services a dialogue is shown, which of them training may not see, and how those are told apart."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -7,9 +8,13 @@ import pytest
 from proactor_lib import agent, datasets
 from proactor_lib.datasets import Corpus, jsonl, services
 from proactor_lib.errors import UserError
+from proactor_lib.evaluate import evaluate_run, load_or_score
+from proactor_lib.evaluate.by_service import by_service
+from proactor_lib.files import write_jsonl
 from proactor_lib.params import load_params
+from proactor_lib.report import run as report
 from proactor_lib.run import Run, annotate_run, prepare_data
-from proactor_lib.schema import Action, Case, Catalog, Dialogue, Turn
+from proactor_lib.schema import Action, Case, Catalog, Dialogue, ObservedAction, Turn
 
 SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
 NAMES = "Bank Bus Film Hotel Music".split()  # noqa: SIM905
@@ -95,8 +100,9 @@ def test_a_dialogue_is_unseen_if_any_of_its_services_is():
 
 @pytest.fixture
 def prepared(tmp_path):
-    """A run on an own domain whose dialogues are about one service each, 24 of each of two, in one file."""
-    dialogues = [about(f"{s}{i}", s) for i in range(12) for s in NAMES]
+    """A run on an own domain whose dialogues are about one service each, 12 of each, in one file."""
+    call = lambda s: (ObservedAction(turn=1, name=f"{s}.buy"),)  # noqa: E731
+    dialogues = [about(f"{s}{i}", s).model_copy(update={"observed": call(s)}) for i in range(12) for s in NAMES]
     jsonl.write(tmp_path / "own", "dialogues", CATALOG, dialogues)
     sizes = {"train_dialogues": 20, "dev_dialogues": 4, "test_dialogues": 6, "dataset": "jsonl"}
 
@@ -125,6 +131,27 @@ def test_what_is_shown_stands_in_the_data_that_predictions_are_made_from(prepare
     assert len({(run.data / "test.jsonl").read_bytes() for run in runs}) == 3
     ids = [[d.id for d in run.dialogues("test")] for run in runs]
     assert ids[0] == ids[1] == ids[2]
+
+
+def test_unseen_services_are_reported_apart(prepared):
+    """Test is about one hidden service; a training dialogue about it makes those dialogues seen ones."""
+    run = prepared(split_by="service", policies=("oracle", "silent"), bootstrap=20, max_steps=1)
+    annotate_run(run)
+    evaluate_run(run)
+    report.build(run.out)
+    (kind,) = json.loads(run.summary.read_text())["services"].items()
+    assert kind[0] == "unseen" and kind[1]["dialogues"] == 6 and "Services that training saw" in run.report.read_text()
+    test, train = run.dialogues("test"), run.dialogues("train")
+    write_jsonl(run.data / "train.jsonl", [*train, test[0].model_copy(update={"id": "t"})])
+    assert by_service(run, load_or_score(run)) == {}  # nothing is unseen: no need to tell apart
+    mixed = test[0].model_copy(update={"services": train[0].services})
+    write_jsonl(run.data / "test.jsonl", [mixed, *test[1:]])
+    write_jsonl(run.data / "train.jsonl", train)
+    evaluate_run(run)
+    found = by_service(run, load_or_score(run))
+    assert {k: part["dialogues"] for k, part in found.items()} == {"seen": 1, "unseen": 5}
+    timing = {k: part["policies"]["oracle"]["opportunity_timing"][0] for k, part in found.items()}
+    assert timing == {"seen": 1.0, "unseen": 1.0} and list(found["seen"]["policies"]) == ["oracle", "silent"]
 
 
 def test_without_services_there_is_nothing_to_split_by(tmp_path):

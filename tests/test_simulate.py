@@ -57,7 +57,7 @@ def test_requests_wait_where_slots_are_few():
     two = work.model_copy(update={"dialogues": 2, "k": 1})
     one_slot = simulate(TIMES.model_copy(update={"slots": 1}), two, Plan(1, 1), 1)
     assert one_slot.wait_p95_s > 1.0 and one_slot.waiting > 0.2
-    assert simulate(TIMES, two, Plan(2, 1), 1).wait_s == 0.0  # a dialogue a server
+    assert simulate(TIMES, two, Plan(2, 1), 1).wait_s == 0.0  # one dialogue per server
 
 
 def test_more_trainers_share_the_rows_and_padding_costs_its_tokens():

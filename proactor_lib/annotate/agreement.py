@@ -137,7 +137,7 @@ def _table(rows: list[dict[str, Any]], empty: dict[str, Any]) -> "pd.DataFrame":
 
 
 def by_action(lines: Lines) -> "pd.DataFrame":
-    """A row an action, the most frequent first: references, mean turns from open to ready and from ready to close."""
+    """One row per action, the most frequent first: references, mean turns from open to ready, from ready to close."""
     import pandas as pd
 
     rows = [
@@ -232,14 +232,13 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _intervals(names: list[str], sums: np.ndarray, figures: Callable, bootstrap: int) -> "pd.DataFrame":
-    """`figures` maps sums (rows, columns) to figures (rows, names); `sums` has a row a dialogue."""
-    from proactor_lib.metrics.intervals import resamples, with_intervals
+    """`figures` maps sums (rows, columns) to figures (rows, names); `sums` has one row per dialogue."""
+    from proactor_lib.metrics import statistics
+    from proactor_lib.metrics.intervals import with_intervals
 
     if not len(sums):
-        nothing = np.full((1, len(names)), np.nan)
-        return with_intervals(names, nothing[0], nothing)
-    weights = resamples(len(sums), bootstrap, 0)
-    return with_intervals(names, figures(sums.sum(axis=0, keepdims=True))[0], figures(weights @ sums))
+        return with_intervals(names, *np.full((3, len(names)), np.nan))
+    return with_intervals(names, *statistics.bootstrap(lambda w: figures(w @ sums), len(sums), bootstrap, 0)[:3])
 
 
 def alpha(dialogues: Sequence[Dialogue], annotators: Sequence[Lines], bootstrap: int = 2000) -> "pd.DataFrame":

@@ -45,7 +45,7 @@ def benchmark(out: Path, dataset: str, data_dir: Path | None, sides: tuple[str, 
     found = {side: _result(side, start, out, spread) for side in sides}
     if len({result["same"] for result in found.values()}) > 1:
         raise UserError(
-            f"{out}: the sides did not start from the same weights and data; delete the folder, and begin anew"
+            f"{out}: the sides did not start from the same weights and data; delete the folder, and begin again"
         )
     measured = {"steps": steps, **{f"seconds_{side}": result["seconds"] for side, result in found.items()}}
     ratios = {f"{s}_over_artf": round(r["seconds"] / found["artf"]["seconds"], 2)

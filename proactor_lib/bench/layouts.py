@@ -99,7 +99,7 @@ def whole_rows(samples: list[dict], token_budget: int) -> list[tree_attention.Di
 
 
 def group_rows(samples: list[dict], token_budget: int) -> list[tree_attention.DialogueRow]:
-    """A row a turn: its outputs share their prompt, turns share nothing. What OpenPipe ART's packing comes to."""
+    """One row per turn: its outputs share their prompt, turns share nothing. What OpenPipe ART's packing comes to."""
     groups: dict[int, list[dict]] = {}
     for sample in samples:
         groups.setdefault(sample["group_id"], []).append(sample)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training.train import Job, copy_start_adapter, reinforce, train, warm_start
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.bench.isolated import peak_gb
 from proactor_lib.files import read_json
 from proactor_lib.params import Params
@@ -77,16 +78,16 @@ def _trainer(side: str):
 
 
 def _summary(run: Run) -> dict:
-    steps = [json.loads(line) for line in (run.training / "metrics.jsonl").read_text().splitlines()]
-    total = {k: sum(s[k] for s in steps) for k in ("groups", "groups_skipped", "outputs", "output_tokens")}
-    spent = {k: round(sum(s[k] for s in steps), 2) for k in ("rollout_s", "rollout_wait_s", "train_s", "sync_s")}
+    steps = read_steps(run)
+    total = {k: int(steps[k].sum()) for k in ("groups", "groups_skipped", "outputs", "output_tokens")}
+    spent = {k: round(float(steps[k].sum()), 2) for k in ("rollout_s", "rollout_wait_s", "train_s", "sync_s")}
     return {
-        "seconds": round(steps[-1]["elapsed_s"], 2),
+        "seconds": round(float(steps.elapsed_s.iloc[-1]), 2),
         "steps": len(steps),
         **total,
-        "tokens_forwarded": int(sum(s["tokens_packed"] for s in steps)),
+        "tokens_forwarded": int(steps.tokens_packed.sum()),
         **spent,
-        "reward_mean": [s["reward_mean"] for s in steps],
+        "reward_mean": [None if r != r else r for r in steps.reward_mean.astype(float)],
     }
 
 

@@ -4,10 +4,11 @@ import time
 
 from proactor_lib import models
 from proactor_lib.agent import Parsed, parse
+from proactor_lib.artf.training import trl_async  # noqa: F401 (before TRL itself: it keeps TRL from importing vLLM)
+from proactor_lib.artf.training.adapter import load_adapter
 from proactor_lib.artf.training.episodes import Episode
 from proactor_lib.artf.training.sft import lora_config, trainer_base
 from proactor_lib.artf.training.train import Job, pin
-from proactor_lib.artf.training.trainer import load_adapter  # before TRL itself: it keeps TRL from importing vLLM
 from proactor_lib.rewards import Group, Reward
 
 

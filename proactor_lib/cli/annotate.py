@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def annotate(
     dataset: Dataset,
-    out: Annotated[Path, typer.Option(help="The references: JSONL, a dialogue a line.")],
+    out: Annotated[Path, typer.Option(help="The references: JSONL, one dialogue per line.")],
     data_dir: DataDir = None,
     split: Split = "train",
     limit: Limit = None,
@@ -47,7 +47,7 @@ def annotate(
         list[str], typer.Option(metavar="NAME=VALUE", help="Headers of the requests; $NAME: an environment variable.")
     ] = [],  # noqa: B006
     key_variable: Annotated[str, typer.Option(help="The environment variable with the key.")] = "OPENAI_API_KEY",
-    repeat: Annotated[int, typer.Option(min=0, help="Another number asks the oracle anew, to see if it agrees.")] = 0,
+    repeat: Annotated[int, typer.Option(min=0, help="Another number asks the oracle again, to see if it agrees.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
     seed: Seed = 0,
     log: Log = True,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proactor_lib.run import Run
 
 # A policy may be added and metrics set otherwise without throwing away what was predicted.
-MAY_CHANGE = ("policies", "adapters", "theta", "bootstrap")
+MAY_CHANGE = ("policies", "adapters", "theta", "execution_price", "bootstrap")
 
 
 def register(app: typer.Typer) -> None:

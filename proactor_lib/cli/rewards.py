@@ -82,7 +82,7 @@ def probe_rewards(
     table = probe.table(cases, chosen)
     summary = probe.summary(table, cases, chosen)
     typer.echo(f"RULER's judge: {summary['judge']}", err=True)
-    _warn(summary["order"])
+    _warn(summary["order"], summary["unscored"])
     _warn_of_openings(summary["gamed"])
     if as_json:
         _print(summary)
@@ -116,11 +116,17 @@ def examine_samples(
         _show(found.agreement, "Agreement of advantages (cosine)")
 
 
-def _warn(order: dict[str, dict]) -> None:
+def _warn(order: dict[str, dict], unscored: dict[str, dict[str, int]]) -> None:
     for reward, row in order.items():
-        for pair in (k for k, holds in row.items() if " > " in k and not holds):
-            kind = "claims to reward timing" if row["timed"] else "makes no claim to timing"
+        kind = "claims to reward timing" if row["timed"] else "makes no claim to timing"
+        for pair in (k for k, holds in row.items() if " > " in k and holds is False):
             typer.echo(f"{reward} does not hold {pair} ({kind})", err=True)
+        for pair in (k for k, holds in row.items() if " > " in k and holds is None):
+            typer.echo(f"{reward}: {pair} is undefined", err=True)
+    for reward, counts in unscored.items():
+        why = ", ".join(f"{n} {kind}" for kind, n in counts.items() if kind not in ("missing", "outputs"))
+        text = f"{reward}: {counts['missing']} of {counts['outputs']} outputs have no score"
+        typer.echo(f"{text} ({why})" if why else text, err=True)
 
 
 def _warn_of_openings(gamed: dict[str, list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""`proactor run`: the numbered notebooks in order, headless, with a bar a stage."""
+"""`proactor run`: the numbered notebooks in order, headless, with one bar per stage."""
 
 import signal
 import sys
@@ -102,7 +102,7 @@ class Lines:
 
 
 class RichBars:
-    """A bar a stage; the running one shows what it does, how far it is and what remains."""
+    """One bar per stage; the running one shows what it does, how far it is and what remains."""
 
     def __init__(self, stages: list[str]):
         from rich.console import Console

@@ -18,11 +18,14 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    dialogues: Annotated[Path, typer.Option(help="JSONL, a dialogue a line")],
+    dialogues: Annotated[Path, typer.Option(help="JSONL, one dialogue per line")],
     references: Annotated[Path, typer.Option(help="JSONL, a dialogue's reference actions a line")],
     predictions: Annotated[Path, typer.Option(help="JSONL, a turn's actions a line; a turn left out is silence")],
     theta: Annotated[float, typer.Option(min=0, max=1, help="alignment from which a prediction matches")] = (
         Params.model_fields["theta"].default
+    ),
+    price: Annotated[float, typer.Option(min=0, help="of a false execution, in missed opportunities: U's c")] = (
+        Params.model_fields["execution_price"].default
     ),
     bootstrap: Annotated[int, typer.Option(min=1, help="resamples of dialogues for the 95% intervals")] = (
         Params.model_fields["bootstrap"].default
@@ -39,7 +42,7 @@ def score(
     inputs = read_inputs(dialogues, references, predictions)
     if missing := inputs.unannotated():
         typer.echo(f"{len(missing)} dialogues have predictions and no line in {references}: nothing needed", err=True)
-    scored = evaluate_predictions(*inputs, theta=theta, values="exact" if exact else "normalised")
+    scored = evaluate_predictions(*inputs, theta=theta, values="exact" if exact else "normalised", price=price)
     rows = table({predictions.stem: scored}, bootstrap, seed)
     found = {r.metric: (r.value, r.low, r.high) for r in rows.itertuples() if r.metric != "pri"}
     print_json(found) if as_json else print_table(found, len(scored))

@@ -79,7 +79,7 @@ def run(
 
 
 def collect(out: Out) -> None:
-    """Write table.parquet and table.csv (a row a cell) into the sweep's folder; prints the table's path."""
+    """Write table.parquet and table.csv (one row per cell) into the sweep's folder; prints the table's path."""
     from proactor_lib.sweep_folder import table
 
     found = table.collect(out)

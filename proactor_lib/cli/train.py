@@ -4,9 +4,12 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from proactor_lib.run import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -15,13 +18,39 @@ def register(app: typer.Typer) -> None:
 
 
 def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; training goes on from what is there.")]):
-    """Warm start, then GRPO, in a run's folder; metrics go to training/metrics.jsonl step by step."""
-    from proactor_lib.artf.training.train import train as run_to_completion
+    """Warm start, then GRPO, in a run's folder; metrics go to training/metrics.jsonl step by step.
+
+    With `trainers` above 1 this process starts so many ranks, waits for them, and ends them all when one ends badly.
+    """
+    from proactor_lib.errors import ProcessError
     from proactor_lib.files import read_json
     from proactor_lib.params import Params
     from proactor_lib.run import Run
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds: servers are stopped
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        _bring_to_end(Run.open(read_json(out / "params.json", Params), out))
+    except ProcessError as error:  # not a user's mistake, which whoever follows knows by the word before it
+        sys.exit(str(error))
+
+
+def _bring_to_end(run: "Run") -> None:
+    from proactor_lib.artf.training import ranks
+
+    if run.params.trainers > 1 and not ranks.is_rank():
+        run.training.mkdir(parents=True, exist_ok=True)
+        itself = [sys.executable, "-m", "proactor_lib", "train", "--out", str(run.out)]
+        return ranks.launch(run.params.trainers, itself, run.training)
+    if not ranks.is_rank():
+        ranks.forget()
+    from proactor_lib.artf.training.train import train
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    run_to_completion(Run.open(read_json(out / "params.json", Params), out))
+    return train(run)
+
+
+def _leave(*_) -> None:
+    """Unwind, once: servers are stopped."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)

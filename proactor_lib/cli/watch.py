@@ -40,7 +40,7 @@ def watch(
     run = opened(out, url, model)
     chosen = None if typed else pick(run, split, dialogue)
     if typed and sys.stdin.isatty():
-        typer.echo("Type `speaker: text`, a turn a line; Ctrl-D ends.", err=True)
+        typer.echo("Type `speaker: text`, one turn per line; Ctrl-D ends.", err=True)
     with PolicySet(run) as roster:
         talk = conversation(run, roster, policy, split, chosen)
         try:

@@ -1,14 +1,16 @@
-"""Schema-Guided Dialogue in its public raw format: a folder a split with `schema.json` and `dialogues_*.json` (or .gz).
+"""Schema-Guided Dialogue in its public raw format: per split a folder of `schema.json` and `dialogues_*.json`(.gz).
 
 A service call is a logged action `Service.Method` at the user turn before it. The dialogue state that the corpus gives
-at user turns says where each of the call's values, and the intent, first stood.
+at user turns says where each of the call's values, and the intent, first stood. A split without any service call (as
+MultiWOZ in this form) logs no triggers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from proactor_lib.datasets.raw import parsed, reason
 from proactor_lib.errors import UserError
+from proactor_lib.files import read_text
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
 
 
@@ -25,7 +27,8 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
         there = ", ".join(sorted(p.parent.name for p in folder.glob("*/schema.json*"))) or "none"
         raise UserError(f"{place} has no {missing} (or .json.gz): no split {split!r} of SGD; splits there: {there}")
     made = catalog(parsed(schemas[0]), schemas[0])
-    return made, _dialogues(parts, made)
+    logged = any('"service_call"' in read_text(path) for path in parts)
+    return made, _dialogues(parts, made, logged)
 
 
 def _files(place: Path, stem: str) -> list[Path]:
@@ -69,24 +72,24 @@ def _type(values: tuple[str, ...]) -> str:
     return "integer" if values and all(v.isdigit() for v in values) else "string"
 
 
-def _dialogues(parts: list[Path], catalog: Catalog) -> Iterator[Dialogue]:
+def _dialogues(parts: list[Path], catalog: Catalog, logged: bool) -> Iterator[Dialogue]:
     by_service: dict[str, tuple[str, ...]] = {}
     for action in catalog.actions:
         by_service[action.group] = (*by_service.get(action.group, ()), action.name)
     for path in parts:
         for number, raw in enumerate(parsed(path), start=1):
             try:
-                yield _dialogue(raw, by_service)
+                yield _dialogue(raw, by_service, logged)
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{path}, dialogue {number} is not in SGD's format: {reason(error)}") from None
 
 
-def _dialogue(raw: dict, by_service: dict[str, tuple[str, ...]]) -> Dialogue:
+def _dialogue(raw: dict, by_service: dict[str, tuple[str, ...]], logged: bool) -> Dialogue:
     return Dialogue(
         id=raw["dialogue_id"],
         domain="sgd",
         turns=tuple(Turn(speaker=t["speaker"].lower(), text=t["utterance"]) for t in raw["turns"]),
-        observed=tuple(_observed(raw["turns"])),
+        observed=tuple(_observed(raw["turns"])) if logged else None,
         services=tuple(raw["services"]),
         actions=tuple(name for service in raw["services"] for name in by_service[service]),
     )
@@ -97,7 +100,7 @@ def _observed(turns: list[dict]) -> Iterator[ObservedAction]:
     called: dict[tuple[str, str], int] = {}  # by service and method: the turn of the last call
     user_turn = 1
     for index, turn in enumerate(turns, start=1):
-        if turn["speaker"] == "USER":
+        if turn["speaker"].upper() == "USER":
             user_turn = index
         for frame in turn["frames"]:
             history = states.setdefault(frame["service"], [])
@@ -117,11 +120,12 @@ def _call(service: str, method: str, params: dict, turn: int, history: list, bef
         turn=turn,
         name=f"{service}.{method}",
         params=params,
-        evidence={p: _first_held(history, p, held[p]) for p in params if p in held},
+        evidence={p: turn for p in params if (turn := _first_held(history, p, held.get(p, ())))},
         intent_turn=next(intent, None),
     )
 
 
-def _first_held(history: list[tuple[int, dict]], slot: str, values: list[str]) -> int:
+def _first_held(history: list[tuple[int, dict]], slot: str, values: Sequence[str]) -> int | None:
     """The first turn whose state gives the slot one of these values: the spellings of the one that the call uses."""
-    return next(t for t, state in history if not set(values).isdisjoint(state["slot_values"].get(slot, ())))
+    turns = (t for t, state in history if not set(values).isdisjoint(state["slot_values"].get(slot, ())))
+    return next(turns, None)

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from proactor_lib import agent, policies
 from proactor_lib.agent import Parsed, parse
@@ -76,8 +76,10 @@ PROMPTS = {
 class Prompted:
     """A model behind an endpoint with one of the PROMPTS: non-reasoning, reasoning, reasoning + ASG [paper]."""
 
-    def __init__(self, name: str, endpoint: Endpoint, max_tokens: int):
-        self._template, self._endpoint, self._max_tokens = PROMPTS[name], endpoint, max_tokens
+    def __init__(self, name: str, endpoint: Endpoint, max_tokens: int, sampling: Mapping[str, Any] | None = None):
+        """`sampling`: further fields of its requests."""
+        self._template, self._endpoint = PROMPTS[name], endpoint
+        self._sampling = {"temperature": 0.0, "max_tokens": max_tokens, **(sampling or {})}
         self._carries = name == "reasoning_asg"
         self.at_once = max(endpoint.concurrency if self._carries else endpoint.concurrency // 4, 1)
 
@@ -109,7 +111,7 @@ class Prompted:
     async def _ask(self, case: EvalCase, seen: str) -> Answer[str] | Failed:
         system = agent.system_text(case.catalog, self._template)
         messages = [{"role": "system", "content": system}, {"role": "user", "content": seen}]
-        answer = await self._endpoint.complete(messages, temperature=0.0, max_tokens=self._max_tokens)
+        answer = await self._endpoint.complete(messages, **self._sampling)
         if isinstance(answer, Failed) and answer.kind != "rejected":
             raise Unanswered(f"{self._endpoint.model!r} at {self._endpoint.url} does not answer: {answer.reason}")
         return answer

@@ -74,4 +74,4 @@ class PolicyServer:
         return Served(self.serve(adapter), sampler, self._trunk, longest, at_once=max(2, p.max_num_seqs // 8))
 
     def _trunk(self, case: Case) -> DialogueTokens:
-        return dialogue_tokens(self._job.tokenizer, case)
+        return dialogue_tokens(self._job.tokenizer, case, self._job.params.chat_template_args)

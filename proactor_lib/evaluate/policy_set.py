@@ -1,4 +1,4 @@
-"""Who can be evaluated in a run, what each policy's outputs hang on, and how each is asked."""
+"""Who can be evaluated in a run, what each policy's outputs depend on, and how each is asked."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -51,11 +51,12 @@ class PolicySet:
         return [name for name in names if name not in missing]
 
     def made_from(self, name: str) -> dict:
-        """What the policy's outputs hang on, the dialogues apart: JSON values."""
+        """What the policy's outputs depend on, the dialogues apart: JSON values."""
         p = self._run.params
         if name in POLICIES:
             return {"seed": p.seed}
         ours = {"model": p.model, "quantization": p.quantization, "max_context": p.max_context}
+        ours |= {"chat_template_args": p.chat_template_args} if p.chat_template_args else {}
         if name in self._adapters:
             return ours | {
                 "prompt": self._prompt("agent.system.j2"),
@@ -72,6 +73,7 @@ class PolicySet:
             return Fixed(name, p.seed)
         if name in self._adapters:
             return self._served().agent(self._adapters[name])
+        sampling = {}
         if p.policy_url:
             endpoint = Endpoint(
                 p.policy_url, p.policy_model, timeout=TIMEOUT, cache=cache_dir(),
@@ -81,7 +83,8 @@ class PolicySet:
             base, server = self._served().serve(None), self._served().server
             url, many = f"{server.url}/v1", p.max_num_seqs
             endpoint = Endpoint(url, base, timeout=TIMEOUT, concurrency=many, key=server.key)
-        return Prompted(name, endpoint, self._max_tokens(name))
+            sampling = {"chat_template_kwargs": p.chat_template_args} if p.chat_template_args else {}
+        return Prompted(name, endpoint, self._max_tokens(name), sampling)
 
     def _max_tokens(self, name: str) -> int:
         p = self._run.params

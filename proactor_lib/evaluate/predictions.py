@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from proactor_lib.files import atomic, read_jsonl, write_json, write_jsonl
+from proactor_lib.files import atomic, read_jsonl, read_lines, write_json, write_jsonl
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
@@ -32,7 +32,7 @@ def policies(run: RunFolder, split: str = TEST) -> list[str]:
 
 def read(run: RunFolder, policy: str, split: str = TEST) -> list[TurnPrediction]:
     """The policy's predictions, in order of dialogue and turn. UserError where there are none."""
-    return list(read_jsonl(folder(run, split) / f"{policy}.jsonl", TurnPrediction))
+    return list(read_lines(folder(run, split) / f"{policy}.jsonl", TurnPrediction))
 
 
 def read_all(run: RunFolder, split: str = TEST) -> dict[str, list[TurnPrediction]]:

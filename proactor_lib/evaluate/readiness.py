@@ -15,7 +15,7 @@ from proactor_lib.metrics.thresholds import persistence, sweep, trade_off, tune,
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
-PRICES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of a false trigger, a missed window costing 1
+PRICES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a false execution, in missed opportunities
 THRESHOLDS = 21
 
 
@@ -23,13 +23,14 @@ class Tuning(NamedTuple):
     """What the threshold does: on test, `curve` as metrics.thresholds.trade_off, `table` as its `tuned`."""
 
     curve: pd.DataFrame
-    chosen: float  # the threshold tuned on dev at price 1
+    chosen: float  # the threshold tuned on dev at the run's execution_price
     table: pd.DataFrame
 
 
-def tune_run(run: RunFolder, policy: str, prices: Sequence[float] = PRICES) -> Tuning:
-    """Tune the policy's threshold on what it said on dev. UserError if it was not asked there (`evaluate_run`'s `dev`).
+def tune_run(run: RunFolder, policy: str, prices: Sequence[float] | None = None) -> Tuning:
+    """Tune the policy's threshold for U on what it said on dev, at each price (PRICES and the run's unless given).
 
+    UserError if it was not asked there (`evaluate_run`'s `dev`), or not at all turns.
     Confidence is the policy's own where it gives one, else persistence over the turns asked. Thresholds are quantiles
     of the confidences on dev, with 0 and 1.
     """
@@ -37,8 +38,9 @@ def tune_run(run: RunFolder, policy: str, prices: Sequence[float] = PRICES) -> T
     thresholds = _quantiles(dev.predictions)
     at_dev, at_test = sweep(dev, thresholds, p.theta, asked_dev), sweep(test, thresholds, p.theta, asked_test)
     untuned = evaluate_predictions(*test, p.theta, evaluated_turns=asked_test)
+    prices = sorted({*PRICES, p.execution_price}) if prices is None else prices
     found = tuned(at_dev, at_test, untuned, prices, p.bootstrap, p.seed)
-    return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, 1.0), found)
+    return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, p.execution_price), found)
 
 
 def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:

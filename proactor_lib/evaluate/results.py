@@ -15,6 +15,7 @@ import pandas as pd
 from proactor_lib import metrics, progress, provenance
 from proactor_lib.evaluate import predictions
 from proactor_lib.files import write_json, write_table
+from proactor_lib.metrics import utility
 from proactor_lib.metrics.scores import Scores
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
@@ -52,6 +53,11 @@ class EvalResults:
             figures = [None if pd.isna(x) else float(x) for x in (r.value, r.low, r.high)]
             found.setdefault(r.method, {})[r.metric] = figures
         return found
+
+    def primary(self) -> dict[str, Any]:
+        """The primary endpoint, as `metrics.utility.primary`."""
+        one = next(iter(self.scores.values()))
+        return utility.primary(self.table, self.comparisons, one.price, one.sampled)
 
     def outputs(self) -> pd.DataFrame:
         """A row per policy: outputs, unreadable, silent (counts), prompt_tokens, output_tokens (means), latency_s
@@ -116,7 +122,7 @@ def _made_from(run: RunFolder, said: Predictions) -> dict[str, Any]:
     return {
         "files": [provenance.fingerprint(path) for path in files],
         "policies": list(said),
-        "params": {k: getattr(p, k) for k in ("theta", "bootstrap", "seed", "evaluation_turns")},
+        "params": {k: getattr(p, k) for k in ("theta", "execution_price", "bootstrap", "seed", "evaluation_turns")},
         "code": provenance.code_digest(),
     }
 
@@ -138,22 +144,24 @@ def _score(run: RunFolder, said: Predictions, evaluated_turns: Turns | None, mad
 
 
 def _scores(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) -> dict[str, Scores]:
-    dialogues, references = run.dialogues(predictions.TEST), run.references(predictions.TEST)
+    p, dialogues, references = run.params, run.dialogues(predictions.TEST), run.references(predictions.TEST)
     scores = {}
     for done, (name, lines) in enumerate(said.items(), start=1):
         scores[name] = metrics.score_predictions(
-            dialogues, references, lines, run.params.theta, evaluated_turns=evaluated_turns
+            dialogues, references, lines, p.theta, evaluated_turns=evaluated_turns, price=p.execution_price
         )
         progress.report(run.out, "score", done, len(said), name)
     return scores
 
 
 def _read(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) -> EvalResults:
-    names = [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
+    p, names = run.params, [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
     tables = {name: pd.read_parquet(run.metrics / f"{name}.parquet") for name in names}
     scores = {}
     for policy in said:
         own = (tables[f][tables[f].policy == policy].drop(columns="policy").reset_index(drop=True) for f in FRAMES)
-        scores[policy] = Scores(**dict(zip(FRAMES, own, strict=True)), theta=run.params.theta, values="normalised")
+        scores[policy] = Scores(
+            **dict(zip(FRAMES, own, strict=True)), theta=p.theta, values="normalised", price=p.execution_price
+        )
     ranked_against = _kept(run)["ranked_against"]
     return EvalResults(said, evaluated_turns, scores, tables["table"], tables.get("comparisons"), ranked_against)

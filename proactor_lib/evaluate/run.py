@@ -59,7 +59,7 @@ class EvalSplit:
         return {c.dialogue.id: c.turns for c in self.cases}
 
     def made_from(self, policy: str) -> dict:
-        """What the policy's predictions hang on in the data: JSON values. Only fixed policies see the references."""
+        """What the policy's predictions depend on in the data: JSON values. Only fixed policies see the references."""
         run = self.run
         files = run.sources(self.split) if policy in POLICIES else [run.data / f"{self.split}.jsonl"]
         return {

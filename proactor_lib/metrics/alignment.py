@@ -58,6 +58,9 @@ def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised"
     predictions = list(predictions)
     if len(predictions) < 2:
         return predictions
+    predictions = list(predictions)
+    if len(predictions) < 2:
+        return predictions
     by_key: dict[PredictionKey, PredictedAction] = {}
     for prediction in predictions:
         key = prediction_key(prediction, values)

@@ -57,13 +57,9 @@ class Executor:
         pairs = self._pairs([o for i, p in enumerate(ready) for o in self._offers(turn, i, p, keys[i])])
         self._taken.update(pairs.values())
         self._right += [keys[i] for i in pairs]
-        executions = [
-            self._execution(turn, p, pairs.get(i))
-            for i, p in enumerate(ready)
-            if i in pairs or not self._is_known(keys[i])
-        ]
-        self._executed.update(prediction_key(e.prediction, self._values) for e in executions)
-        return executions
+        places = [i for i in range(len(ready)) if i in pairs or not self._is_known(keys[i])]
+        self._executed.update(keys[i] for i in places)
+        return [self._execution(turn, ready[i], pairs.get(i)) for i in places]
 
     def _offers(self, turn: int, place: int, prediction: PredictedAction, key: PredictionKey) -> list[Offer]:
         least = 1.0 if key in self._executed else self._theta

@@ -1,15 +1,26 @@
 """What the numbers mean, in a line each. [paper] as published, [ours] our definition (see SPEC 4)."""
 
 NAMES = {
+    "utility": "utility", "execution_precision": "execution precision", "execution_recall": "execution recall",
+    "execution_f1": "execution F1", "false_executions": "false executions per reference",
     "ac": "AC", "max_ac": "Max AC", "difference": "Difference", "pt": "PT", "ftr": "FTR", "rar": "RAR", "pri": "PRI",
     "opportunity_timing": "opportunity timing", "lead": "lead, turns", "missed": "missed", "late": "late",
-    "premature": "premature",
+    "premature": "premature", "balanced_accuracy": "balanced accuracy", "missed_needs": "missed needs",
+    "false_needs": "false needs", "argument_accuracy": "argument accuracy",
 }  # fmt: skip
 BETTER = {
+    "utility": "↑", "execution_precision": "↑", "execution_recall": "↑", "execution_f1": "↑", "false_executions": "↓",
     "ac": "↑", "max_ac": "↑", "difference": "↓", "pt": "↑", "ftr": "↓", "rar": "", "pri": "↑",
     "opportunity_timing": "↑", "lead": "", "missed": "↓", "late": "↓", "premature": "↓",
+    "balanced_accuracy": "↑", "missed_needs": "↓", "false_needs": "↓", "argument_accuracy": "↑",
 }  # fmt: skip
 MEANINGS = {
+    "utility": "The primary endpoint: what an agent is worth that executes its triggers. The timing scores of right "
+    "executions, less the price of each false one, over the references: 1 at best, 0 for silence [ours].",
+    "execution_precision": "Right executions, over all executions; a repeat executes nothing [ours].",
+    "execution_recall": "References that an execution took, as a share [ours].",
+    "execution_f1": "The harmonic mean of execution precision and recall [ours].",
+    "false_executions": "False executions, over the references: what is done for nothing for each thing needed [ours].",
     "ac": "How well predictions fit the references open at their turn, on average [paper]; silence there is 0 [ours].",
     "max_ac": "The best fit of any prediction at a turn [paper].",
     "difference": "(Max AC − AC) / AC: how much better the best prediction is than the average one [ours].",
@@ -23,4 +34,9 @@ MEANINGS = {
     "missed": "References never triggered, as a share [ours].",
     "late": "References first triggered after they closed, as a share [ours].",
     "premature": "References first triggered before they opened, as a share [ours].",
+    "balanced_accuracy": "Speaking where a reference is open and silence where none is: the mean of both shares of "
+    "turns [ours].",
+    "missed_needs": "Silent turns, over the turns with an open reference [ours, after ProactiveBench].",
+    "false_needs": "Turns with a prediction, over the turns without an open reference [ours, after ProactiveBench].",
+    "argument_accuracy": "Triggers with every parameter right, over the triggers of an open action [ours].",
 }

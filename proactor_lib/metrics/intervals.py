@@ -1,20 +1,27 @@
 """From per-dialogue tables to metrics with 95% intervals [SPEC 4].
 
-Every metric is a ratio of two sums over dialogues (a mean over dialogues is one as well), so a bootstrap over dialogues
-is one matrix product: resample counts (B, D) times column sums (D, C).
+Every metric is a ratio of two sums over dialogues, a mean over dialogues too (balanced accuracy is the mean of two such
+ratios), so a bootstrap over dialogues is one matrix product: resample counts (B, D) times column sums (D, C).
 """
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 
 from proactor_lib.errors import UserError
+from proactor_lib.metrics import statistics
 from proactor_lib.metrics.scores import DialogueTable
+from proactor_lib.metrics.statistics import Estimates
 
+PRIMARY = "utility"  # declared before a run, outside the family that Holm corrects
 # metric: (column summed above, column summed below); `gap` is Max AC - AC, `scored` the dialogues with a scored turn
 RATIOS = {
+    "utility": ("utility", "executable"),
+    "execution_precision": ("right", "executed"),
+    "execution_recall": ("right", "executable"),
+    "execution_f1": ("right_twice", "executed_or_executable"),
+    "false_executions": ("wrong", "executable"),
     "ac": ("ac", "scored"),
     "max_ac": ("max_ac", "scored"),
     "difference": ("gap", "ac"),
@@ -26,26 +33,33 @@ RATIOS = {
     "missed": ("missed", "references"),
     "late": ("late", "references"),
     "premature": ("premature", "references"),
+    "missed_needs": ("unmet", "needed"),
+    "false_needs": ("unneeded", "idle"),
+    "argument_accuracy": ("exact", "named"),
 }
-METRICS = tuple(RATIOS)
-LOWER_IS_BETTER = frozenset({"difference", "ftr", "missed", "late", "premature"})
+METRICS = (*RATIOS, "balanced_accuracy")
+BOUNDS = {  # of the metrics that are no shares
+    "utility": (-np.inf, 1), "difference": (0, np.inf), "false_executions": (0, np.inf), "lead": (-np.inf, np.inf),
+    "alpha": (-np.inf, 1),
+}  # fmt: skip
+LOWER_IS_BETTER = frozenset(
+    {"false_executions", "difference", "ftr", "missed", "late", "premature", "missed_needs", "false_needs"}
+)
+_PLACE = {m: i for i, m in enumerate(METRICS)}
 _COLUMNS = sorted({c for pair in RATIOS.values() for c in pair})
-
-
-@lru_cache(maxsize=2)
-def resamples(dialogues: int, count: int, seed: int) -> np.ndarray:
-    """How often each dialogue is drawn, shape (count, dialogues), float; the same for every method: they pair."""
-    draws = np.random.default_rng(seed).integers(dialogues, size=(count, dialogues))
-    offsets = np.arange(count)[:, None] * dialogues
-    return np.bincount((draws + offsets).ravel(), minlength=count * dialogues).reshape(count, dialogues).astype(float)
 
 
 def ratios(table: DialogueTable, weights: np.ndarray) -> np.ndarray:
     """The metrics of `METRICS` for each row of dialogue weights, shape (rows, metrics); NaN where undefined."""
-    full = table.assign(scored=(table.scored_turns > 0).astype(float), gap=table.max_ac - table.ac)
+    full = table.assign(
+        scored=(table.scored_turns > 0).astype(float), gap=table.max_ac - table.ac,
+        right_twice=2 * table.right, executed_or_executable=table.executed + table.executable,
+    )  # fmt: skip
     sums = pd.DataFrame(weights @ full[_COLUMNS].fillna(0.0).to_numpy(float), columns=_COLUMNS)
     above, below = (sums[[pair[i] for pair in RATIOS.values()]].to_numpy() for i in (0, 1))
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    shares = np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+    balanced = 1 - shares[:, [_PLACE["missed_needs"], _PLACE["false_needs"]]].mean(axis=1, keepdims=True)
+    return np.hstack([shares, balanced])
 
 
 def estimate(table: DialogueTable) -> np.ndarray:
@@ -53,14 +67,18 @@ def estimate(table: DialogueTable) -> np.ndarray:
     return ratios(table, np.ones((1, len(table))))[0]
 
 
-def bootstrapped(tables: Mapping[str, DialogueTable], bootstrap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Metrics on the dialogues, shape (methods, metrics), and on each resample, shape (methods, resamples, metrics).
+def bootstrapped(tables: Mapping[str, DialogueTable], bootstrap: int, seed: int) -> Estimates:
+    """The metrics with intervals, shape (methods, metrics). All methods see the same resamples.
 
-    All methods see the same resamples. Raises UserError if they were not scored on the same dialogues.
+    Raises UserError if they were not scored on the same dialogues.
     """
     aligned = same_dialogues(tables)
-    weights = resamples(len(aligned[0]), bootstrap, seed)
-    return np.stack([estimate(t) for t in aligned]), np.stack([ratios(t, weights) for t in aligned])
+    return statistics.bootstrap(lambda weights: stacked(aligned, weights), len(aligned[0]), bootstrap, seed)
+
+
+def stacked(aligned: list[DialogueTable], weights: np.ndarray) -> np.ndarray:
+    """The metrics of every method for each row of dialogue weights, shape (rows, methods, metrics)."""
+    return np.stack([ratios(t, weights) for t in aligned], axis=1)
 
 
 def same_dialogues(tables: Mapping[str, DialogueTable]) -> list[DialogueTable]:
@@ -74,14 +92,10 @@ def same_dialogues(tables: Mapping[str, DialogueTable]) -> list[DialogueTable]:
     return aligned
 
 
-def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95% percentile interval over the first axis; resamples where a metric is undefined are left out."""
-    undefined = np.isnan(samples).all(axis=0)
-    low, high = np.nanpercentile(np.where(undefined, 0.0, samples), [2.5, 97.5], axis=0)
-    return np.where(undefined, np.nan, low), np.where(undefined, np.nan, high)
-
-
-def with_intervals(names: Iterable[str], values: np.ndarray, samples: np.ndarray) -> pd.DataFrame:
-    """A row a name: `metric`, value, low, high. Shapes (names,) and (resamples, names); NaN where undefined."""
-    low, high = (np.where(np.isnan(values), np.nan, bound) for bound in interval(samples))
-    return pd.DataFrame({"metric": list(names), "value": values, "low": low, "high": high})
+def with_intervals(names: Iterable[str], value: np.ndarray, low: np.ndarray, high: np.ndarray) -> pd.DataFrame:
+    """One row per name: `metric`, value, low, high; shapes (names,). An interval stays where its metric can be."""
+    names = list(names)
+    least, most = np.array([BOUNDS.get(n, (0, 1)) for n in names], float).reshape(-1, 2).T
+    return pd.DataFrame(
+        {"metric": names, "value": value, "low": np.maximum(low, least), "high": np.minimum(high, most)}
+    )

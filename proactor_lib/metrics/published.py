@@ -8,13 +8,13 @@ import pandas as pd
 
 
 def published() -> pd.DataFrame:
-    """A row a published method: corpus, method, ac, max_ac, difference, pt, ftr, rar, pri."""
+    """One row per published method: corpus, method, ac, max_ac, difference, pt, ftr, rar, pri."""
     with (files("proactor_lib.metrics") / "published.csv").open(encoding="utf-8") as f:
         return pd.read_csv(f)
 
 
 def beside(ours: pd.DataFrame, corpus: str | None = None) -> pd.DataFrame:
-    """Our `table` (a row a method and metric) and the published rows, one row a method; `source` says whose it is.
+    """Our `table` (one row per method and metric) and the published rows, one row a method; `source` says whose it is.
 
     Columns: source (`ours` or `published [paper]`), corpus, method, the seven published metrics. `corpus`: whose
     published rows, `ABCD+` or `Home Loan`; none: both. Ours come first and keep our PRI, which ranks our methods alone.

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from proactor_lib.metrics.intervals import METRICS, bootstrapped, with_intervals
+from proactor_lib.metrics import statistics
+from proactor_lib.metrics.intervals import METRICS, same_dialogues, stacked, with_intervals
 from proactor_lib.metrics.scores import DialogueTable
 
 CONSISTENCY = ("ac", "max_ac", "difference")
@@ -41,17 +42,19 @@ def pri(values: np.ndarray) -> np.ndarray:
 
 
 def table(tables: Mapping[str, DialogueTable], bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """The metrics of several methods on the same dialogues: a row a (method, metric) with value, low, high.
+    """The metrics of several methods on the same dialogues: one row per (method, metric) with value, low, high.
 
     The metrics are those of `METRICS`, then `pri`; `frame.attrs["ranked_against"]` lists the methods that PRI compares:
     print it wherever PRI stands. NaN where undefined. Raises UserError if methods were scored on different dialogues.
     """
-    values, samples = bootstrapped(tables, bootstrap, seed)
-    values = np.column_stack([values, pri(values[:, _PLACES])])
-    ranks = pri(samples[:, :, _PLACES].swapaxes(0, 1)).T
-    samples = np.concatenate([samples, ranks[:, :, None]], axis=2)
-    names = (*METRICS, "pri")
-    frames = [with_intervals(names, v, s) for v, s in zip(values, samples, strict=True)]
+    aligned = same_dialogues(tables)
+    e = statistics.bootstrap(lambda weights: _ranked(stacked(aligned, weights)), len(aligned[0]), bootstrap, seed)
+    frames = [with_intervals((*METRICS, "pri"), *of_method) for of_method in zip(*e[:3], strict=True)]
     frame = pd.concat(frames, keys=list(tables), names=["method", None]).reset_index("method").reset_index(drop=True)
-    frame.attrs["ranked_against"] = [name for name, v in zip(tables, values, strict=True) if not np.isnan(v[-1])]
+    frame.attrs["ranked_against"] = [name for name, v in zip(tables, e.value, strict=True) if not np.isnan(v[-1])]
     return frame
+
+
+def _ranked(metrics: np.ndarray) -> np.ndarray:
+    """Metrics (rows, methods, metrics) with PRI behind them."""
+    return np.concatenate([metrics, pri(metrics[..., _PLACES])[..., None]], axis=-1)

@@ -1,10 +1,11 @@
 """Predictions of whole dialogues -> what happened at each turn, to each reference, and in each dialogue [SPEC 4].
 
-Three tables of one agent, each a plain frame that Parquet can hold:
-- cells: one row a (dialogue, turn, action) with a prediction or an open reference; every turn-level metric is a sum or
-  a maximum over a turn's cells, since predictions align only with references of their own name;
-- references: one row a reference, with the turn that first triggered it;
-- dialogues (`DialogueTable`): one row a dialogue, from which every metric is a ratio of two column sums.
+Four tables of one agent, each a plain frame that Parquet can hold:
+- cells: one row per (dialogue, turn, action) with a prediction or an open reference; every turn-level metric is a sum
+  or a maximum over a turn's cells, since predictions align only with references of their own name;
+- references: one row per reference, with the turn that first triggered it;
+- executions: one row per execution, right or false (metrics.executions); none where turns were sampled;
+- dialogues (`DialogueTable`): one row per dialogue, from which every metric is a ratio of two column sums.
 """
 
 from collections import defaultdict
@@ -16,12 +17,15 @@ import pandas as pd
 
 from proactor_lib.errors import UserError
 from proactor_lib.metrics.alignment import Values, alignment, as_set, matches, prediction_key
+from proactor_lib.metrics.executions import PRICE, Executor
 from proactor_lib.metrics.timing import Matcher, claim, outcome, timing_score
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction
 
 DialogueTable = pd.DataFrame
 CELL = ["dialogue_id", "turn", "action"]
-_SUMS = ["predictions", "ready", "faults", "aligned", "matched", "open"]
+_SUMS = ["predictions", "ready", "faults", "aligned", "matched", "named", "exact", "open"]
+EXECUTION = ["dialogue_id", "turn", "action", "reference", "timing"]
+_COUNTS = ["predictions", "ready", "faults", "named", "exact", "needed", "unmet", "unneeded"]
 _OUTCOMES = ["missed", "late", "premature"]
 
 
@@ -30,21 +34,31 @@ class Scores:
     """One agent's scores on a set of dialogues.
 
     `cells`: dialogue_id, turn, action, predictions, ready, faults (counts), aligned (sum of best alignments), best
-    (their maximum), matched (sum over ready matches), open (references open). `references`: dialogue_id, id, action,
-    open, ready, close, observed (turn or NaN), triggered (turn or NaN), timing (score), outcome, lead (turns or NaN).
-    `about`: dialogue_id, domain, turns of every dialogue scored, in order of id.
+    (their maximum), matched (sum over ready matches), named, exact (ready predictions whose action is open, and of
+    these the ones with every parameter right), open (references open). `references`: dialogue_id, id, action, open,
+    ready, close, observed (turn or NaN), triggered (turn or NaN), timing (score), outcome, lead (turns or NaN).
+    `executions`: dialogue_id, turn, action, reference (its id; None of a false execution), timing (score); empty where
+    turns were sampled. `about`: dialogue_id, domain, turns, asked (turns) of every dialogue, in order of id.
     """
 
     cells: pd.DataFrame
     references: pd.DataFrame
+    executions: pd.DataFrame
     about: pd.DataFrame
     theta: float
     values: Values
+    price: float  # of a false execution, in missed opportunities
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the agent was asked at some turns only: then nothing is known of what it would have executed."""
+        return bool((self.about.evaluated_turns < self.about.turns).any())
 
     @property
     def dialogues(self) -> DialogueTable:
-        """One row a dialogue: what metrics, intervals and comparisons are computed from."""
-        return dialogue_table(self.cells, self.references, self.about)
+        """One row per dialogue: what metrics, intervals and comparisons are computed from."""
+        executions = None if self.sampled else self.executions
+        return dialogue_table(self.cells, self.references, executions, self.about, self.price)
 
 
 def evaluate_predictions(
@@ -54,9 +68,10 @@ def evaluate_predictions(
     theta: float = 0.75,
     values: Values = "normalised",
     evaluated_turns: Mapping[str, Collection[int]] | None = None,
+    price: float = PRICE,
 ) -> DialogueTable:
     """One agent's per-dialogue table; see `dialogue_table` for its columns, `score_predictions` for what it raises."""
-    return score_predictions(dialogues, references, predictions, theta, values, evaluated_turns).dialogues
+    return score_predictions(dialogues, references, predictions, theta, values, evaluated_turns, price).dialogues
 
 
 def score_predictions(
@@ -66,11 +81,13 @@ def score_predictions(
     theta: float = 0.75,
     values: Values = "normalised",
     evaluated_turns: Mapping[str, Collection[int]] | None = None,
+    price: float = PRICE,
 ) -> Scores:
     """Score one agent. A turn or a dialogue without a prediction is silence; one without references needs nothing.
 
     `evaluated_turns`: the turns at which the agent was asked, by dialogue id, where that was not all of them. Then
-    only those turns are scored, and only the references whose window holds one of them [ours].
+    only those turns are scored, there are no executions, and a reference counts only if [ready, close] holds one of
+    them; its timing score is 1 up to the first of these [ours]. `price`: of a false execution, in missed opportunities.
     Raises UserError for what `Checked` refuses: unknown dialogues, turns beyond the end, anything given twice.
     """
     checked = Checked(dialogues)
@@ -78,27 +95,42 @@ def score_predictions(
     outputs = defaultdict(list)
     for prediction in map(checked.prediction, predictions):
         outputs[prediction.dialogue_id].append(prediction)
-    predicted, triggered = [], []
+    evaluated_turns = _sampled(evaluated_turns, checked.lengths)
+    predicted, triggered, executed = [], [], []
     for dialogue_id in sorted(checked.lengths):
-        rows, first = _score_dialogue(references_of.get(dialogue_id, ()), outputs[dialogue_id], theta, values)
+        known, lines = references_of.get(dialogue_id, ()), sorted(outputs[dialogue_id], key=lambda o: o.turn)
+        rows, first = _score_dialogue(known, lines, theta, values)
         predicted += rows
-        triggered += [
-            _reference_row(dialogue_id, r, first.get(i)) for i, r in enumerate(references_of.get(dialogue_id, ()))
-        ]
-    cells, kept = _prediction_frame(predicted, theta), _reference_frame(triggered)
-    cells = _cells(cells, kept)
+        triggered += [_reference_row(dialogue_id, r, first.get(i), evaluated_turns) for i, r in enumerate(known)]
+        executed += _execution_rows(dialogue_id, known, lines, theta, values) if evaluated_turns is None else []
+    references_ = _reference_frame(triggered)
+    cells = _cells(_prediction_frame(predicted, theta), references_)
+    about = checked.about()
     if evaluated_turns is not None:
-        cells, kept = _only(evaluated_turns, cells, kept)
-    return Scores(cells, kept, checked.about(), theta, values)
+        cells, about = (
+            _only(evaluated_turns, cells),
+            about.assign(evaluated_turns=[len(evaluated_turns.get(i, ())) for i in about.dialogue_id]),
+        )
+        references_ = references_[references_.due.notna()]
+    executions = pd.DataFrame(executed, columns=EXECUTION).astype({"turn": int, "timing": float})
+    return Scores(cells, references_.drop(columns="due"), executions, about, theta, values, price)
 
 
-def _only(evaluated_turns: Mapping[str, Collection[int]], cells: pd.DataFrame, references: pd.DataFrame):
-    """The cells of the turns asked, and the references whose window holds one of them."""
-    turns = {i: set(t) for i, t in evaluated_turns.items()}
-    cell = [t in turns.get(i, ()) for i, t in zip(cells.dialogue_id, cells.turn, strict=True)]
-    spans = zip(references.dialogue_id, references.open, references.close, strict=True)
-    kept = [any(o <= t <= c for t in turns.get(i, ())) for i, o, c in spans]
-    return cells[np.array(cell, bool)], references[np.array(kept, bool)]
+def _sampled(
+    evaluated_turns: Mapping[str, Collection[int]] | None, lengths: Mapping[str, int]
+) -> dict[str, set[int]] | None:
+    """The turns asked; None where that is all turns of all dialogues."""
+    if evaluated_turns is None or all(
+        set(evaluated_turns.get(i, ())) >= set(range(1, n + 1)) for i, n in lengths.items()
+    ):
+        return None
+    return {i: set(turns) for i, turns in evaluated_turns.items()}
+
+
+def _only(evaluated_turns: Mapping[str, set[int]], cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of the turns asked."""
+    kept = [turn in evaluated_turns.get(i, ()) for i, turn in zip(cells.dialogue_id, cells.turn, strict=True)]
+    return cells[np.array(kept, bool)]
 
 
 class Checked:
@@ -139,11 +171,11 @@ class Checked:
         return line
 
     def about(self) -> pd.DataFrame:
-        """dialogue_id, domain, turns: a row a dialogue, in order of id."""
+        """dialogue_id, domain, turns, asked (all turns): one row per dialogue, in order of id."""
         ids = sorted(self.lengths)
         return pd.DataFrame(
             {"dialogue_id": ids, "domain": [self._domains[i] for i in ids], "turns": [self.lengths[i] for i in ids]}
-        )
+        ).assign(evaluated_turns=lambda about: about.turns)
 
     def _known(self, dialogue_id: str, key: tuple, what: str) -> None:
         if dialogue_id not in self.lengths:
@@ -165,12 +197,15 @@ class Checked:
 def _score_dialogue(
     references: Sequence[ReferenceAction], outputs: list[TurnPrediction], theta: float, values: Values
 ) -> tuple[list[tuple], dict[int, int]]:
-    """Rows (dialogue, turn, action, ready, best alignment) of the predictions; first trigger by reference index."""
+    """Rows (dialogue, turn, action, ready, best alignment) of the predictions; first trigger by reference index.
+
+    `outputs` in order of turn.
+    """
     named = defaultdict(list)
     for index, reference in enumerate(references):
         named[reference.name].append((index, reference))
     rows, matcher = [], Matcher()
-    for output in sorted(outputs, key=lambda o: o.turn):
+    for output in outputs:
         claims = []
         for p in as_set(output.actions, values):
             best, ready = 0.0, p.status == "ready"
@@ -185,9 +220,26 @@ def _score_dialogue(
     return rows, matcher.triggered
 
 
-def _reference_row(dialogue_id: str, r: ReferenceAction, triggered: int | None) -> tuple:
+def _execution_rows(
+    dialogue_id: str, references: Sequence[ReferenceAction], outputs: list[TurnPrediction], theta: float, values: Values
+) -> list[tuple]:
+    """Rows of EXECUTION; `outputs` in order of turn."""
+    executor = Executor(references, theta, values)
+    return [
+        (dialogue_id, o.turn, e.prediction.name, None if e.reference is None else references[e.reference].id, e.timing)
+        for o in outputs
+        for e in executor.turn(o.turn, o.actions)
+    ]
+
+
+def _reference_row(
+    dialogue_id: str, r: ReferenceAction, triggered: int | None, evaluated_turns: Mapping[str, set[int]] | None
+) -> tuple:
+    """`due`, the last value: the turn up to which a trigger scores 1; None where the reference does not count."""
     w = r.window
-    return dialogue_id, r.id, r.name, w.open, w.ready, w.close, r.observed_turn, triggered
+    turns = {w.ready} if evaluated_turns is None else evaluated_turns.get(dialogue_id, set())
+    due = min((t for t in turns if w.ready <= t <= w.close), default=None)
+    return dialogue_id, r.id, r.name, w.open, w.ready, w.close, r.observed_turn, triggered, due
 
 
 def _prediction_frame(rows: list[tuple], theta: float) -> pd.DataFrame:
@@ -199,16 +251,18 @@ def _prediction_frame(rows: list[tuple], theta: float) -> pd.DataFrame:
         faults=frame.ready.where(~match, 0),
         matched=frame.aligned.where(match & (frame.ready == 1), 0.0),
         best=frame.aligned,
+        named=((frame.aligned > 0) & (frame.ready == 1)).astype(int),
+        exact=(matches(frame.aligned, 1.0) & (frame.ready == 1)).astype(int),
         open=0,
     )
 
 
 def _reference_frame(rows: list[tuple]) -> pd.DataFrame:
-    columns = ["dialogue_id", "id", "action", "open", "ready", "close", "observed", "triggered"]
+    columns = ["dialogue_id", "id", "action", "open", "ready", "close", "observed", "triggered", "due"]
     r = pd.DataFrame(rows, columns=columns)
-    r = r.astype({c: int for c in ("open", "ready", "close")} | {"observed": float, "triggered": float})
+    r = r.astype({c: int for c in ("open", "ready", "close")} | {"observed": float, "triggered": float, "due": float})
     return r.assign(
-        timing=timing_score(r.triggered, r.open, r.ready, r.close),
+        timing=timing_score(r.triggered, r.open, r.due, r.close),
         outcome=outcome(r.triggered, r.open, r.close),
         lead=r.observed - r.triggered,
     )
@@ -225,26 +279,54 @@ def _cells(predictions: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
 
 
 def turn_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """One row a scored turn: dialogue_id, turn, predictions, ready, faults, open, ac, max_ac, pt."""
+    """One row per scored turn: dialogue_id, turn, predictions, ready, faults, named, exact, open, ac, max_ac, pt."""
     turns = cells.groupby(CELL[:2], as_index=False).agg(dict.fromkeys(_SUMS, "sum") | {"best": "max"})
     share = 1 / turns.predictions.clip(lower=1)
     scored = turns.assign(ac=turns.aligned * share, max_ac=turns.best, pt=turns.matched * share)
     return scored.drop(columns=["aligned", "matched", "best"])
 
 
-def dialogue_table(cells: pd.DataFrame, references: pd.DataFrame, about: pd.DataFrame) -> DialogueTable:
-    """One row a dialogue of `about`, in its order: dialogue_id, domain, turns;
+def dialogue_table(
+    cells: pd.DataFrame,
+    references: pd.DataFrame,
+    executions: pd.DataFrame | None,
+    about: pd.DataFrame,
+    price: float = PRICE,
+) -> DialogueTable:
+    """One row per dialogue of `about`, in its order: dialogue_id, domain, turns, asked;
 
-    ac, max_ac, pt (means over its scored turns, NaN if none is scored) and scored_turns; predictions, ready, faults;
-    references, timing (sum of timing scores), missed, late, premature (counts), lead (sum, turns) and led (references
-    that were triggered and have an observed trigger).
+    ac, max_ac, pt (means over its scored turns, NaN if none is scored) and scored_turns; predictions, ready, faults,
+    named, exact; needed, unmet (turns with an open reference, and of these the silent ones), idle, unneeded (turns
+    without one, and of these the ones with a prediction); references, timing (sum of timing scores), missed, late,
+    premature (counts), lead (sum, turns) and led (references that were triggered and have an observed trigger); right,
+    wrong, executed (executions), earned (sum of their timing scores), utility (earned - price x wrong) and executable
+    (references that an execution could take), all 0 where turns were sampled.
     """
-    turns = turn_table(cells).groupby("dialogue_id")
+    turns = turn_table(cells)
+    turns = turns.assign(
+        needed=(turns.open > 0).astype(int),
+        unmet=((turns.open > 0) & (turns.predictions == 0)).astype(int),
+        unneeded=((turns.open == 0) & (turns.predictions > 0)).astype(int),
+    ).groupby("dialogue_id")
     means = turns[["ac", "max_ac", "pt"]].mean()
-    counts = turns[["predictions", "ready", "faults"]].sum().assign(scored_turns=turns.size())
+    counts = turns[_COUNTS].sum().assign(scored_turns=turns.size())
     fates = {o: (references.outcome == o).astype(int) for o in _OUTCOMES}
     fates |= {"references": 1, "led": references.lead.notna().astype(int), "lead": references.lead.fillna(0.0)}
     fates = references[["dialogue_id", "timing"]].assign(**fates).groupby("dialogue_id").sum()
-    table = about.set_index("dialogue_id").join([means, counts, fates])
-    summed = [*counts.columns, *fates.columns]
-    return table.fillna(dict.fromkeys(summed, 0)).reset_index()
+    done = _executed(executions)
+    table = about.set_index("dialogue_id").join([means, counts, fates, done])
+    table = table.fillna(dict.fromkeys([*counts.columns, *fates.columns, *done.columns], 0)).reset_index()
+    return table.assign(
+        idle=(table.evaluated_turns - table.needed).clip(lower=0),
+        executed=table.right + table.wrong,
+        executable=0 if executions is None else table.references,
+        utility=table.earned - price * table.wrong,
+    )
+
+
+def _executed(executions: pd.DataFrame | None) -> pd.DataFrame:
+    """right, wrong, earned by dialogue."""
+    e = pd.DataFrame(columns=EXECUTION) if executions is None else executions
+    right = e.reference.notna().astype(int)
+    counted = pd.DataFrame({"right": right, "wrong": 1 - right, "earned": e.timing.astype(float)})
+    return counted.groupby(e.dialogue_id).sum()

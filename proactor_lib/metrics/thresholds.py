@@ -1,4 +1,4 @@
-"""Readiness thresholds: when to fire, for a price of a false trigger against a missed one [ours: beyond the paper].
+"""Readiness thresholds: when to fire, for a price of a false execution against a missed opportunity [ours].
 
 An agent says `ready` or `candidate`; a confidence that it is ready makes that a threshold to choose. A policy that we
 serve gives one with each action (evaluate.confidence). For others it is taken from what is there:
@@ -6,20 +6,23 @@ serve gives one with each action (evaluate.confidence). For others it is taken f
 - `agreement`: the share of K sampled outputs of the turn that say it ready with the same normalised parameters.
 At threshold 0 everything fires, candidates included; at 1 only what is certain.
 
-The cost of a dialogue is price x faults (ready predictions at fault, as in FTR) + the references that were not first
-triggered inside their window.
+What is tuned is U_c, the utility of what would be executed (metrics.utility).
 """
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 
+from proactor_lib.errors import UserError
+from proactor_lib.metrics import statistics
 from proactor_lib.metrics.alignment import prediction_key
 from proactor_lib.metrics.inputs import Inputs
-from proactor_lib.metrics.intervals import METRICS, bootstrapped, estimate, interval, resamples, with_intervals
+from proactor_lib.metrics.intervals import METRICS, bootstrapped, estimate, same_dialogues, with_intervals
 from proactor_lib.metrics.scores import DialogueTable, evaluate_predictions
+from proactor_lib.metrics.utility import SAMPLED, utility_at
 from proactor_lib.schema import PredictedAction, TurnPrediction
 
 
@@ -94,20 +97,23 @@ def sweep(
 
 
 def trade_off(tables: dict[float, DialogueTable], bootstrap: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """A row a (threshold, metric): value, low, high. What the FTR-against-timing curve is drawn from."""
-    values, samples = bootstrapped({str(t): table for t, table in tables.items()}, bootstrap, seed)
-    rows = [with_intervals(METRICS, v, s).assign(threshold=t) for t, v, s in zip(tables, values, samples, strict=True)]
+    """One row per (threshold, metric): value, low, high. What the FTR-against-timing curve is drawn from."""
+    found = bootstrapped({str(t): table for t, table in tables.items()}, bootstrap, seed)[:3]
+    rows = [with_intervals(METRICS, *row).assign(threshold=t) for t, *row in zip(tables, *found, strict=True)]
     return pd.concat(rows, ignore_index=True)
 
 
-def cost(table: DialogueTable, price: float) -> pd.Series:
-    """Each dialogue's price x faults + references not first triggered inside their window."""
-    return price * table.faults + table[["missed", "late", "premature"]].sum(axis=1)
-
-
 def tune(tables: dict[float, DialogueTable], price: float) -> float:
-    """The threshold whose mean cost is least; of several, the highest (the most reluctant)."""
-    return min(tables, key=lambda t: (cost(tables[t], price).mean(), -t))
+    """The threshold with the greatest utility at `price`; of several, the highest (the most reluctant).
+
+    Raises UserError where utility is undefined: turns were sampled, or nothing was needed.
+    """
+    utilities = {threshold: float(utility_at(t, [price])[0, 0]) for threshold, t in tables.items()}
+    if np.isnan(list(utilities.values())).any():
+        raise UserError(
+            f"a readiness threshold is tuned for utility, which is undefined here: no reference, or {SAMPLED}"
+        )
+    return max(utilities, key=lambda threshold: (round(utilities[threshold], 12), threshold))
 
 
 def tuned(
@@ -118,22 +124,25 @@ def tuned(
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """A row a price: the threshold tuned on dev and what it costs on test, a mean per dialogue.
+    """One row per price: the threshold tuned on dev and what it is worth on test.
 
-    `dev`, `test`: from `sweep`. `untuned`: the agent's own statuses on test. Columns: price, threshold, cost, untuned
-    (cost), saving (untuned - cost, paired) with low and high, ftr and opportunity_timing on test.
+    `dev`, `test`: from `sweep`. `untuned`: the agent's own statuses on test. Columns: price, threshold, utility,
+    untuned (utility), gain (utility - untuned, paired) with low and high, false_executions and opportunity_timing on
+    test. Raises UserError as `tune`.
     """
-    weights = resamples(len(untuned), bootstrap, seed) / len(untuned)
     rows = []
     for price in prices:
         threshold = tune(dev, price)
-        chosen = test[threshold]
-        paid, before = (cost(t.sort_values("dialogue_id"), price).to_numpy() for t in (chosen, untuned))
-        low, high = interval(weights @ (before - paid))
-        metrics = dict(zip(METRICS, estimate(chosen), strict=True))
+        after, before = same_dialogues({"tuned": test[threshold], "untuned": untuned})
+
+        def gain(weights: np.ndarray, a=after, b=before, c=price) -> np.ndarray:
+            return utility_at(a, [c], weights) - utility_at(b, [c], weights)
+
+        value, low, high = (float(x[0]) for x in statistics.bootstrap(gain, len(after), bootstrap, seed)[:3])
+        metrics = dict(zip(METRICS, estimate(after), strict=True))
+        utilities = {k: float(utility_at(t, [price])[0, 0]) for k, t in (("utility", after), ("untuned", before))}
         rows.append(
-            {"price": price, "threshold": threshold, "cost": paid.mean(), "untuned": before.mean()}
-            | {"saving": (before - paid).mean(), "low": float(low), "high": float(high)}
-            | {m: metrics[m] for m in ("ftr", "opportunity_timing")}
+            {"price": price, "threshold": threshold, **utilities, "gain": value, "low": low, "high": high}
+            | {m: metrics[m] for m in ("false_executions", "opportunity_timing")}
         )
     return pd.DataFrame(rows)

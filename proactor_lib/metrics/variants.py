@@ -1,4 +1,4 @@
-"""Which findings hang on a definition: the same comparisons under other thetas and ways to match values [ours]."""
+"""Which findings depend on a definition: the same comparisons under other thetas and ways to match values [ours]."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -51,7 +51,7 @@ def verdicts(
 
 
 def agreement(found: pd.DataFrame) -> pd.DataFrame:
-    """A row a (a, b, metric): the verdict under each variant, and `finding`, what becomes of the first variant's.
+    """One row per (a, b, metric): the verdict under each variant, and `finding`, what becomes of the first variant's.
 
     `finding`: `holds` (the same verdict everywhere), `reversed` (somewhere clearly the other way round) or `depends`.
     """

@@ -32,7 +32,7 @@ def step_parts(steps: pd.DataFrame) -> Figure:
 def split_curves(curves: Mapping[str, pd.DataFrame], levels: Mapping[str, float], title: str = "") -> Figure:
     """Seconds a step over the number of GPUs that serve, on a log scale; the fastest split of each curve is ringed.
 
-    `curves`: name -> frame with servers and step_s. `levels`: what does not hang on a split, as horizontal lines.
+    `curves`: name -> frame with servers and step_s. `levels`: what does not depend on a split, as horizontal lines.
     """
     paint, shape, dash = colours([*curves, *levels]), markers(curves), dashes([*curves, *levels])
     with figure(size=(WIDTH, 3.2)) as (made, ax):
@@ -68,7 +68,7 @@ def busy_shares(table: pd.DataFrame) -> Figure:
 
 
 def grouped_bars(values: Mapping[str, Mapping[str, float]], label: str) -> Figure:
-    """A bar a value, a group a key: values[group][bar], each with its number. A value that is None is left out.
+    """One bar per value, one group per key: values[group][bar], each with its number. A value that is None is left out.
 
     Lengths begin at 0, so that they say what the numbers say.
     """

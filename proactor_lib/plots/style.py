@@ -27,7 +27,7 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def markers(names: Iterable[str]) -> dict[str, str]:
-    """A marker for each name, so that no figure hangs on colour alone."""
+    """A marker for each name, so that no figure depends on colour alone."""
     return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
 
 

@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from proactor_lib.metrics.glossary import NAMES
+from proactor_lib.metrics.statistics import t_interval
 from proactor_lib.plots.style import COLOURS, WIDTH, colours, figure, legend_above, markers
-from proactor_lib.report.ablation import t_interval
 
 LIMITS = {"kl": 0.01, "clipped_share": 0.05}  # what a run without stale samples should keep
 MISMATCH = {"kl": "KL, nats a token", "clipped_share": "clipped tokens, share"}
@@ -31,7 +31,7 @@ def reward_curve(steps: pd.DataFrame) -> Figure:
 
 
 def metric_dots(table: pd.DataFrame, metrics: list[str]) -> Figure:
-    """A row a metric, a mark a method with its 95% interval, on [0, 1]; `table`: method, metric, value, low, high."""
+    """One row per metric, one mark per method, 95% intervals, on [0, 1]; `table`: method, metric, value, low, high."""
     methods = list(dict.fromkeys(table.method))
     paint, shape = colours(methods), markers(methods)
     with figure(size=(WIDTH, 0.9 + 0.12 * len(metrics) * (len(methods) + 1))) as (made, ax):

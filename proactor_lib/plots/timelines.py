@@ -1,4 +1,4 @@
-"""A dialogue as a timeline: turns across, a lane an action, windows as bars, what an agent said as marks [ours]."""
+"""A dialogue as a timeline: turns across, one lane per action, windows as bars, what an agent said as marks [ours]."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

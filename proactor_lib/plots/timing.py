@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from proactor_lib.metrics import statistics
 from proactor_lib.metrics.glossary import NAMES
-from proactor_lib.metrics.intervals import interval, resamples
 from proactor_lib.plots.style import (
     ANTICIPATED,
     EXECUTABLE,
@@ -27,7 +27,7 @@ GRID = np.linspace(0, 2, 201)  # open 0, ready 1, past close 2
 
 
 def trigger_times(methods: Mapping[str, pd.DataFrame], rows: int = 60) -> Figure:
-    """When each reference was first triggered, against its window: a row a reference, a panel a method.
+    """When each reference was first triggered, against its window: one row per reference, one panel per method.
 
     `methods`: the `references` frame of each method's `Scores`, on the same references. Turns count from `ready`. Of
     more references than `rows`, evenly spaced ones are drawn, in order of window length. Triggers beyond the panel sit
@@ -121,9 +121,33 @@ def _waiting(frame: pd.DataFrame, bootstrap: int, seed: int) -> tuple[np.ndarray
     """The share not yet triggered at each point of GRID, with the bounds of its 95% interval."""
     waiting = pd.DataFrame(stage(frame)[:, None] > GRID).assign(count=1.0)
     sums = waiting.groupby(frame.dialogue_id.to_numpy()).sum().to_numpy(float)
-    total = sums.sum(axis=0)
-    drawn = resamples(len(sums), bootstrap, seed) @ sums
-    return total[:-1] / total[-1], *interval(drawn[:, :-1] / drawn[:, -1:])
+
+    def share(weights: np.ndarray) -> np.ndarray:
+        drawn = weights @ sums
+        return np.divide(drawn[:, :-1], drawn[:, -1:], out=np.full_like(drawn[:, :-1], np.nan), where=drawn[:, -1:] > 0)
+
+    return tuple(np.clip(x, 0, 1) for x in statistics.bootstrap(share, len(sums), bootstrap, seed)[:3])
+
+
+def utility_curve(curve: pd.DataFrame) -> Figure:
+    """Utility by the price of a false execution, a line for each method with its 95% band.
+
+    `curve`: `metrics.utility.curve`. A line falls by the false executions per reference; the higher, the better.
+    """
+    methods = list(dict.fromkeys(curve.method))
+    paint, dash = colours(methods), dashes(methods)
+    with figure(size=(WIDTH, 3.0)) as (made, ax):
+        for name in methods:
+            own = curve[curve.method == name]
+            ax.fill_between(own.price, own.low, own.high, color=paint[name], alpha=0.15, lw=0)
+            ax.plot(own.price, own.utility, color=paint[name], ls=dash[name], lw=1.6, label=name)
+        ax.axhline(0, color="#666666", lw=0.8)  # silence
+        ax.set(
+            xlabel="price of a false execution, in missed opportunities", ylabel="utility", xlim=(0, curve.price.max())
+        )
+        ax.set_ylim(max(float(curve.low.min()), -1.05), 1.03)
+        legend_above(made, ax.get_legend_handles_labels()[0])
+    return made
 
 
 def trade_off(curves: Mapping[str, pd.DataFrame], chosen: Mapping[str, float] | None = None) -> Figure:
@@ -177,7 +201,7 @@ def ac_against_timing(table: pd.DataFrame, timing: str = "opportunity_timing") -
 
 
 def breakdown_dots(found: pd.DataFrame, metric: str = "opportunity_timing", groups: int = 20) -> Figure:
-    """One metric by group, a row a group and a mark a method, with 95% intervals.
+    """One metric by group, one row per group and one mark per method, with 95% intervals.
 
     `found`: from `metrics.breakdowns.breakdown`. Of more than `groups`, those with the most references are drawn.
     """

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from proactor_lib.metrics.comparisons import holm
+from proactor_lib.metrics.statistics import holm, sign_flip, t_interval
 
 REPLICATE = "seed"
 MANY = 8  # a factor of more values than this is drawn, not tested
@@ -30,7 +29,7 @@ def shown_metrics(table: pd.DataFrame, headline: str | None, wanted: list[str], 
 
 
 def over_seeds(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    """A row a combination of the factors: `cells` (done), and for each metric its mean, `_low` and `_high`.
+    """One row per combination of the factors: `cells` (done), and for each metric its mean, `_low` and `_high`.
 
     Intervals are 95%: Student's t over the seeds where there are several, the cell's own where there is one.
     """
@@ -59,17 +58,11 @@ def _only(group: pd.DataFrame, column: str) -> float:
     return float(known.iloc[0]) if len(known) else np.nan
 
 
-def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95% interval of the mean of at least two values."""
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
 def paired(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Each value of each factor against its first, over the cells that agree in all other parameters, the seed too.
 
-    A row a (factor, value, metric): against, pairs, difference, low, high (Student's t), p (two-sided sign-flip test,
-    exact up to 12 pairs; None of one pair), p_holm (Holm over the rows), verdict: higher, lower, unclear, same,
+    One row per (factor, value, metric): against, pairs, difference, low, high (Student's t), p (two-sided sign-flip
+    test, exact up to 13 pairs; None of one pair), p_holm (Holm over the rows), verdict: higher, lower, unclear, same,
     untested.
     """
     rows = [row for factor in tested(table) for row in _against_first(table, factor, metrics)]
@@ -101,16 +94,3 @@ def _difference(values: np.ndarray) -> tuple[float, float, float, float | None]:
     if len(values) == 1:
         return float(values[0]), np.nan, np.nan, None
     return float(values.mean()), *t_interval(values), sign_flip(values)
-
-
-def sign_flip(differences: np.ndarray, resamples: int = 9999, seed: int = 0) -> float:
-    """Two-sided p of the mean difference under random signs: all of them up to 12 differences, else a sample."""
-    n = len(differences)
-    if n <= 12:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-        extra = 0
-    else:
-        signs = np.random.default_rng(seed).choice([-1, 1], size=(resamples, n))
-        extra = 1
-    as_far = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12
-    return float((as_far.sum() + extra) / (len(signs) + extra))

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib import metrics
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, load_or_score
 from proactor_lib.files import read_json
-from proactor_lib.metrics import glossary
+from proactor_lib.metrics import glossary, statistics
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, render, run, training
 from proactor_lib.run_folder import RunFolder
@@ -55,7 +56,7 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
     said = (
         [] if same else ["The held-out dialogues or their references differ: values stand beside each other, untested."]
     )
-    origins = [run.read_record(folder)["provenance"] for folder in (a, b)]
+    origins = [run.read_record(r)["provenance"] for r in both]
     return {
         "warnings": said, "parameters": differing(*(r.params.model_dump(mode="json") for r in both)),
         "origin": differing(*map(_flat, origins)), "rewards": [_reward(r) for r in both],
@@ -73,7 +74,7 @@ def _bytes(path: Path) -> bytes | None:
 
 
 def _reward(r: RunFolder) -> dict[str, float | None]:
-    steps = training.read_steps(r.training / "metrics.jsonl")
+    steps = read_steps(r)
     return training.reward_gain(training.gain_rewards(steps))
 
 
@@ -84,7 +85,7 @@ def _flat(origin: dict | None) -> dict[str, Any]:
 
 
 def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, params: Params) -> list[dict]:
-    """A row a policy of both runs and a metric; paired over dialogues where these are the same."""
+    """One row per policy of both runs and a metric; paired over dialogues where these are the same."""
     policies = [p for p in a.scores if p in b.scores]
     tested = _paired_policies(a, b, policies, params) if same else {}
     rows = []
@@ -141,7 +142,7 @@ def _key(values: dict, keys: list[str]) -> str:
 
 
 def _sweep_rows(both: pd.DataFrame, shown: list[str]) -> list[dict]:
-    """A row a metric: the means over the cells of both, and their paired difference; then a row a cell and metric."""
+    """One row per metric: means over the cells of both, their paired difference; then one row per cell and metric."""
     rows = []
     for metric in shown:
         a, b = (both[f"{metric} {side}"].astype(float) for side in "ab")
@@ -159,8 +160,8 @@ def _sweep_rows(both: pd.DataFrame, shown: list[str]) -> list[dict]:
 def _tested(differences: np.ndarray) -> tuple:
     if len(differences) < 2:
         return (*([float(differences[0])] if len(differences) else [None]), None, None, None, "untested")
-    low, high = ablation.t_interval(differences)
-    p = ablation.sign_flip(differences)
+    low, high = statistics.t_interval(differences)
+    p = statistics.sign_flip(differences)
     same = not differences.any()
     verdict = "same" if same else "unclear" if p >= 0.05 else "higher" if differences.mean() > 0 else "lower"
     return float(differences.mean()), low, high, p, verdict

@@ -56,10 +56,10 @@ def full_name(reward: str, base: str) -> str:
 
 
 def answers(table: pd.DataFrame, policy: str = "trained", contrasts: Sequence[Contrast] = CONTRASTS) -> pd.DataFrame:
-    """A row a contrast: question, a, b, metric, paper, over, units, difference, low, high, verdict.
+    """One row per contrast: question, a, b, metric, paper, over, units, difference, low, high, verdict.
 
-    `table`: a sweep's, a row a cell, with columns state, reward, seed, ruler_base (where Adaptive RULER is among the
-    rewards: it counts as `adaptive_ruler on <base>`) and `held_out.<policy>.<metric>`. Differences a - b are paired
+    `table`: a sweep's, one row per cell, with columns state, reward, seed, ruler_base (where Adaptive RULER is among
+    the rewards: it counts as `adaptive_ruler on <base>`) and `held_out.<policy>.<metric>`. Differences a - b are paired
     over seeds (`units` of them), with the 95% interval of Student's t. Verdicts: `as in the paper`, `against the
     paper`, `cannot be told` (the interval holds 0, or fewer than two seeds), `not measured`.
     """

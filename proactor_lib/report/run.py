@@ -7,9 +7,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib import plots, provenance
+from proactor_lib.artf.training.training_log import read_steps
+from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import read_json, write_json
-from proactor_lib.metrics import glossary
+from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
 from proactor_lib.plots import summary
@@ -17,23 +19,26 @@ from proactor_lib.report import render, text, timeline, training
 from proactor_lib.run_folder import RunFolder
 
 ENDS = ("", "_low", "_high")
-SHARES = ["ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing", "missed", "late", "premature"]
+SHARES = [
+    "utility", "execution_precision", "execution_recall", "ac", "max_ac", "pt", "rar", "ftr", "opportunity_timing",
+    "missed", "late", "premature",
+]  # fmt: skip
 
 
 def build(folder: Path) -> Path:
     """Write the run's report.html and summary.json from its files; the report's path."""
     run = RunFolder(read_json(folder / "params.json", Params), folder)
-    steps = training.read_steps(run.training / "metrics.jsonl")
+    steps = read_steps(run)
     scored = load_or_score(run)
-    record = read_record(folder)
+    record = read_record(run)
     summary = summarise(run, steps, scored, record)
-    render.write(run.report, "run.html.j2", **content(run, steps, scored, record, summary))
+    render.write(run.report_file, "run.html.j2", **content(run, steps, scored, record, summary))
     write_json(run.summary, summary)
-    return run.report
+    return run.report_file
 
 
 def frame(folder: Path) -> pd.DataFrame:
-    """The main table: a row a policy, its metrics with intervals; empty without predictions."""
+    """The main table: one row per policy, its metrics with intervals; empty without predictions."""
     scored = load_or_score(RunFolder(read_json(folder / "params.json", Params), folder))
     return pd.DataFrame(
         [
@@ -43,12 +48,12 @@ def frame(folder: Path) -> pd.DataFrame:
     )
 
 
-def read_record(folder: Path) -> dict:
+def read_record(run: RunFolder) -> dict:
     """What `proactor run` wrote down; where notebooks were run by hand, only where the run was begun, if that is known.
 
     `provenance` None: it is not. The machine and the code of whoever reports may be others than the run's.
     """
-    path, begun = folder / "run.json", folder / "provenance.json"
+    path, begun = run.out / "run.json", run.origin_file
     if path.exists():
         return json.loads(path.read_text())
     origin = json.loads(begun.read_text()) if begun.exists() else None
@@ -64,9 +69,11 @@ def summarise(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, r
         "mismatch": training.mismatch(steps),
         "peak_memory_gb": record["peak_memory_gb"],
         "stage_seconds": record["stage_seconds"],
+        "primary": scored.primary() if scored else None,
         "held_out": scored.as_json() if scored else {},
         "ranked_against": scored.ranked_against if scored else [],
         "dialogues": scored.dialogues if scored else 0,
+        "services": by_service(run, scored) if scored else {},
         "steps": len(steps),
         "warnings": warnings(run, steps, scored, record),
     }
@@ -113,7 +120,7 @@ def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str
         return ["No policy was evaluated: there is no held-out table."]
     found = []
     if scored.dialogues < 30:
-        found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide, and may be too narrow still.")
+        found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide.")
     if run.params.evaluation_turns:
         found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
     mute = [f"`{name}`" for name, lines in scored.predictions.items() if _mute(name, lines)]
@@ -147,6 +154,7 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "marks": text.initials(scored.predictions if scored else ()),
         "facts": _facts(scored, summary),
         "method": text.method(run.params, len(steps)),
+        "primary": text.primary(scored),
         "findings": text.findings(scored),
         "asked": (scored and scored.evaluated_turns) or {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},
@@ -166,7 +174,7 @@ def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
         found.append(
             (render.number(gain["gain"]), f"reward gained, last fifth of the steps against the first; {spread}")
         )
-    for metric in ("opportunity_timing", "ftr") if scored else ():
+    for metric in ("utility", "false_executions", "opportunity_timing") if scored else ():
         value, low, high = summary["held_out"][chosen][metric]
         told = (
             f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {render.interval(low, high) or 'undefined'}"
@@ -193,6 +201,9 @@ def _figures(steps: pd.DataFrame, scored: EvalResults | None) -> dict[str, Marku
         drawn["mismatch"] = render.image(curves, "KL and clipped share by optimiser step")
     if scored:
         drawn["metrics"] = render.image(summary.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")
+        if not scored.primary()["reason"]:
+            curve = utility.curve({name: s.dialogues for name, s in scored.scores.items()})
+            drawn["price"] = render.image(plots.utility_curve(curve), "Utility by the price of a false execution")
         references = {name: s.references for name, s in scored.scores.items()}
         if not any(f.empty for f in references.values()):
             drawn["triggers"] = render.image(plots.trigger_times(references), "First triggers against windows")

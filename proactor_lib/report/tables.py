@@ -26,12 +26,12 @@ def _cell(record: dict, name: str) -> str:
 
 
 def by_method(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a metric, a column a method, as text: value [interval]; `table`: method, metric, value, low, high."""
+    """Per metric a row, per method a column, as text: value [interval]; `table`: method, metric, value, low, high."""
     return _wide(table.method, table.metric, [_with_interval(r.value, r.low, r.high) for r in table.itertuples()])
 
 
 def by_pair(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """A row a metric, a column a pair, as text: difference [interval] verdict, p; `comparisons`: metrics.compare's."""
+    """Per metric a row, per pair a column, as text: difference [interval] verdict, p; `comparisons`: of `compare`."""
     pairs = comparisons.a + " − " + comparisons.b
     return _wide(pairs, comparisons.metric, [_verdict(r) for r in comparisons.itertuples()])
 
@@ -46,7 +46,8 @@ def _wide(columns: pd.Series, metrics: pd.Series, texts: list[str]) -> pd.DataFr
 
 
 def _verdict(row) -> str:
-    tested = f"{row.verdict}, {chance(row.p_holm)}" if row.verdict in ("higher", "lower", "unclear") else row.verdict
+    told = row.verdict in ("higher", "lower", "unclear") and not undefined(row.p_holm)
+    tested = f"{row.verdict}, {chance(row.p_holm)}" if told else row.verdict
     return tested if undefined(row.difference) else f"{_with_interval(row.difference, row.low, row.high)} {tested}"
 
 

@@ -4,12 +4,17 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from proactor_lib.evaluate.results import EvalResults
+from proactor_lib.evaluate.results import EvalResults, focus
 from proactor_lib.metrics.glossary import BETTER, MEANINGS, NAMES
+from proactor_lib.metrics.intervals import PRIMARY
 from proactor_lib.params import Params
 from proactor_lib.report.render import interval, number, setting
 
-READABLE = tuple(m for m, way in BETTER.items() if way and m != "pri")  # metrics of which one end is the better
+READABLE = tuple(m for m, way in BETTER.items() if way and m not in ("pri", PRIMARY))  # one end is the better
+ONE_SEED = (
+    "The run has one seed: an interval over dialogues speaks of this one policy, not of what its method does "
+    "with another seed."
+)
 
 
 def method(params: Params, steps: int) -> list[str]:
@@ -38,8 +43,39 @@ def _training(p: Params, steps: int) -> list[str]:
     ]
 
 
+def primary(scored: EvalResults | None) -> list[str]:
+    """The primary endpoint with its interval and the verdict that follows from it, and what the interval speaks of."""
+    if scored is None:
+        return []
+    found, chosen = scored.primary(), focus(scored.scores)
+    price = f"at a price of {found['price']:g} for a false execution"
+    if found["reason"]:
+        return [f"The primary endpoint, utility {price}, is not known: {found['reason']}."]
+    verdicts = [_against(name, *figures) for name, figures in found["against"].items() if figures[0] is not None]
+    value, low, high = found["policies"][chosen]
+    ends = f": {'; '.join(verdicts)}" if verdicts else ""
+    return [
+        f"Primary endpoint: the utility of {chosen} {price} is {number(value)} (95% interval {interval(low, high)}) "
+        f"on {scored.dialogues} held-out dialogues{ends}.",
+        ONE_SEED,
+    ]
+
+
+def _against(name: str, difference: float, low: float, high: float) -> str:
+    """What the interval of a difference says: better or worse where it excludes 0."""
+    if difference == low == high == 0:
+        return f"the same as {name}"
+    if low <= 0 <= high:
+        return f"not told from {name} (difference {number(difference)}, {interval(low, high)})"
+    word, ends = ("better", (low, high)) if low > 0 else ("worse", (-high, -low))
+    return f"{word} than {name} by {number(abs(difference))} ({interval(*ends)})"
+
+
 def findings(scored: EvalResults | None) -> list[str]:
-    """A sentence for each policy that the one in focus is compared with: where it is better, where worse."""
+    """A sentence for each policy that the one in focus is compared with: where it is better, where worse.
+
+    Of all metrics but the primary endpoint, which has its own (`primary`).
+    """
     if scored is None or scored.comparisons is None:
         return []
     rows = scored.comparisons[scored.comparisons.metric.isin(READABLE)]
@@ -53,9 +89,9 @@ def _finding(a: str, b: str, verdicts: Mapping[str, str]) -> str:
     better = [m for m, v in verdicts.items() if v == ("higher" if BETTER[m] == "↑" else "lower")]
     worse = [m for m, v in verdicts.items() if v in ("higher", "lower") and m not in better]
     if not set(verdicts.values()) - {"same", "undefined"}:
-        return f"{a} and {b} come out the same."
+        return f"{a} and {b} come out the same by all other metrics."
     said = [f"{word} by {listed(ms)}" for word, ms in (("better", better), ("worse", worse)) if ms]
-    return f"Against {b}, {a} is {'; '.join(said)}." if said else f"The data do not tell {a} from {b}."
+    return f"Against {b}, {a} is {'; '.join(said)}." if said else f"No other metric tells {a} from {b}."
 
 
 def listed(names: Iterable[str]) -> str:
@@ -65,7 +101,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def effects(pairs: pd.DataFrame, metric: str) -> list[str]:
-    """What the paired tests of a sweep (report.ablation.paired) say of one metric, a sentence a factor."""
+    """What the paired tests of a sweep (report.ablation.paired) say of one metric, one sentence per factor."""
     own = pairs[pairs.metric == metric]
     return [f"{factor}: {_effect(rows)}." for factor, rows in own.groupby("factor", sort=False)]
 

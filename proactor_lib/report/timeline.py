@@ -1,4 +1,4 @@
-"""A dialogue as a timeline: a row a turn, a lane a window, and who triggered what where."""
+"""A dialogue as a timeline: one row per turn, one lane per window, and who triggered what where."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Timeline:
 def median_dialogue(references: pd.DataFrame) -> str:
     """The id of the dialogue whose mean opportunity timing is the median (of two the lower): neither best nor worst.
 
-    `references`: a row a reference with dialogue_id and timing, at least one.
+    `references`: one row per reference with dialogue_id and timing, at least one.
     """
     means = references.groupby("dialogue_id").timing.mean().sort_values(kind="stable")
     return str(means.index[(len(means) - 1) // 2])

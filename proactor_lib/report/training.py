@@ -1,35 +1,8 @@
-"""What a training run's metrics file says: the reward's gain, and how far trainer and server were apart."""
-
-import json
-from pathlib import Path
+"""What the steps of a training run say: the reward's gain, and how far trainer and server were apart."""
 
 import numpy as np
 import pandas as pd
 from scipy import stats
-
-from proactor_lib.errors import UserError
-
-
-def read_steps(path: Path) -> pd.DataFrame:
-    """One row an optimiser step, in order, as the trainer wrote them; a step written twice (a resume) keeps its last
-    line. Empty when the file is not there; UserError, with the line, for what is not a JSON object with a step.
-    """
-    rows = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
-        try:
-            row = json.loads(line)
-            rows[int(row["step"])] = row
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}, line {number}: not a JSON object with the key step") from None
-    return pd.DataFrame([rows[step] for step in sorted(rows)])
-
-
-def read_samples(path: Path) -> pd.DataFrame:
-    """One row a sampled output of training: step, dialogue_id, turn, text, reward, advantage; none without the file."""
-    columns = {"texts": "text", "rewards": "reward", "advantages": "advantage"}
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    groups = pd.DataFrame(lines, columns=["step", "dialogue_id", "turn", *columns])
-    return groups.explode(list(columns), ignore_index=True).rename(columns=columns)
 
 
 def gain_rewards(steps: pd.DataFrame) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The probe: what fixed policies, whose worth is known, earn by each reward."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,14 +10,14 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from proactor_lib.errors import UserError
-from proactor_lib.metrics import is_due
-from proactor_lib.metrics.intervals import interval, resamples
+from proactor_lib.metrics import is_due, statistics
 from proactor_lib.metrics.scores import score_predictions
 from proactor_lib.params import Params
 from proactor_lib.policies import GAMING_POLICIES, POLICIES, STATUS_POLICIES
 from proactor_lib.reward_lab.break_even import break_even
 from proactor_lib.reward_lab.scoring import (
     Predictions,
+    Scored,
     evenly,
     judge_name,
     policy_groups,
@@ -55,19 +56,22 @@ def table(cases: Sequence[Case], params: Params) -> pd.DataFrame:
 
     Values are means over the turns of a dialogue, then over dialogues; 95% intervals by bootstrap over dialogues. Stage
     `balance` is the middle of training; rewards that move with progress are taken at its start and end too.
+    What no judge scored is counted in the table's attribute `unscored`, by reward, with the reasons.
     `opportunity_timing` stands beside the rewards to compare with. Raises UserError where no dialogue has a reference.
     """
     _some(cases)
-    rows = []
+    rows, unscored = [], {}
     for name in PARTS:
         if kept := part(cases, name):
-            weights = resamples(len(kept), params.bootstrap, params.seed)
+            whole = name == "all"
             rows += [
-                (name, reward, stage, policy, *_ratio(above, below, weights))
-                for (reward, stage), sums in _sums(kept, params, whole=name == "all").items()
-                for policy, above, below in zip(ALL_POLICIES, *sums, strict=True)
+                (name, reward, stage, policy, *figures)
+                for (reward, stage), sums in _sums(kept, params, whole, unscored if whole else {}).items()
+                for policy, *figures in zip(ALL_POLICIES, *_ratios(*sums, params), strict=True)
             ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    found.attrs["unscored"] = unscored
+    return found
 
 
 def _some(cases: Sequence[Case]) -> list[Case]:
@@ -77,17 +81,29 @@ def _some(cases: Sequence[Case]) -> list[Case]:
     return kept
 
 
-def _sums(cases: list[Case], params: Params, whole: bool) -> dict[tuple[str, str], Sums]:
-    """By reward and stage, for opportunity timing and every reward; `whole`: with all variants and stages."""
+def _sums(cases: list[Case], params: Params, whole: bool, unscored: dict[str, dict]) -> dict[tuple[str, str], Sums]:
+    """By reward and stage, for opportunity timing and every reward; `whole`: with all variants and stages.
+
+    What has no score is counted in `unscored`.
+    """
     predictions = predict(cases, ALL_POLICIES, params.seed)
     groups = policy_groups(cases, predictions)
     lengths = [len(c.dialogue.turns) for c in cases]
     found = {(TIMING, MIDDLE): _timing_sums(cases, predictions, params.theta)}
     for name, chosen in variants(params).items():
         for stage in _stages(name, chosen) if whole else (MIDDLE,) * (name in REWARDS):
-            values = score(chosen, [replace(g, progress=STAGES[stage]) for g in groups]).values
-            found[name, stage] = _mean_sums(values, lengths)
+            scored = score(chosen, [replace(g, progress=STAGES[stage]) for g in groups])
+            found[name, stage] = _mean_sums(scored.values, lengths)
+            if missing := int(np.isnan(scored.values).sum()):
+                _count(unscored.setdefault(name, {}), missing, scored)
     return found
+
+
+def _count(sums: dict[str, int], missing: int, scored: Scored) -> None:
+    """Add up `missing` outputs of all, and why: the judge's faults and failures by kind."""
+    why = {m[1]: int(v) for k, v in scored.counters.items() if (m := re.match(r"judge_(?:fault|failed)_(.*)", k))}
+    for key, count in {"missing": missing, "outputs": scored.values.size, **why}.items():
+        sums[key] = sums.get(key, 0) + count
 
 
 def _stages(name: str, params: Params) -> Sequence[str]:
@@ -112,12 +128,14 @@ def _mean_sums(values: np.ndarray, lengths: Sequence[int]) -> Sums:
     return (total / np.maximum(count, 1)).T, (count > 0).astype(float).T
 
 
-def _ratio(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
-    """Value, low, high; NaN where undefined."""
-    sums = weights @ np.column_stack([above, below])
-    samples = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
-    low, high = interval(samples)
-    return (above.sum() / below.sum() if below.sum() else np.nan), float(low), float(high)
+def _ratios(above: np.ndarray, below: np.ndarray, params: Params) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Value, low, high by row of `above` and `below` (rows, dialogues); NaN where undefined."""
+
+    def ratios(weights: np.ndarray) -> np.ndarray:
+        sums, counts = weights @ above.T, weights @ below.T
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+    return statistics.bootstrap(ratios, above.shape[1], params.bootstrap, params.seed)[:3]
 
 
 def fixed_groups(cases: Sequence[Case], params: Params, limit: int) -> list[Group]:
@@ -194,12 +212,21 @@ def taus(table: pd.DataFrame, part: str = "all") -> dict[str, float | None]:
 
 
 def order(table: pd.DataFrame, part: str = "all", stage: str = MIDDLE) -> pd.DataFrame:
-    """Whether each reward puts the better policy of ORDER above the worse: reward, timed, a column a pair, right."""
+    """Whether each reward puts the better policy of ORDER above the worse: reward, timed, a column per pair, right.
+
+    None where a value is undefined.
+    """
     wide = means(table, part, stage).drop(index=TIMING, errors="ignore")
-    pairs = {f"{better} > {worse}": wide[better] > wide[worse] + 1e-9 for better, worse in ORDER}
+    pairs = {f"{better} > {worse}": _above(wide[better], wide[worse]) for better, worse in ORDER}
     timed = [REWARDS[name.split()[0]].timed for name in wide.index]
-    found = pd.DataFrame({"timed": timed} | pairs)
-    return found.assign(right=found[list(pairs)].all(axis=1)).reset_index(names="reward")
+    found = pd.DataFrame({"timed": timed} | pairs, index=wide.index)
+    right = [False if False in row else None if None in row else True for row in zip(*pairs.values(), strict=True)]
+    return found.assign(right=right).reset_index(names="reward")
+
+
+def _above(better: pd.Series, worse: pd.Series) -> list[bool | None]:
+    pairs = zip(better, worse, strict=True)
+    return [None if np.isnan(b) or np.isnan(w) else bool(b > w + 1e-9) for b, w in pairs]
 
 
 def summary(table: pd.DataFrame, cases: Sequence[Case], params: Params) -> dict[str, Any]:
@@ -218,6 +245,7 @@ def summary(table: pd.DataFrame, cases: Sequence[Case], params: Params) -> dict[
         "several_due_turns": several_due(cases),
         "break_even": break_evens(params),
         "order": order(table).set_index("reward").to_dict("index"),
+        "unscored": table.attrs.get("unscored", {}),
         "judge": judge_name(params),
         "references": {p: sum(len(c.references) for c in part(cases, p)) for p in PARTS},
         "dialogues": len(cases),
@@ -232,13 +260,13 @@ def margins(cases: Sequence[Case], params: Params) -> dict[str, dict[str, float]
     kept = _some(cases)
     groups = policy_groups(kept, predict(kept, ALL_POLICIES, params.seed))
     sums, counted = _mean_sums(score(params, groups).values, [len(c.dialogue.turns) for c in kept])
-    weights = resamples(len(kept), params.bootstrap, params.seed)
     place = {name: k for k, name in enumerate(ALL_POLICIES)}
     found = {}
     for name, (better, worse) in MARGINS.items():
         both = counted[place[better]] * counted[place[worse]]
-        value, low, high = _ratio((sums[place[better]] - sums[place[worse]]) * both, both, weights)
-        found[name] = {"value": value, "low": low, "high": high}
+        differences = (sums[place[better]] - sums[place[worse]]) * both
+        figures = _ratios(differences[None], both[None], params)
+        found[name] = {key: float(x[0]) for key, x in zip(("value", "low", "high"), figures, strict=True)}
     return to_json_values(found)
 
 

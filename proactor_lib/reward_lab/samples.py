@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from proactor_lib.files import read_jsonl
+from proactor_lib.artf.training.training_log import read_groups
 from proactor_lib.params import Params
-from proactor_lib.reward_lab.scoring import Sample, Scored, judge_name, score, to_json_values, variants
+from proactor_lib.reward_lab.scoring import Scored, judge_name, score, to_json_values, variants
 from proactor_lib.rewards import REWARDS, Group
 from proactor_lib.run_folder import RunFolder
 
@@ -19,9 +19,9 @@ FLAT = 1e-6  # a standard deviation below this is no spread: such a group is not
 def components(run: RunFolder) -> pd.DataFrame:
     """What a training's reward was made of: `step`, and each component's mean over that step's outputs that have it.
 
-    UserError where the run kept no samples.
+    No row where the run kept no samples.
     """
-    rows = [{"step": s.step, **c} for s in read_jsonl(run.training / "samples.jsonl", Sample) for c in s.components]
+    rows = [{"step": s.step, **c} for s in read_groups(run) for c in s.components]
     return pd.DataFrame(rows, columns=None if rows else ["step"]).groupby("step").mean().reset_index()
 
 
@@ -38,8 +38,8 @@ def _rowwise(function, values: np.ndarray) -> np.ndarray:
 
 
 def spread(scored: Mapping[str, Scored]) -> pd.DataFrame:
-    """A row a reward: its mean, groups_with_spread (a share: no spread, no gradient), the mean deviation inside groups,
-    the share of scores missing, and milliseconds a group.
+    """One row per reward: its mean, groups_with_spread (a share: no spread, no gradient), the mean deviation inside
+    groups, the share of scores missing, and milliseconds per group.
     """
     rows = []
     for name, s in scored.items():

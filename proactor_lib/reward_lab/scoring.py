@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from proactor_lib.agent import parse, render
+from proactor_lib.artf.training.training_log import SAMPLES, GroupLine, read_groups
 from proactor_lib.concurrency import run_async
 from proactor_lib.errors import UserError
-from proactor_lib.files import read_jsonl
 from proactor_lib.params import Params, validate
 from proactor_lib.policies import Policy
 from proactor_lib.rewards import REWARDS, Group, make_reward
@@ -41,17 +40,7 @@ def policy_groups(cases: Sequence[Case], predictions: Predictions) -> list[Group
     ]
 
 
-class Sample(BaseModel):
-    """A line of training/samples.jsonl; keys that are not used here are let through."""
-
-    step: int
-    dialogue_id: str
-    turn: int
-    texts: tuple[str, ...]
-    components: tuple[dict[str, float], ...] = ()  # what each output's reward was made of
-
-
-def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], steps: int) -> list[Group]:
+def sample_groups(samples: Iterable[GroupLine], cases: Iterable[Case], steps: int) -> list[Group]:
     """The groups that a training of `steps` steps drew; UserError for one whose dialogue or turn the data lacks."""
     known = {c.dialogue.id: c for c in cases}
     groups = []
@@ -66,9 +55,9 @@ def sample_groups(samples: Iterable[Sample], cases: Iterable[Case], steps: int) 
 
 def run_groups(run: RunFolder, limit: int) -> list[Group]:
     """At most `limit` groups of a run's training, evenly spaced over it. UserError where it has kept no samples."""
-    samples = list(read_jsonl(run.training / "samples.jsonl", Sample))
+    samples = read_groups(run)
     if not samples:
-        raise UserError(f"{run.training / 'samples.jsonl'} holds no samples")
+        raise UserError(f"{run.training / SAMPLES} holds no samples: train first")
     chosen = [samples[i] for i in evenly(len(samples), limit)]
     return sample_groups(chosen, run.split("train"), run.params.max_steps)
 
@@ -92,7 +81,7 @@ class Scored:
 
 
 def score(params: Params, groups: Sequence[Group], repeat: int = 0) -> Scored:
-    """Score the groups, all of the same K, with the reward that `params` names; another `repeat` asks judges anew.
+    """Score the groups, all of the same K, with the reward that `params` names; another `repeat` asks judges again.
 
     Judges are as concurrent as the parameters allow. Raises as `make_reward`.
     """

@@ -65,7 +65,7 @@ class Judge(Protocol):
     """Marks the distinct outputs of a group relative to each other."""
 
     name: str
-    repeat: int  # another one asks anew what a cache knows
+    repeat: int  # another one asks again what a cache knows
 
     async def mark(self, group: Group, outputs: Sequence[Parsed], criteria: Sequence[str]) -> list[Marks | None]:
         """A mark for each criterion, for each of `outputs`, in their order; None where it could not be obtained."""

@@ -23,7 +23,7 @@ REASON = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,120}$'}
 
 @dataclass
 class EndpointJudge:
-    """A model behind `endpoint`, instructed by `rubric`. `repeat` asks anew what the cache knows, in another order."""
+    """A model behind `endpoint`, instructed by `rubric`. `repeat` asks again what the cache knows, in another order."""
 
     endpoint: Endpoint
     rubric: str

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,19 @@ def _typed(name: str, value: Any, default: Any, where: str) -> Any:
 
 def _absolute(params: Params) -> Params:
     """Paths as seen from anywhere: a cell may run in another folder."""
-    return params.model_copy(update={k: v.resolve() for k, v in params if isinstance(v, Path)})
+    return params.model_copy(update={k: _with_paths(v, Path.resolve) for k, v in params})
 
 
 def _contents(params: Params) -> Point:
     """The parameters, with what stands in files and folders in place of where they are."""
-    return {k: provenance.fingerprint(v) if isinstance(v, Path) else v for k, v in params.model_dump().items()}
+    return {k: _with_paths(v, provenance.fingerprint) for k, v in params.model_dump().items()}
+
+
+def _with_paths(value: Any, of: Callable[[Path], Any]) -> Any:
+    """The value with `of` each path in it."""
+    if isinstance(value, dict):
+        return {k: _with_paths(v, of) for k, v in value.items()}
+    return of(value) if isinstance(value, Path) else value
 
 
 def varying(cells: list[Cell]) -> list[str]:

@@ -51,7 +51,7 @@ class View:
         raise NotImplementedError
 
     def rows(self, progress: Progress) -> list[Row]:
-        """A row a cell, in the sweep's order."""
+        """One row per cell, in the sweep's order."""
         usual = median([r["seconds"] for r in progress.records.values() if r.get("seconds")] or [float("nan")])
         waiting = [c.id for c in progress.cells if c.id not in progress.records][:LOOKED_AT]
         names = set(varying(progress.cells))

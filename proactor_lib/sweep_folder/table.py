@@ -1,4 +1,4 @@
-"""A sweep's folder -> one tidy table: a row a cell, also for a cell that failed."""
+"""A sweep's folder -> one tidy table: one row per cell, also for a cell that failed."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def read_definition(store: Store) -> dict[str, Any]:
 
 
 def table(store: Store) -> pd.DataFrame:
-    """A row a cell of the sweep as it was last run, in its order.
+    """One row per cell of the sweep as it was last run, in its order.
 
     Columns: cell, state (done, failed, refused, timeout, missing), problem; the parameters that differ, and `seed`;
     every metric with its `_low` and `_high`; seconds, peak_memory_gb, cpu_hours, gpu_hours, cost (NaN without prices);

@@ -1,4 +1,4 @@
-"""A dialogue as HTML: a row a turn, a lane a reference, its window as a bar down the turns, triggers as marks."""
+"""A dialogue as HTML: one row per turn, one lane per reference, windows as bars down the turns, marks for triggers."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

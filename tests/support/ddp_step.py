@@ -1,6 +1,6 @@
-"""One optimiser step of DialogueTrainer on fixed rollouts, alone or under `accelerate launch`; see test_ddp.
+"""Ten optimiser steps of DialogueTrainer on recorded rollouts, alone or as one of several ranks; see test_ranks.
 
-`python ddp_step.py OUT`: rank 0 writes the step's loss, gradients and packed tokens to OUT/step.pt.
+`python ddp_step.py OUT`: rank 0 writes the steps' losses, the first one's gradients, and statistics to OUT/steps.pt.
 """
 
 import queue
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from proactor_lib import models
+from proactor_lib.artf.training import ranks
 from proactor_lib.artf.training.rollouts import StepBatch
 from proactor_lib.artf.training.sft import lora_config, trainer_base
 from proactor_lib.artf.training.train import grpo_config
@@ -21,6 +22,9 @@ from transformers import TrainerCallback
 SHAPE = Shape(turns=4, k=2, output=3, catalog=10, turn=4, token_budget=34, model=models.TINY)
 
 
+STEPS = 10
+
+
 class Given:
     """A worker whose rollouts are there already."""
 
@@ -29,7 +33,7 @@ class Given:
 
     def next_step(self) -> StepBatch:
         self.handed_out += 1
-        return StepBatch(0, 0, [], samples(SHAPE, vocabulary=1000), seconds=0.0)
+        return StepBatch(0, 0, [], samples(SHAPE, vocabulary=1000, seed=self.handed_out), seconds=0.0)
 
     start = stop = lambda self: None
     leased_versions = lambda self: set()  # noqa: E731
@@ -47,11 +51,15 @@ class Published:
 
 class Gradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        if state.global_step > 0:
+            return
         self.taken = {n.removeprefix("module."): p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def main(out: Path) -> None:
-    params = Params(model=models.TINY, quantization="none", max_steps=1, token_budget=SHAPE.token_budget, device="cpu")
+    params = Params(
+        model=models.TINY, quantization="none", max_steps=STEPS, token_budget=SHAPE.token_budget, device="cpu"
+    )
     kept, worker, sync, gradients = [], Given(), Published(), Gradients()
     base = trainer_base(models.resolve(models.TINY), params)
     trainer = DialogueTrainer(
@@ -64,12 +72,22 @@ def main(out: Path) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     trainer.train()
-    rank, ranks = trainer.accelerator.process_index, trainer.accelerator.num_processes
-    assert (worker.handed_out, sync.versions > 0) == ((1, True) if rank == 0 else (0, False))
+    rank = trainer.accelerator.process_index
+    assert (worker.handed_out, sync.versions > 0) == ((STEPS, True) if rank == 0 else (0, False))
     if rank == 0:
         loss = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-        torch.save({"loss": loss, "gradients": gradients.taken, "statistics": kept, "ranks": ranks}, out / "step.pt")
+        torch.save(
+            {
+                "loss": loss,
+                "gradients": gradients.taken,
+                "statistics": kept,
+                "ranks": trainer.accelerator.num_processes,
+            },
+            out / "steps.pt",
+        )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    torch.set_num_threads(1)
+    with ranks.group(gpu=False):
+        main(Path(sys.argv[1]))

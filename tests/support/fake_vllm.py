@@ -1,6 +1,6 @@
 """A server that speaks what training asks of vLLM, over real HTTP, in this process; and a trainer process to kill.
 
-What it answers hangs on the request alone, so that a run that was killed can be held against one that was not. The
+What it answers depends on the request alone, so that a run that was killed can be held against one that was not. The
 outputs' tokens are made up and so are their log-probabilities: near those of a model that knows nothing.
 """
 
@@ -102,6 +102,6 @@ class Completions:
 
 
 def drawn(body: dict) -> list[str]:
-    """n texts that hang on the prompt alone; the first two differ, so that most groups have variance."""
+    """n texts that depend on the prompt alone; the first two differ, so that most groups have variance."""
     rng = random.Random(str(body["prompt"]))
     return [TEXTS[0], TEXTS[1], *rng.choices(TEXTS, k=body["n"])][: body["n"]]

@@ -13,8 +13,8 @@ STEPS = 20  # of the metrics file that make_run writes
 
 
 def opened(out, **overrides):
-    """A smoke run with its data and windows."""
-    run = Run.open(load_params(SMOKE, overrides), out)
+    """A smoke run with its data and windows; policies are asked at two turns of each dialogue."""
+    run = Run.open(load_params(SMOKE, {"evaluation_turns": 2} | overrides), out)
     prepare_data(run)
     annotate_run(run)
     return run

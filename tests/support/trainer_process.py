@@ -74,8 +74,10 @@ def _die_in_checkpoint():
 
 
 def _die_before_adapter():
-    save = _trainer().save_adapter
-    _trainer().save_adapter = lambda model, folder: _kill() if folder.name == "adapter" else save(model, folder)
+    from proactor_lib.artf.training import adapter
+
+    save = adapter.save_adapter
+    adapter.save_adapter = lambda model, folder: _kill() if folder.name == "adapter" else save(model, folder)
 
 
 PLACES = {

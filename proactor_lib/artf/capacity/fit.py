@@ -1,6 +1,5 @@
 """A measured run as the simulator sees it: service times and workload from the lines that its steps left."""
 
-import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +10,10 @@ import pandas as pd
 from proactor_lib import agent, progress
 from proactor_lib.artf.capacity.simulate import Plan, simulate
 from proactor_lib.artf.capacity.workload import ServiceTimes, Step, Workload
+from proactor_lib.artf.training.training_log import METRICS, read_groups, read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_json
 from proactor_lib.params import Params
-from proactor_lib.report.training import read_steps
 from proactor_lib.run_folder import RunFolder
 
 ROUNDS = 4  # of simulating and scaling, until the simulated rollouts take as long as the measured ones
@@ -23,7 +22,7 @@ ROUNDS = 4  # of simulating and scaling, until the simulated rollouts take as lo
 class Measured(NamedTuple):
     """A run as its files tell it."""
 
-    steps: pd.DataFrame  # a row a step: the lines of metrics.jsonl, and `wall_s`
+    steps: pd.DataFrame  # one row per step: the lines of metrics.jsonl, and `wall_s`
     plan: Plan
     workload: Workload
     service: ServiceTimes
@@ -42,7 +41,7 @@ def measured(out: Path | str, first: int = 0, last: int | None = None) -> Measur
     cold = max(0, 1 + p.max_staleness - first)
     steps = steps.iloc[cold:] if len(steps) >= cold + 4 else steps
     if len(steps) < 2:
-        raise UserError(f"{run.training / 'metrics.jsonl'} has {len(steps)} steps, at least 2 are needed: train first")
+        raise UserError(f"{run.training / METRICS} has {len(steps)} steps, at least 2 are needed: train first")
     turns = p.turns_per_dialogue or max(1, round(float(every.groups.median()) / p.dialogues_per_step))
     plan, workload = Plan(p.servers, 1, p.max_staleness), _workload(run, steps, turns)
     times = fit(steps, workload, p.name, p.max_num_seqs)
@@ -62,15 +61,13 @@ def calibrated(times: ServiceTimes, workload: Workload, plan: Plan, rollout_s: f
 
 def run_steps(run: RunFolder) -> pd.DataFrame:
     """metrics.jsonl with `wall_s`: from the step before to this one, NaN for the first of each start."""
-    steps = read_steps(run.training / "metrics.jsonl")
+    steps = read_steps(run)
     if len(steps) == 0:
         return steps
-    path = run.out / progress.FILE
-    events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    walls = {}
+    events, walls = progress.read(run.out), {}
     for before, now in zip(events, events[1:], strict=False):
-        if (before["stage"], now["stage"]) == ("grpo", "grpo") and now["done"] == before["done"] + 1:
-            walls[int(now["done"])] = now["time"] - before["time"]
+        if (before.stage, now.stage) == ("grpo", "grpo") and now.done == before.done + 1:
+            walls[int(now.done)] = now.time - before.time
     return steps.assign(wall_s=steps.step.map(walls).astype(float))
 
 
@@ -171,7 +168,5 @@ def _head_share(run: RunFolder) -> float:
 
 def _variation(run: RunFolder) -> float:
     """Standard deviation over mean of the outputs' lengths, in characters; 0.5 where no samples were kept."""
-    path = run.training / "samples.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    lengths = [len(text) for line in lines for text in json.loads(line)["texts"]]
+    lengths = [len(text) for group in read_groups(run) for text in group.texts]
     return float(np.std(lengths) / np.mean(lengths)) if lengths and any(lengths) else 0.5

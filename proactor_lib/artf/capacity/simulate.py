@@ -79,7 +79,7 @@ class _Request:
 
 
 class _Servers:
-    """Continuous batching on each of n servers: first come, first served, a sequence a slot."""
+    """Continuous batching on each of n servers: first come, first served, one sequence per slot."""
 
     def __init__(self, world: "_World", count: int):
         self.world, self.busy, self.waits = world, 0.0, []
@@ -233,7 +233,7 @@ class _World:
             yield self.batches.get()
             self.waited += self.env.now - began
             began, self.training = self.env.now, 1
-            for row in self._rows(step)[:: self.plan.trainers]:  # a row a process, the heaviest first
+            for row in self._rows(step)[:: self.plan.trainers]:  # one row per process, the heaviest first
                 spent = self.service.row_s + self.service.train_s * row
                 yield self.env.timeout(spent * self.slower(self.servers.working))
             self.training = 0

@@ -1,7 +1,7 @@
 """How many servers there should be: a pure function of what was seen, with hysteresis.
 
 More are asked for only when a queue has lasted and the load needs them; fewer only when the load, with a margin, has
-fitted in fewer all the while. A change begins both waits anew, so that a load that swings faster than they last leaves
+fitted in fewer all the while. A change begins both waits again, so that a load that swings faster than they last leaves
 the number as it is.
 """
 

@@ -207,7 +207,7 @@ class Cluster:
         self._write()
 
     def _keep_router(self) -> None:
-        """Start it anew if it has died, on its old port, and give it the servers that serve."""
+        """Start it again if it has died, on its old port, and give it the servers that serve."""
         if not self._router.alive():
             self._tell("router restarted", reason=self._router.last_words())
             self._router.start()
@@ -340,7 +340,7 @@ class Cluster:
         return None
 
     def _leave(self, member: Member) -> None:
-        with suppress(httpx.HTTPError):  # a router that does not answer is started anew, with those that serve
+        with suppress(httpx.HTTPError):  # a router that does not answer is started again, with those that serve
             self._router.remove(member.server.url)
 
     def _end(self, member: Member) -> None:

@@ -46,6 +46,7 @@ class CompletionClient:
                  key: str | None = None, top: int = 0, routed: bool = False):  # fmt: skip
         self._client = httpx.AsyncClient(
             base_url=url,
+            trust_env=False,  # the servers are ours: no proxy leads to them
             timeout=httpx.Timeout(600.0, connect=10.0),
             limits=httpx.Limits(max_connections=None),
             headers={"Authorization": f"Bearer {key}"} if key else {},

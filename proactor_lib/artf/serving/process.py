@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx
 
 from proactor_lib.errors import ProcessError, UserError
-from proactor_lib.processes import follow_parent
+from proactor_lib.processes import follow_parent, short_temp_folder
 
 HOST = "127.0.0.1"
+PROXIES = tuple(f(f"{kind}_proxy") for kind in ("http", "https", "all") for f in (str.lower, str.upper))
 
 
 @functools.cache
@@ -54,8 +55,12 @@ class ServerProcess:
     def _command(self) -> list[str]:
         raise NotImplementedError
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self) -> dict[str, str | None]:
+        """Variables over those of this process; None removes one."""
         return {}
+
+    def _whole_environment(self) -> dict[str, str | None]:
+        return {**os.environ, "TMPDIR": short_temp_folder(), **self._environment()}
 
     def start(self):
         """Start the process; returns at once. UserError if the port is taken."""
@@ -67,7 +72,7 @@ class ServerProcess:
         with open(self.log_path, "ab") as out:
             self.process = subprocess.Popen(
                 self._command(),
-                env={**os.environ, **self._environment()},
+                env={k: v for k, v in self._whole_environment().items() if v is not None},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from proactor_lib.artf.serving.process import ServerProcess, free_port, http
+from proactor_lib.artf.serving.process import PROXIES, ServerProcess, free_port, http
 
 # A connection that fails opens a server's circuit after three times: no request is lost when a server is killed
 # (measured; with the default of ten, two were). Sessions are given back when they end, or forgotten after an hour.
@@ -41,8 +41,8 @@ class Router(ServerProcess):
         command = [sys.executable, "-c", LAUNCH, "--host", self.host, "--port", str(self.port)]
         return [*command, "--prometheus-port", str(free_port()), *self.options]
 
-    def _environment(self) -> dict[str, str]:
-        return {"VLLM_ROUTER_SLL_SESSION_EXPIRATION_IN_S": "3600"}
+    def _environment(self) -> dict[str, str | None]:
+        return {"VLLM_ROUTER_SLL_SESSION_EXPIRATION_IN_S": "3600", **dict.fromkeys(PROXIES)}
 
     def ready(self, timeout: float = 5.0) -> bool:
         """Whether it answers; /health would ask for servers."""

@@ -16,16 +16,16 @@ import pandas as pd
 import psutil
 
 from proactor_lib import processes, progress
+from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
-from proactor_lib.report.training import read_steps
 from proactor_lib.run_folder import RunFolder
 
 
 class Moment(NamedTuple):
     """How training stands."""
 
-    steps: pd.DataFrame  # a row a GRPO step so far
+    steps: pd.DataFrame  # one row per GRPO step so far
     doing: str  # what the process said last
 
 
@@ -96,9 +96,8 @@ def follow(run: RunFolder, every: float = 2.0) -> Iterator[Moment]:
 
 def _steps(run: RunFolder) -> pd.DataFrame:
     """The steps so far, without a line that is still being written."""
-    path = run.training / "metrics.jsonl"
     try:
-        return read_steps(path)
+        return read_steps(run)
     except UserError:
         if process(run) is None:
             raise
@@ -114,7 +113,7 @@ def _failure(log: Path) -> Exception:
 
 
 def live(run: RunFolder, every: float = 2.0) -> pd.DataFrame:
-    """In a notebook: follow training with the reward curve drawn anew as steps come. Returns all steps."""
+    """In a notebook: follow training with the reward curve drawn again as steps come. Returns all steps."""
     from IPython.display import display
 
     from proactor_lib.plots import reward_curves

@@ -5,6 +5,7 @@ TRL's SFTTrainer would forward the dialogue once a turn; a dialogue row forwards
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,8 @@ import numpy as np
 import torch
 
 from proactor_lib import models
-from proactor_lib.artf.training import head, lean_layers, parts, tree_attention
+from proactor_lib.artf.training import head, lean_layers, parts, ranks, tree_attention
+from proactor_lib.artf.training.adapter import save_adapter
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
@@ -89,32 +91,44 @@ def _loss(model, total: int, row: dict[str, torch.Tensor]) -> torch.Tensor:
     return -head.row_log_probs(model, row).sum() / total
 
 
+def backward(model, rows: list[dict[str, torch.Tensor]], weights: list[torch.nn.Parameter], budget: int) -> float:
+    """Gradients of the rows' mean loss a trained token, the rows shared out among the ranks; the loss, in nats.
+
+    budget: tokens of a row that are forwarded at once.
+    """
+    total, loss = sum(len(row["token_index"]) for row in rows), torch.zeros((), device=weights[0].device)
+    for row in rows[ranks.number() :: ranks.count()]:
+        cut = parts.split(row, budget)
+        loss += float(parts.backward(cut, partial(_loss, model, total), partial(head.row_log_probs, model)))
+    for weight in weights:
+        if weight.grad is None:  # a rank without a row
+            weight.grad = torch.zeros_like(weight)
+    ranks.sum_over_all([loss, *(weight.grad for weight in weights)])
+    return loss.item()
+
+
 def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer,
               out: Path, on_step: Callable[[int, float], None]) -> None:  # fmt: skip
     """Train `params.sft_steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
 
-    `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it.
+    `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it. Every rank calls it;
+    rank 0 writes.
     """
     from transformers import get_linear_schedule_with_warmup
-
-    from proactor_lib.artf.training.trainer import save_adapter
 
     model = trainable_model(path, params)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=params.sft_learning_rate, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, max(1, params.sft_steps // 10), params.sft_steps + 1)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out.with_suffix(".jsonl"), "w") as lines:
+    writes = ranks.number() == 0
+    with open(out.with_suffix(".jsonl") if writes else os.devnull, "w") as lines:
         for step in range(params.sft_steps):
             began = time.monotonic()
             first = step * params.sft_dialogues_per_step
             chosen = [visits[n] for n in range(first, first + params.sft_dialogues_per_step)]
             rows = [reference_row(v, trunk(v), tokenizer).pack() for v in chosen]
-            total = sum(len(row["token_index"]) for row in rows)
-            loss = 0.0
-            for row in rows:
-                cut = parts.split(row, params.token_budget)
-                loss += float(parts.backward(cut, partial(_loss, model, total), partial(head.row_log_probs, model)))
+            loss = backward(model, rows, weights, params.token_budget)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -123,5 +137,7 @@ def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callabl
             tokens = sum(len(row["input_ids"]) for row in rows)
             lines.write(json.dumps({"step": step + 1, "loss": loss, "seconds": seconds, "tokens": tokens}) + "\n")
             lines.flush()
-            on_step(step + 1, loss)
-    save_adapter(model, out)
+            if writes:
+                on_step(step + 1, loss)
+    if writes:
+        save_adapter(model, out)

@@ -1,12 +1,12 @@
 """Prompts as tokens: one trunk a dialogue, every turn's prompt a prefix of it, then the cue that opens an answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from proactor_lib import agent
+from proactor_lib.artf.training.chat_template import frame
 from proactor_lib.schema import Case, ReferenceAction
-
-_SLOT = "\x00"  # marks the place of the transcript in the chat template
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,13 @@ class DialogueTokens:
         return self.tokens[: self.ends[turn - 1]] + self.generation_prompt
 
 
-def dialogue_tokens(tokenizer, case: Case) -> DialogueTokens:
-    """The dialogue in the model's chat template: the system's message, then one user message of a line a turn.
+def dialogue_tokens(tokenizer, case: Case, template_args: Mapping[str, Any] | None = None) -> DialogueTokens:
+    """The dialogue in the model's chat template: the system's message, then one user message of one line per turn.
 
-    Each line is tokenised alone, so that prompts are prefixes as tokens too.
+    Each line is tokenised alone, so that prompts are prefixes as tokens too. Raises as `chat_template.frame`.
     """
-    messages = [
-        {"role": "system", "content": agent.system_text(case.catalog)},
-        {"role": "user", "content": _SLOT},
-    ]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    head, generation_prompt = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(_SLOT))
+    around = frame(tokenizer, agent.system_text(case.catalog), template_args or {})
+    head, generation_prompt = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in around)
     tokens, ends = list(head), []
     for i, turn in enumerate(case.dialogue.turns, start=1):
         tokens += tokenizer(agent.turn_line(i, turn), add_special_tokens=False)["input_ids"]

@@ -1,7 +1,7 @@
 """One training run, from a folder with references to an adapter: server, warm start, GRPO, records, resume.
 
 Runs in a process of its own (`proactor train`), so that the notebook that follows it can be closed and opened again.
-Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (a line a step, a line a group),
+Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (one line per step and per group),
 checkpoint-N/, adapter/ (written last: its presence says that training is done).
 """
 
@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,10 @@ from proactor_lib import models, progress
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import ray_session, serve
-from proactor_lib.artf.serving.placement import core_numbers
+from proactor_lib.artf.serving.placement import core_numbers, core_slots
 from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, scratch_folder
 from proactor_lib.artf.serving.server import Server
+from proactor_lib.artf.training import ranks
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens, reference_tokens
@@ -79,7 +81,7 @@ class Job:
 
         def of(visit: Episode) -> DialogueTokens:
             if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit)
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
             return made[visit.dialogue.id]
 
         return of
@@ -96,16 +98,24 @@ class Job:
 def train(run: RunFolder, **kwargs) -> None:
     """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here.
 
-    `kwargs` go to `reinforce`.
+    Every rank calls it; rank 0 owns servers, rollouts and files. `kwargs` go to `reinforce`.
     """
     job = Job(run)
     if job.adapter.exists():
         log.info("%s is there already", job.adapter)
         return
-    copy_start_adapter(job)
-    warm_start(job)  # before the server starts: the two would fight for the cores
-    with ray_session(job.params):
-        serve_and_reinforce(job, **kwargs)
+    with ranks.group(_on_gpu(job.params)):
+        if ranks.number() == 0:
+            copy_start_adapter(job)
+            _trainer_base(job)  # made by one, used by all
+        ranks.wait_for_all()
+        warm_start(job)  # before the server starts: the two would fight for the cores
+        ranks.wait_for_all()
+        if ranks.number() == 0:
+            with ray_session(job.params):
+                serve_and_reinforce(job, **kwargs)
+        elif job.params.max_steps:
+            reinforce(job, None, **kwargs)
 
 
 def serve_and_reinforce(job: Job, **kwargs) -> None:
@@ -152,7 +162,7 @@ def copy_start_adapter(job: Job) -> None:
 
 def _copy(given: Path, folder: Path) -> None:
     """An adapter to another folder, whole or absent: its presence says that it is done."""
-    from proactor_lib.artf.training.trainer import copy_adapter
+    from proactor_lib.artf.training.adapter import copy_adapter
 
     copy_adapter(given, folder)
 
@@ -168,28 +178,42 @@ def warm_start(job: Job) -> None:
     def on_step(step: int, loss: float) -> None:
         progress.report(job.run.out, "sft", step, total, f"loss {loss:.3f}")
 
-    progress.report(job.run.out, "sft", 0, total)
+    if ranks.number() == 0:
+        progress.report(job.run.out, "sft", 0, total)
     fine_tune(job.params, job.base, job.visits(None), job.dialogue_tokens, job.tokenizer, job.sft_adapter, on_step)
 
 
-def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Reward | None = None) -> None:
+def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, reward: Reward | None = None) -> None:
     """GRPO from the warm start (or the last checkpoint) to `max_steps`; the adapter is written at the end.
 
-    trainer_class: a DialogueTrainer with rows of its own; reward: another than the parameters name.
+    server: None for a rank other than 0. trainer_class: a DialogueTrainer with rows of its own; reward: another than
+    the parameters name.
     """
-    from transformers import PrinterCallback
+    from proactor_lib.artf.training.adapter import save_adapter
+    from proactor_lib.artf.training.trainer import last_checkpoint
 
-    from proactor_lib.artf.training.trainer import DialogueTrainer, last_checkpoint, save_adapter
-
-    p = job.params
-    scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
     checkpoint = last_checkpoint(job.folder)
     first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    resume = str(checkpoint) if checkpoint else None
     if first_step >= job.params.max_steps:  # killed between the last checkpoint and the adapter
-        _copy(checkpoint, job.adapter)
-        return
-    if checkpoint:
-        log.info("goes on after step %d, from %s", first_step, checkpoint)
+        if server is not None:
+            _copy(checkpoint, job.adapter)
+    elif server is None:
+        _trainer(job, trainer_class, worker=None, sync=None, on_step=None).train(resume_from_checkpoint=resume)
+    else:
+        if checkpoint:
+            log.info("goes on after step %d, from %s", first_step, checkpoint)
+        with _rollouts(job, server, reward, first_step) as parts:
+            trainer = _trainer(job, trainer_class, **parts)
+            trainer.train(resume_from_checkpoint=resume)
+            save_adapter(trainer.accelerator.unwrap_model(trainer.model), job.adapter)
+
+
+@contextmanager
+def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_step: int) -> Iterator[dict]:
+    """What rank 0's trainer alone has: the worker that brings its data, the sync to its servers, and its records."""
+    p = job.params
+    scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
     sync = _sync(job, server, scratch)
     reward = reward or make_reward(p)
     worker = RolloutWorker(
@@ -199,28 +223,38 @@ def reinforce(job: Job, server: Server | Cluster, trainer_class=None, reward: Re
         longest_prompt=min(p.max_context, p.token_budget) - p.max_completion_tokens,
         reference_tokens=job.reference_tokens if p.anchor else None,
     )  # fmt: skip
-    trainer = (trainer_class or DialogueTrainer)(
-        model=_trainer_base(job).path,
-        args=grpo_config(p, job.folder, _trainer_base(job)),
-        processing_class=job.tokenizer,
-        peft_config=_lora(p),
-        worker=worker,
-        sync=sync,
-        start_from=job.sft_adapter if job.sft_adapter.exists() else None,
-        rule=_rule(p),
-        on_step=Records(job.run, reward, first_step),
-    )
-    trainer.remove_callback(PrinterCallback)
-    if p.trainer_cores:
-        pin(p.trainer_cores)
-        trainer.before_row = lambda: pin(_cores(p, worker.idle))
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        save_adapter(trainer.accelerator.unwrap_model(trainer.model), job.adapter)
+        yield {"worker": worker, "sync": sync, "on_step": Records(job.run, reward, first_step)}
     finally:
         worker.stop()
         if isinstance(sync, MergedSync):
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
+    """The run's trainer, on its cores."""
+    from transformers import PrinterCallback
+
+    from proactor_lib.artf.training.trainer import DialogueTrainer
+
+    p, base = job.params, _trainer_base(job)
+    trainer = (trainer_class or DialogueTrainer)(
+        model=base.path,
+        args=grpo_config(p, job.folder, base),
+        processing_class=job.tokenizer,
+        peft_config=_lora(p),
+        start_from=job.sft_adapter if job.sft_adapter.exists() else None,
+        rule=_rule(p),
+        worker=worker,
+        **parts,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if ranks.count() > 1 and p.trainer_cores:
+        pin(core_slots(ranks.count(), p.trainer_cores)[ranks.number()].cores)
+    elif p.trainer_cores:
+        pin(p.trainer_cores)
+        trainer.before_row = lambda: pin(_cores(p, worker.idle))
+    return trainer
 
 
 def _sync(job: Job, server: Server | Cluster, scratch: Path) -> PolicySync:
@@ -288,7 +322,7 @@ def grpo_config(params: Params, folder: Path, base: models.TrainerBase):
     from proactor_lib.artf.training.trainer import AsyncGRPOConfig
 
     quantization, dtype = models.quantization_config(base.quantization), str(base.dtype).removeprefix("torch.")
-    return AsyncGRPOConfig(
+    config = AsyncGRPOConfig(
         output_dir=str(folder),
         model_init_kwargs={"quantization_config": quantization} if quantization else {},
         dtype=dtype,
@@ -310,4 +344,7 @@ def grpo_config(params: Params, folder: Path, base: models.TrainerBase):
         logging_steps=1,
         disable_tqdm=True,
         report_to=[],
+        ddp_find_unused_parameters=False,
     )
+    config._n_gpu = min(config.n_gpu, 1)  # the other visible GPUs are the servers': no DataParallel
+    return config

@@ -22,6 +22,7 @@ from datasets import Dataset
 
 from proactor_lib.artf.serving.policy_sync import PolicySync
 from proactor_lib.artf.training import head, losses, parts, tree_attention
+from proactor_lib.artf.training.adapter import load_adapter, save_adapter
 from proactor_lib.artf.training.rollouts import RolloutWorker, StepBatch
 from proactor_lib.artf.training.sft import lean
 from proactor_lib.artf.training.trl_async import (
@@ -209,7 +210,8 @@ class DialogueTrainer(AsyncGRPOTrainer):
             statistics = step_statistics(self._sums) | {"grad_norm": self._grad_norm}
             statistics |= {"rollout_wait_s": self._waited, "train_s": self._current_train_step_time,
                            "sync_s": self._synced, "tokens_packed": self._step_forward_tokens,
-                           "elapsed_s": time.monotonic() - self._began}  # fmt: skip
+                           "elapsed_s": time.monotonic() - self._began,
+                           "ranks": self.accelerator.num_processes}  # fmt: skip
             self._on_step(self._batch, statistics)
         self._metrics["train"].clear()
         self._sums = torch.zeros(len(losses.SUMS))
@@ -232,19 +234,21 @@ class DialogueTrainer(AsyncGRPOTrainer):
         if self.accelerator.is_main_process:
             shutil.rmtree(self._staging, ignore_errors=True)  # a killed run's
         self.accelerator.wait_for_everyone()
+        whole = True
         try:
             super()._save_checkpoint(model, trial)
-            if self.accelerator.is_main_process and not final.exists():
-                os.replace(Path(self._staging) / name, final)
-                _forget_all_but(2, self.args.output_dir)
         except Exception as error:
             if not disk_failed(error):
                 raise
+            whole = False
             log.error("checkpoint %s was not written (%s); the last good one stays", name, error)
-        finally:
-            if self.accelerator.is_main_process:
-                shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging = None
+        self.accelerator.wait_for_everyone()  # every rank has its part in it
+        if self.accelerator.is_main_process:
+            if whole and not final.exists():
+                os.replace(Path(self._staging) / name, final)
+                _forget_all_but(2, self.args.output_dir)
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging = None
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -327,32 +331,4 @@ def micro_batches(
     return batches
 
 
-def save_adapter(model, folder: Path) -> None:
-    """The model's LoRA adapter as a PEFT folder, whole or absent."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(aside, folder)
-
-
-def copy_adapter(checkpoint: Path, folder: Path) -> None:
-    """A checkpoint's adapter as a PEFT folder, whole or absent."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(checkpoint / name, aside)
-    os.replace(aside, folder)
-
-
-def load_adapter(model, folder: Path) -> None:
-    """Put the weights of a saved adapter into the model's own. ValueError if some of them have no place in it."""
-    from peft import load_peft_weights, set_peft_model_state_dict
-
-    result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-    if result.unexpected_keys:
-        raise ValueError(f"{folder} holds weights that the model lacks: {result.unexpected_keys[:3]}")
-
-
-__all__ = ["AsyncGRPOConfig", "DialogueTrainer", "last_checkpoint", "load_adapter", "save_adapter"]
+__all__ = ["AsyncGRPOConfig", "DialogueTrainer", "last_checkpoint"]

@@ -1,17 +1,73 @@
-"""What a training run leaves to read: a line a step in metrics.jsonl, a line a group in samples.jsonl, progress."""
+"""What a training run leaves to read: metrics.jsonl, a line per step, and samples.jsonl, a line per group.
+
+The one module that writes and reads them. A step's line holds what `step_line` says, the trainer's statistics, and
+`judge/` counters; a group's is a GroupLine.
+"""
 
 import json
 import math
 import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from pydantic import BaseModel
 
 from proactor_lib import progress
 from proactor_lib.artf.training.alarms import Alarms
-from proactor_lib.artf.training.rollouts import ScoredGroup, StepBatch
-from proactor_lib.files import atomic
+from proactor_lib.errors import UserError
+from proactor_lib.files import atomic, read_jsonl
 from proactor_lib.metrics.turn_kinds import TURN_KINDS
 from proactor_lib.rewards import Reward
 from proactor_lib.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from proactor_lib.artf.training.rollouts import ScoredGroup, StepBatch
+
+METRICS, SAMPLES, WARM_START = "metrics.jsonl", "samples.jsonl", "sft.jsonl"
+
+
+class GroupLine(BaseModel):
+    """The K outputs of one turn, as they were sampled, rewarded and trained on; further keys are let through."""
+
+    step: int  # from 1
+    dialogue_id: str
+    turn: int
+    texts: tuple[str, ...]
+    rewards: tuple[float | None, ...] = ()  # None: not scored
+    components: tuple[dict[str, float], ...] = ()  # what each output's reward was made of
+    advantages: tuple[float | None, ...] = ()
+    truncated: tuple[bool, ...] = ()
+    kind: str | None = None  # of turn, as metrics.turn_kinds
+    weight: float = 1.0  # of the group in the loss
+
+
+def read_steps(run: RunFolder, file: str = METRICS) -> pd.DataFrame:
+    """One row per optimiser step, in order, as the trainer wrote them; a step written twice (a resume) keeps its last
+    line. Empty when the file is not there; UserError, with the line, for what is not a JSON object with a step.
+    """
+    rows, path = {}, run.training / file
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+            rows[int(row["step"])] = row
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}, line {number}: not a JSON object with the key step") from None
+    return pd.DataFrame([rows[step] for step in sorted(rows)])
+
+
+def read_groups(run: RunFolder) -> list[GroupLine]:
+    """The groups of all steps, in order; none before training has begun. UserError for a line that is none."""
+    path = run.training / SAMPLES
+    return list(read_jsonl(path, GroupLine)) if path.exists() else []
+
+
+def read_samples(run: RunFolder) -> pd.DataFrame:
+    """One row per sampled output: step, dialogue_id, turn, text, reward, advantage; none before training has begun."""
+    columns = {"texts": "text", "rewards": "reward", "advantages": "advantage"}
+    rows = [g.model_dump(include={"step", "dialogue_id", "turn", *columns}) for g in read_groups(run)]
+    groups = pd.DataFrame(rows, columns=["step", "dialogue_id", "turn", *columns])
+    return groups.explode(list(columns), ignore_index=True).rename(columns=columns)
 
 
 class Records:
@@ -19,24 +75,24 @@ class Records:
 
     def __init__(self, run: RunFolder, reward: Reward, first_step: int):
         self._run, self._reward, self._alarms = run, reward, Alarms()
-        self._metrics, self._samples = run.training / "metrics.jsonl", run.training / "samples.jsonl"
+        self._metrics, self._samples = run.training / METRICS, run.training / SAMPLES
         for path in (self._metrics, self._samples):
             keep_steps(path, first_step)
         if self._metrics.exists():  # what held before the run died may hold still
             for line in self._metrics.read_text().splitlines():
                 self._alarms(json.loads(line))
 
-    def __call__(self, batch: StepBatch, trained: dict[str, float]) -> None:
+    def __call__(self, batch: "StepBatch", trained: dict[str, float]) -> None:
         line = step_line(batch, trained) | {f"judge/{k}": v for k, v in self._reward.counters.items()}
         line["alarms"] = self._alarms(line)
-        _append(self._samples, [_group_line(batch, group) for group in batch.groups])
-        _append(self._metrics, [line])
+        _append(self._samples, [_group_line(batch, group).model_dump_json() for group in batch.groups])
+        _append(self._metrics, [json.dumps(line, ensure_ascii=False)])
         mean = line["reward_mean"]
         note = "" if mean is None else f"reward {mean:.3f}"
         progress.report(self._run.out, "grpo", line["step"], self._run.params.max_steps, note)
 
 
-def step_line(batch: StepBatch, trained: dict[str, float]) -> dict:
+def step_line(batch: "StepBatch", trained: dict[str, float]) -> dict:
     """One step: rewards, counts, tokens, kl in nats per token, shares, seconds. `trained`: the trainer's statistics.
 
     reward_steady: the mean reward under one set of weights, where the reward moves with progress.
@@ -64,7 +120,7 @@ def step_line(batch: StepBatch, trained: dict[str, float]) -> dict:
     }
 
 
-def _by_kind(groups: list[ScoredGroup]) -> dict[str, float | None]:
+def _by_kind(groups: "list[ScoredGroup]") -> dict[str, float | None]:
     """turns_KIND: the kind's share of the turns; ready_KIND: the share of its outputs that trigger something."""
     found = {}
     for kind in TURN_KINDS:
@@ -75,19 +131,19 @@ def _by_kind(groups: list[ScoredGroup]) -> dict[str, float | None]:
     return found
 
 
-def _group_line(batch: StepBatch, group: ScoredGroup) -> dict:
-    return {
-        "step": batch.step + 1,
-        "dialogue_id": group.visit.dialogue.id,
-        "turn": group.turn,
-        "texts": [o.text for o in group.outputs],
-        "rewards": [s.value for s in group.scores],
-        "components": [s.components for s in group.scores],
-        "advantages": group.advantages,
-        "truncated": [o.truncated for o in group.outputs],
-        "kind": group.kind,
-        "weight": group.weight,
-    }
+def _group_line(batch: "StepBatch", group: "ScoredGroup") -> GroupLine:
+    return GroupLine(
+        step=batch.step + 1,
+        dialogue_id=group.visit.dialogue.id,
+        turn=group.turn,
+        texts=tuple(o.text for o in group.outputs),
+        rewards=tuple(s.value for s in group.scores),
+        components=tuple(s.components for s in group.scores),
+        advantages=tuple(group.advantages),
+        truncated=tuple(o.truncated for o in group.outputs),
+        kind=group.kind,
+        weight=group.weight,
+    )
 
 
 def keep_steps(path: Path, last: int) -> None:
@@ -105,7 +161,7 @@ def _step_of(line: str) -> float:
         return math.inf
 
 
-def _append(path: Path, lines: list[dict]) -> None:
+def _append(path: Path, lines: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as f:
-        f.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        f.writelines(line + "\n" for line in lines)
