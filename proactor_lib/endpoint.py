@@ -2,6 +2,9 @@
 
 Bounded concurrency, retries with back-off, a content-addressed cache on disk, token and price accounts, and answers
 checked against a schema. What goes wrong is a value (`Failed`), never an exception, and nothing is guessed.
+
+openai and jsonschema are imported where an endpoint is made: together they take three seconds of a processor, and most
+commands and notebooks ask nobody.
 """
 
 import asyncio
@@ -17,19 +20,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 from weakref import WeakValueDictionary
-
-import openai
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
 from proactor_lib import replies
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 from proactor_lib.replies import Fault, Kind
 from proactor_lib.schema import Form
+
+if TYPE_CHECKING:
+    import openai
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +117,9 @@ class Endpoint:
         key_variable: str = "OPENAI_API_KEY",
         headers: Mapping[str, str] | None = None,
     ):
+        import jsonschema  # noqa: F401 (not with the first answer, which would hold up those in flight)
+        import openai
+
         self.url, self.model, self.cache, self.prices = url, model, cache and Path(cache), prices
         self.timeout, self.retries, self.backoff, self.concurrency = timeout, retries, backoff, concurrency
         self.form = form
@@ -211,6 +216,8 @@ class Endpoint:
         return self.cache is not None and self._path(cache_key(request, repeat)).exists()
 
     async def _ask(self, request: dict[str, Any], headers: dict[str, str] | None) -> Answer[str] | Failed:
+        import openai
+
         async with self._slots:
             for attempt in range(self.retries + 1):
                 try:
@@ -303,8 +310,10 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-def _client(url: str, key: str) -> openai.AsyncOpenAI:
+def _client(url: str, key: str) -> "openai.AsyncOpenAI":
     """Retries are ours: the client's are not counted, and hold no slot of our concurrency."""
+    import openai
+
     parts = urlsplit(url)
     return openai.AsyncOpenAI(
         base_url=urlunsplit(parts._replace(query="", fragment="")),
@@ -343,6 +352,9 @@ def _check_writable(cache: Path) -> None:
 
 
 def _parse(answer: Answer[str], schema: dict[str, Any]) -> Any:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
     value = json.loads(replies.find_json(answer.text, answer.cut), object_pairs_hook=_once)
     if problem := best_match(Draft202012Validator(schema).iter_errors(value)):
         raise ValueError(f"{problem.json_path.replace('$', 'the answer', 1)}: {problem.message}")
@@ -378,6 +390,8 @@ def _sum(total: Answer[Any], answer: Answer[str]) -> Answer[Any]:
 
 
 def _fault(error: Exception, timeout: float) -> Fault:
+    import openai
+
     if isinstance(error, Fault):
         return error
     if isinstance(error, TimeoutError):

@@ -38,6 +38,9 @@ class Outcome:
     problem: str | None = None  # one sentence; None when done
 
 
+Execute = Callable[..., Outcome]  # what `execute` does; pipelines and sweeps take another one where none is to run
+
+
 def read_notebook(path: Path) -> dict:
     """The notebook as its JSON object; UserError when it is missing or is none."""
     try:

@@ -45,6 +45,7 @@ class DataParams(BaseModel):
     split_by: Literal["dialogue", "service"] = "dialogue"  # service: test has only services that train and dev lack
     catalog_scope: datasets.Scope = "distractors"  # what a dialogue is shown: its services, and which others
     distractor_services: Natural = 3  # those others, drawn by seed and dialogue; fewer where max_context is full
+    schema_variant: datasets.Variant | None = None  # the test split's catalog in SGD-X's words; none: SGD's own
     max_turns: Count = 50  # dialogues with more turns are left out [paper: 50]
     homeloan_log: bool = True  # whether the simulator logs the human agent's triggers [paper: its corpus has none]
 
@@ -165,6 +166,8 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
     def _possible(self):
         if self.dataset != "homeloan" and self.data_dir is None:
             raise ValueError(f"dataset {self.dataset!r} needs data_dir, the folder that holds it")
+        if self.schema_variant and self.dataset != "sgd":
+            raise ValueError(f"schema_variant: SGD-X rewords dataset 'sgd' alone, not {self.dataset!r}")
         if "oracle" in (self.annotator, self.second_annotator) and not (self.oracle_model and self.oracle_url):
             raise ValueError("annotator 'oracle' needs oracle_model and oracle_url")
         if self.annotator == self.second_annotator == "evidence":

@@ -62,11 +62,19 @@ class Stage:
 class Pipeline:
     """The stages of one run folder."""
 
-    def __init__(self, params_file: Path, out: Path, overrides: dict[str, Any], notebooks: list[Path]):
-        """Raises UserError for parameters that are wrong, or other than those that the folder was made with."""
+    def __init__(
+        self,
+        params_file: Path,
+        out: Path,
+        overrides: dict[str, Any],
+        notebooks: list[Path],
+        execute: notebook.Execute = notebook.execute,
+    ):
+        """`execute` runs one notebook. Raises UserError for wrong parameters, or other ones than the folder's."""
         from proactor_lib.run import Run
 
         self.params, self.out, self.notebooks = load_params(params_file, overrides), out.resolve(), notebooks
+        self.execute = execute
         self.given = {"params_file": str(shipped(params_file).resolve()), "out": str(self.out), "overrides": overrides}
         for path in notebooks:
             notebook.check_parameters(path, self.given)
@@ -88,7 +96,7 @@ class Pipeline:
         """Execute the notebook and remember how it went; `on_tick` is called a few times a second."""
         start = time.monotonic()
         try:
-            outcome = notebook.execute(path, self.executed(path), self.given, on_tick=on_tick)
+            outcome = self.execute(path, self.executed(path), self.given, on_tick=on_tick)
         except BaseException:
             self._remember(path, "stopped", time.monotonic() - start, 0.0, None)
             raise

@@ -121,7 +121,7 @@ def _hidden(p: Params) -> frozenset[str]:
 
 def _prepare_split(run: Run, split: str, taken: list[Dialogue], hidden: frozenset[str] | None, log) -> "Corpus":
     from proactor_lib import datasets
-    from proactor_lib.datasets import services
+    from proactor_lib.datasets import services, sgd_x
 
     p, held_out = run.params, split == "test"
     name, limit = getattr(p, f"{split}_split"), getattr(p, f"{split}_dialogues")
@@ -131,6 +131,8 @@ def _prepare_split(run: Run, split: str, taken: list[Dialogue], hidden: frozense
     )  # fmt: skip
     if hidden and not held_out:
         corpus = services.without(corpus, hidden)
+    if p.schema_variant and held_out:
+        corpus = sgd_x.reworded(corpus, p.data_dir, name, p.schema_variant)
     room = p.max_context - p.max_completion_tokens
     corpus = services.widened(corpus, p.catalog_scope, p.distractor_services, p.seed, room)
     write_jsonl(run.data / f"{split}.jsonl", corpus.dialogues)

@@ -12,7 +12,6 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from support.fake_endpoint import FakeEndpoint, Reply
-from support.jupyter import chromium, lab, run_all
 from support.truthful_oracle import Truthful
 from support.zoo import write_zoo
 
@@ -73,23 +72,22 @@ def handles(browser, name):
     return browser.find_elements(By.XPATH, path)
 
 
-def test_a_window_is_moved_in_the_browser_and_the_overlay_shows_it(tmp_path):
+def test_a_window_is_moved_in_the_browser_and_the_overlay_shows_it(tmp_path, jupyterlab, browser):
     opened = by_hand(tmp_path / "run")
-    with lab(tmp_path, opened) as url, chromium(tmp_path) as browser:
-        wait = run_all(browser, url, cells=len(opened["cells"]))
-        wait.until(lambda b: len(handles(b, "open, close")) == 2)
-        run = Run.open(load_params(SMOKE), tmp_path / "run")
-        before = next(line for line in run.annotated("dev") if line.references)
-        first = before.references[0]
-        close = handles(browser, "open, close")[1]
-        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", close)
-        ActionChains(browser).drag_and_drop_by_offset(close, 60, 0).perform()
-        wait.until(lambda b: run.overlay.exists())
-        line = json.loads(run.overlay.read_text().splitlines()[-1])
-        moved = first.window.model_dump() | {"close": line["window"]["close"]}
-        assert (line["dialogue_id"], line["name"], line["window"]) == (before.dialogue_id, first.name, moved)
-        assert moved["close"] > first.window.close + 1  # as far as it was dragged
-        wait.until(lambda b: "written to" in b.page_source)
-        assert "pa-selected" in browser.page_source
+    wait = jupyterlab.open(browser, opened)
+    wait.until(lambda b: len(handles(b, "open, close")) == 2)
+    run = Run.open(load_params(SMOKE), tmp_path / "run")
+    before = next(line for line in run.annotated("dev") if line.references)
+    first = before.references[0]
+    close = handles(browser, "open, close")[1]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", close)
+    ActionChains(browser).drag_and_drop_by_offset(close, 60, 0).perform()
+    wait.until(lambda b: run.overlay.exists())
+    line = json.loads(run.overlay.read_text().splitlines()[-1])
+    moved = first.window.model_dump() | {"close": line["window"]["close"]}
+    assert (line["dialogue_id"], line["name"], line["window"]) == (before.dialogue_id, first.name, moved)
+    assert moved["close"] > first.window.close + 1  # as far as it was dragged
+    wait.until(lambda b: "written to" in b.page_source)
+    assert "pa-selected" in browser.page_source
     after = {r.id: r.window for r in run.references("dev")[run.annotated("dev").index(before)].references}
     assert after[first.id] == Window(**moved)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from proactor_lib.run import Run
 from safetensors.torch import load_file
 
 from support.fake_vllm import Completions
+from support.waiting import wait_until
 
 
 @pytest.fixture
@@ -117,12 +117,14 @@ def test_a_child_that_fails_is_told_with_its_last_words(tmp_path):
 
 
 def test_a_child_ends_with_the_bench_that_was_killed():
-    sleeps = "children.call('timeit', '-n1', '-r1', 'import time; time.sleep(300)')"
-    bench = subprocess.Popen([sys.executable, "-c", f"from proactor_lib.bench import children; {sleeps}"])
-    deadline = time.monotonic() + 60
-    while not (found := [p for p in processes.family(bench.pid, itself=False) if "timeit" in p.cmdline()]):
-        assert time.monotonic() < deadline and bench.poll() is None
-        time.sleep(0.05)
+    sleeps = "isolated.call('timeit', '-n1', '-r1', 'import time; time.sleep(300)')"
+    bench = subprocess.Popen([sys.executable, "-c", f"from proactor_lib.bench import isolated; {sleeps}"])
+
+    def children():
+        return [p for p in processes.family(bench.pid, itself=False) if "timeit" in p.cmdline()]
+
+    wait_until(children, process=bench)
+    found = children()
     bench.kill()
     bench.wait()
     assert psutil.wait_procs(found, timeout=20)[1] == []

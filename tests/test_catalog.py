@@ -9,7 +9,7 @@ from proactor_lib.datasets import homeloan
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Parameter
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+from support.shared import SHARED, needs_shared
 
 GUEST = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "vip": {"type": "boolean"}}}
 BOOKING = {
@@ -159,24 +159,27 @@ def test_round_trip_says_what_is_lost(tmp_path):
     assert any(n == "preconditions are lost: pull_credit, lock_rate, book_closing" for n in notes)
 
 
+@needs_shared
 def test_sgd_survives_openai(tmp_path):
-    before = catalogs.read(SHARED / "sgd" / "dev" / "schema.json.gz", "sgd").catalog
+    before = catalogs.read(SHARED / "data" / "sgd" / "dev" / "schema.json.gz", "sgd").catalog
     exported, _ = catalogs.export(before, "openai")
     after = catalogs.read(write(tmp_path, exported), "openai", domain="sgd").catalog
     assert [a.model_copy(update={"group": "", "effect": "write"}) for a in before.actions] == list(after.actions)
     assert len(before.actions) == 30
 
 
+@needs_shared
 def test_sgd_schema():
-    found = catalogs.read(SHARED / "sgd" / "dev" / "schema.json.gz", "sgd")
+    found = catalogs.read(SHARED / "data" / "sgd" / "dev" / "schema.json.gz", "sgd")
     action = found.catalog.by_name["Alarm_1.AddAlarm"]
     assert (action.effect, action.required, action.group) == ("write", ("new_alarm_time",), "Alarm_1")
     assert [p.name for p in action.params] == ["new_alarm_time", "new_alarm_name"]
     assert any("result slots" in n and "GetAlarms" in n for n in found.notes)
 
 
+@needs_shared
 def test_abcd_ontology_with_its_guidelines():
-    found = catalogs.read(SHARED / "abcd" / "ontology.json", "abcd")
+    found = catalogs.read(SHARED / "data" / "abcd" / "ontology.json", "abcd")
     actions = found.catalog.by_name
     assert len(actions) == 30
     assert actions["validate-purchase"].required == ("username", "email", "order_id")

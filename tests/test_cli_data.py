@@ -3,13 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from proactor_lib import datasets
 from proactor_lib.files import read_json, read_jsonl
 from proactor_lib.schema import Catalog, DialogueReferences
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+from support.shared import SHARED, needs_shared
 
 
 def proactor(*arguments) -> subprocess.CompletedProcess:
@@ -17,8 +16,9 @@ def proactor(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
+@needs_shared
 def test_export_then_annotate_an_own_domain(tmp_path):
-    sgd = ("--dataset", "sgd", "--data-dir", SHARED / "sgd", "--split", "dev", "--limit", 25)
+    sgd = ("--dataset", "sgd", "--data-dir", SHARED / "data" / "sgd", "--split", "dev", "--limit", 25)
     assert proactor("data", "export", *sgd, "--out", tmp_path).returncode == 0
     assert len(datasets.load("jsonl", tmp_path, "dev").dialogues) == 25
     own = ("--dataset", "jsonl", "--data-dir", tmp_path, "--split", "dev")
@@ -39,16 +39,18 @@ def test_the_simulators_truth_is_exported_apart(tmp_path):
     assert "truth" not in (tmp_path / "train.jsonl").read_text()
 
 
+@needs_shared
 def test_stats_stand_beside_the_published_ones():
-    ran = proactor("data", "stats", "--dataset", "abcd", "--data-dir", SHARED / "abcd", "--json")
+    ran = proactor("data", "stats", "--dataset", "abcd", "--data-dir", SHARED / "data" / "abcd", "--json")
     found = json.loads(ran.stdout)
     assert found["here"]["dialogues"] == 3 and found["here"]["logged_actions"] == 9
     assert found["published"] == {"dialogues": 5647, "annotated_actions": 114978, "turns_mean": 21.2, "turns_sd": 7.2}
 
 
+@needs_shared
 def test_catalog_there_and_back(tmp_path):
     made, list_, back = (tmp_path / f"{n}.json" for n in ("made", "list", "back"))
-    source = SHARED / "abcd" / "ontology.json"
+    source = SHARED / "data" / "abcd" / "ontology.json"
     assert proactor("catalog", "import", source, "--from", "abcd", "--out", made).returncode == 0
     ran = proactor("catalog", "export", made, "--to", "mcp", "--out", list_, "--json")
     assert any("preconditions are lost" in note for note in json.loads(ran.stdout)["not_expressed"])

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 
 import httpx
@@ -28,7 +27,7 @@ from proactor_lib.bench.traffic import Talk, drive
 from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 
-from support.clusters import cluster, events
+from support.clusters import cluster, events, kill_at_work
 from support.waiting import wait_until
 
 
@@ -115,7 +114,7 @@ def test_a_look_that_the_disk_stops_is_followed_by_the_next(tmp_path, caplog):
 def test_a_killed_server_is_replaced_on_another_port_and_its_dialogues_go_on(tmp_path):
     with cluster(tmp_path, script=Script(service=0.05)) as c:
         old = c.serving()[0]
-        threading.Timer(0.4, kill, [old]).start()
+        kill_at_work(old)
         done = drive([c.url], talks(8, 30), key=c.key, routed=True)
         wait_until(lambda: len(c.serving()) == 2)
         assert len(done.latencies) == 240 and old not in c.serving()
@@ -280,7 +279,7 @@ from proactor_lib.artf.serving import launch
 from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.cli import main
 
-serving.make_server = lambda params, weights, log_path, lora, slot, key: FakeServer(log_path=log_path, key=key)
+launch.make_server = lambda params, weights, log_path, lora, slot, key: FakeServer(log_path=log_path, key=key)
 sys.argv = ["proactor", "cluster", "up", "--set", "model=tiny", "--set", "quantization=none", *sys.argv[1:]]
 main()
 """

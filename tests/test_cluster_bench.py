@@ -6,14 +6,6 @@ from proactor_lib.bench import adaptivity
 from proactor_lib.bench.traffic import Done, bursts
 
 
-def test_following_the_load_costs_little_throughput_and_saves_server_seconds():
-    found = adaptivity.benchmark(bursts_=2)
-    assert found["throughput_share"] >= 0.9 and found["server_seconds_share"] <= 0.7, found
-    assert found["retries"] == 0  # a server that is drained loses no request
-    # No oscillation: up with each burst, down after it, nothing between.
-    assert found["reversals"] <= 2 * found["bursts"] - 1 and max(found["targets"]) >= 3, found
-
-
 def test_the_router_keeps_dialogues_together_and_splits_the_load(cli):
     said = cli("bench", "router", "--servers", "scripted", "--rounds", "3", "--json")
     found = json.loads(said.stdout)

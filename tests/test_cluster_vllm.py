@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import signal
-import threading
 from dataclasses import dataclass, fields
 
 import httpx
@@ -21,7 +19,7 @@ from proactor_lib.bench.router import answered
 from proactor_lib.bench.traffic import Talk, drive
 from safetensors.torch import load_file, save_file
 
-from support.clusters import events
+from support.clusters import events, kill_at_work
 from support.waiting import wait_until
 
 PROMPT = list(range(100, 140))
@@ -88,7 +86,7 @@ def test_real_servers_hold_the_version_and_take_the_dialogues_of_a_killed_one(cl
     assert likeliest(tiny_server) != base  # it is another policy now
 
     before, scripted = answered(tiny_server), next(s for s in cluster.serving() if isinstance(s, FakeServer))
-    threading.Timer(0.5, os.kill, [scripted.process.pid, signal.SIGKILL]).start()
+    kill_at_work(scripted)
     done = drive([cluster.url], [Talk(f"d{n}", 0.0, 12) for n in range(8)], routed=True)
     assert len(done.latencies) == 96 and answered(tiny_server) - before > 48  # its own four dialogues, and more
     wait_until(lambda: len(cluster.serving()) == 2)

@@ -15,9 +15,7 @@ from proactor_lib.params import load_params
 from proactor_lib.run import Run, prepare_data
 from proactor_lib.values import normalise
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-SGD, ABCD = SHARED / "sgd", SHARED / "abcd"
-
+from support.shared import ABCD, SGD, needs_shared
 
 # the simulator
 
@@ -94,6 +92,7 @@ def raw_sgd(split: str) -> dict[str, dict]:
     return dialogues
 
 
+@needs_shared
 def test_sgd_service_calls_belong_to_the_user_turn_before():
     raw, corpus = raw_sgd("dev"), datasets.load("sgd", SGD, "dev")
     assert [d.id for d in corpus.dialogues] == list(raw)
@@ -110,11 +109,13 @@ def test_sgd_service_calls_belong_to_the_user_turn_before():
         assert {name.split(".")[0] for name in dialogue.actions} == set(raw[dialogue.id]["services"])
 
 
+@needs_shared
 def test_sgd_splits_describe_an_action_alike():
     train, dev = (datasets.load("sgd", SGD, s, limit=1).catalog.by_name for s in ("train", "dev"))
     assert all(train[name] == dev[name] for name in train.keys() & dev.keys()) and train.keys() & dev.keys()
 
 
+@needs_shared
 def test_sgd_reads_plain_json_and_a_split_folder_itself(tmp_path):
     for name in ("schema", "dialogues_001"):
         with gzip.open(SGD / "dev" / f"{name}.json.gz") as f, open(tmp_path / f"{name}.json", "wb") as plain:
@@ -139,6 +140,7 @@ def test_a_limit_draws_from_all_of_a_split_and_a_greater_one_keeps_what_a_smalle
 # ABCD
 
 
+@needs_shared
 def test_abcd_action_lines_leave_the_transcript():
     corpus = datasets.load("abcd", ABCD, "train")
     raw = json.loads((ABCD / "abcd_sample.json").read_text())
@@ -148,6 +150,7 @@ def test_abcd_action_lines_leave_the_transcript():
         assert len(dialogue.observed) == len(chat["original"]) - len(spoken)
 
 
+@needs_shared
 def test_abcd_values_get_slot_names():
     first, second, third = datasets.load("abcd", ABCD, "train").dialogues
     assert [(o.turn, o.name, o.params) for o in first.observed] == [
@@ -180,6 +183,7 @@ def test_values_find_their_slots(values, slots, expected):
     assert abcd.named(values, slots, known) == expected
 
 
+@needs_shared
 def test_abcd_full_file_has_splits(tmp_path):
     chats = json.loads((ABCD / "abcd_sample.json").read_text())
     with gzip.open(tmp_path / "abcd_v1.1.json.gz", "wt") as f:
@@ -192,6 +196,7 @@ def test_abcd_full_file_has_splits(tmp_path):
         datasets.load("abcd", tmp_path, "test")
 
 
+@needs_shared
 def test_dialogues_that_are_too_long_are_left_out():
     corpus = datasets.load("abcd", ABCD, "train", max_turns=20)
     assert [len(d.turns) <= 20 for d in corpus.dialogues] == [True, True] and corpus.too_long == 1
@@ -267,7 +272,14 @@ def test_bad_places_are_named(tmp_path):
         datasets.load("jsonl", tmp_path, "dev")
 
 
-@pytest.mark.parametrize("dataset, folder", [("homeloan", None), ("sgd", SGD), ("abcd", ABCD)])
+@pytest.mark.parametrize(
+    "dataset, folder",
+    [
+        ("homeloan", None),
+        pytest.param("sgd", SGD, marks=needs_shared),
+        pytest.param("abcd", ABCD, marks=needs_shared),
+    ],
+)
 def test_what_is_exported_loads_the_same(dataset, folder, tmp_path):
     for split in ("train", "dev"):
         before = datasets.load(dataset, folder, split, limit=30)

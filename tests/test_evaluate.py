@@ -2,12 +2,10 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -27,10 +25,11 @@ from proactor_lib.schema import PredictedAction, TurnPrediction
 
 from support.fake_endpoint import FakeEndpoint, Reply
 from support.runs import opened
+from support.shared import SGD, needs_shared
+from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "params" / "smoke.yaml"
-SGD = ROOT.parent / "shared" / "data" / "sgd"
 
 
 def lines(path):
@@ -263,7 +262,10 @@ def command(out, *more, dataset=("--dataset", "homeloan"), limit=3):
     ]  # fmt: skip
 
 
-def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_the_same_again(tmp_path):
+@needs_shared
+def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_the_same_again(
+    tmp_path, cli, monkeypatch
+):
     """Five policies on SGD, two of them on an endpoint, killed by SIGKILL in the middle."""
     policies = ["non_reasoning", "reasoning_asg", "oracle", "silent", "random"]
     asked = [x for p in policies for x in ("--policy", p)]
@@ -275,23 +277,21 @@ def test_a_killed_comparison_goes_on_without_a_repeated_call_and_its_table_is_th
         return Reply("none", delay=0.02)
 
     with FakeEndpoint(answer) as server:
-        env = os.environ | {"PROACTOR_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+        monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
         run = command(tmp_path / "out", *asked, "--url", server.url, "--model", "m", "--turns", "3",
                       dataset=sgd, limit=12)  # fmt: skip
-        job = subprocess.Popen(run, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        job = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         partial = tmp_path / "out" / "predictions" / "reasoning_asg.partial"
-        while not (partial.exists() and partial.read_text().count("\n") > 4):
-            assert job.poll() is None
-            time.sleep(0.005)
+        wait_until(lambda: partial.exists() and partial.read_text().count("\n") > 4, process=job)
         job.send_signal(signal.SIGKILL)
         job.wait()
-        time.sleep(0.3)
+        wait_until(server.idle)
         kept = partial.read_text().count("\n")
         before = len(finished)
-        again = subprocess.run(run + ["--json"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        again = cli(*run[3:], "--json")
         assert again.returncode == 0, again.stderr
         assert len(finished) - before <= 36 - kept  # not one that was kept; and non_reasoning not at all
-        third = subprocess.run(run + ["--json"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+        third = cli(*run[3:], "--json")
         total = len(finished)
     answer = json.loads(again.stdout)
     assert set(answer["policies"]) == set(policies) and answer["dialogues"] == 12

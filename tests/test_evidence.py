@@ -1,9 +1,7 @@
-"""The evidence annotator: hand-worked windows, the simulator's truth, SGD's own state, and its speed."""
+"""The evidence annotator: hand-worked windows, the simulator's truth, SGD's own state."""
 
 import gzip
 import json
-import time
-from pathlib import Path
 
 import pytest
 from proactor_lib import datasets
@@ -13,7 +11,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
 from proactor_lib.values import same_value
 
-SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
+from support.shared import SGD, needs_shared
 
 CLINIC = Catalog(
     domain="clinic",
@@ -173,6 +171,7 @@ def held_by_the_state(raw: dict) -> list[tuple[int, int | None]]:
     return calls
 
 
+@needs_shared
 @pytest.mark.parametrize("split", ["dev", "train"])
 def test_ready_is_not_later_than_sgds_own_state(split):
     raw = []
@@ -188,12 +187,3 @@ def test_ready_is_not_later_than_sgds_own_state(split):
             in_time.append(r.window.ready <= (held or trigger))
     assert len(in_time) > 4000 and tally.not_found == 0
     assert sum(in_time) / len(in_time) >= 0.95
-
-
-def test_a_thousand_sgd_dialogues_a_second():
-    corpus = datasets.load("sgd", SGD, "dev")
-    evidence.annotate(corpus.dialogues[0], corpus.catalog)
-    start = time.process_time()
-    for dialogue in corpus.dialogues:
-        evidence.annotate(dialogue, corpus.catalog)
-    assert len(corpus.dialogues) / (time.process_time() - start) >= 1000

@@ -1,7 +1,6 @@
 """Training followed from a notebook: the real process, started, found again, stopped, and failing."""
 
 import shutil
-import time
 
 import pytest
 from proactor_lib.artf.training import background
@@ -11,6 +10,7 @@ from proactor_lib.params import load_params
 from proactor_lib.run import Run
 
 from support.runs import SMOKE, opened
+from support.waiting import wait_until
 
 
 def test_a_second_notebook_finds_the_process_and_it_can_be_stopped(tmp_path):
@@ -37,7 +37,7 @@ def test_what_killed_training_is_told_with_its_last_words(tmp_path):
     moments = background.follow(run, every=0.1)
     next(moments)
     background.process(run).kill()
-    time.sleep(0.2)
+    wait_until(lambda: background.process(run) is None)
     with pytest.raises(background.TrainingFailed, match="training ended before its adapter was written: .*train.log"):
         list(moments)
 

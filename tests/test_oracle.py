@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 
 import jsonschema
@@ -22,6 +21,7 @@ from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, P
 
 from support.fake_endpoint import FakeEndpoint, Reply
 from support.truthful_oracle import Truthful
+from support.waiting import wait_until
 
 CATALOG = Catalog(
     domain="taxi",
@@ -164,8 +164,8 @@ from pathlib import Path
 from proactor_lib import datasets
 from proactor_lib.annotate import oracle_run
 corpus = datasets.load("homeloan", None, "train", limit=30, seed=5, log=False)
-settings = bulk.OracleSettings(sys.argv[1], "m", cache=Path(sys.argv[3]), concurrency=4)
-bulk.annotate_file(corpus.dialogues, corpus.catalog, Path(sys.argv[2]), settings)
+settings = oracle_run.OracleSettings(sys.argv[1], "m", cache=Path(sys.argv[3]), concurrency=4)
+oracle_run.annotate_file(corpus.dialogues, corpus.catalog, Path(sys.argv[2]), settings)
 """
 
 
@@ -174,9 +174,7 @@ def test_a_killed_run_goes_on_without_repeating_a_call(calls, tmp_path):
     slow = lambda r, n: Reply(answers(r).text, delay=0.1)  # noqa: E731
     with FakeEndpoint(slow) as server:
         child = subprocess.Popen([sys.executable, "-c", KILLED, server.url, out, cache])
-        while len(list(cache.rglob("*.json"))) < 10:
-            assert child.poll() is None
-            time.sleep(0.02)
+        wait_until(lambda: len(list(cache.rglob("*.json"))) >= 10, process=child)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         kept = {p.stem for p in cache.rglob("*.json")}

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from proactor_lib import datasets
 from proactor_lib.annotate import oracle, oracle_run
 from proactor_lib.endpoint import Endpoint
 
+from support.waiting import wait_until
+
 SAMPLING = {"temperature": 1.0, "max_tokens": 2000}
 RUN = """
 import sys
@@ -24,8 +25,8 @@ from pathlib import Path
 from proactor_lib.annotate import oracle_run
 from test_oracle_vllm import SAMPLING, corpus
 calls, oracle = corpus(8), {"sampling": SAMPLING, "attempts": 2}
-settings = bulk.OracleSettings(sys.argv[1], "policy", cache=Path(sys.argv[3]), concurrency=2, oracle=oracle)
-bulk.annotate_file(calls.dialogues, calls.catalog, Path(sys.argv[2]), settings)
+settings = oracle_run.OracleSettings(sys.argv[1], "policy", cache=Path(sys.argv[3]), concurrency=2, oracle=oracle)
+oracle_run.annotate_file(calls.dialogues, calls.catalog, Path(sys.argv[2]), settings)
 """
 
 
@@ -70,14 +71,12 @@ def test_a_killed_run_against_vllm_goes_on_without_repeating_a_call(tiny_server,
     out, cache, calls = tmp_path / "refs.jsonl", tmp_path / "cache", corpus(8)
     command = [sys.executable, "-c", RUN, f"{tiny_server.url}/v1", out, cache]
     child = subprocess.Popen(command, cwd=Path(__file__).parent)
-    while len(list(cache.rglob("*.json"))) < 3:
-        assert child.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
+    wait_until(lambda: len(list(cache.rglob("*.json"))) >= 3, process=child)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     kept = len(list(cache.rglob("*.json")))
-    while metric(tiny_server, "num_requests_running") + metric(tiny_server, "num_requests_waiting"):
-        time.sleep(0.1)  # what the killed client had in flight
+    waiting = ("num_requests_running", "num_requests_waiting")  # what the killed client had in flight
+    wait_until(lambda: not any(metric(tiny_server, name) for name in waiting))
     before = metric(tiny_server, "request_success_total")
     settings = oracle_run.OracleSettings(
         f"{tiny_server.url}/v1", "policy", cache=cache, oracle={"sampling": SAMPLING, "attempts": 2}

@@ -1,18 +1,20 @@
-"""`proactor run` on tiny numbered notebooks: real papermill, real kernels, in a real subprocess."""
+"""`proactor run` on tiny numbered notebooks; one test runs them in real kernels."""
 
 import json
 import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from proactor_lib import pipeline
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import UserError
+from proactor_lib.notebook import Outcome
 
 from support.notebooks import write_notebook
+from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 CELL = "params_file = None\nout = None\noverrides = {}"
@@ -27,55 +29,69 @@ def folder(tmp_path):
     return tmp_path / "notebooks"
 
 
-def command(folder, *more):
-    return [
-        sys.executable, "-m", "proactor_lib", "run", "--params", str(ROOT / "params" / "smoke.yaml"),
-        "--out", str(folder.parent / "out"), "--notebooks", str(folder), *more,
-    ]  # fmt: skip
+def arguments(folder, *more):
+    params = ROOT / "params" / "smoke.yaml"
+    return ["run", "--params", params, "--out", folder.parent / "out", "--notebooks", folder, "--stage", "01,02", *more]
 
 
-def proactor_run(folder, *more):
-    return subprocess.run(command(folder, "--stage", "01,02", *more), capture_output=True, text=True, timeout=120)
+@pytest.fixture
+def execute(monkeypatch):
+    """Nothing is executed: each notebook leaves its x and its copy, and ends as `execute.ends` says."""
+
+    def leave(source, target, given, on_tick):
+        end = leave.ends.get(source.stem, Outcome("done", 1.0, 0.1))
+        leave.ran.append(source.stem)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(source.read_text())
+        return end
+
+    leave.ends, leave.ran = {}, []
+    monkeypatch.setattr(pipeline, "Pipeline", partial(pipeline.Pipeline, execute=leave))
+    return leave
 
 
-def runs(folder, name):
-    return len((folder.parent / "out" / f"{name}.txt").read_text())
-
-
-def test_stages_run_once_and_again_only_when_an_input_changes(folder):
-    done = proactor_run(folder)
+def test_stages_run_once_and_again_only_when_an_input_changes(folder, cli, execute):
+    done = cli(*arguments(folder))
     assert done.returncode == 0, done.stderr
     record = json.loads((folder.parent / "out" / "run.json").read_text())
     assert list(record["stage_seconds"]) == ["01_first", "02_second"]
-    assert 0.05 < record["peak_memory_gb"] < 2
+    assert 0.1 < record["peak_memory_gb"] < 5  # this process's own memory is counted too
     assert record["provenance"]["versions"]["papermill"] == "2.7.0"
-    assert (folder.parent / "out" / "notebooks" / "01_first.ipynb").exists()
 
-    assert "done before" in proactor_run(folder).stderr
-    assert (runs(folder, "01_first"), runs(folder, "02_second")) == (1, 1)
+    assert "done before" in cli(*arguments(folder)).stderr
+    assert execute.ran == ["01_first", "02_second"]
 
     write_notebook(folder / "02_second.ipynb", COUNT.format("02_second"), "1", parameters=CELL)
-    proactor_run(folder)
-    assert (runs(folder, "01_first"), runs(folder, "02_second")) == (1, 2)
+    cli(*arguments(folder))
+    assert execute.ran[2:] == ["02_second"]
 
     write_notebook(folder / "01_first.ipynb", COUNT.format("01_first"), "1", parameters=CELL)
-    proactor_run(folder)
-    assert (runs(folder, "01_first"), runs(folder, "02_second")) == (2, 3)
+    cli(*arguments(folder))
+    assert execute.ran[3:] == ["01_first", "02_second"]
 
 
-def test_a_stage_that_fails_ends_the_run_with_one_sentence_and_status_1(folder):
-    write_notebook(folder / "01_first.ipynb", "1 / 0", parameters=CELL)
-    done = proactor_run(folder)
+def test_attempts_at_the_same_inputs_add_up(folder, execute):
+    """A second that failed, then one that was done: 2 s; the higher memory; other inputs begin again."""
+    notebooks = pipeline.find(folder, ("01",))
+    execute.ends["01_first"] = Outcome("failed", 1.5, 7.0, "no luck")
+    job = pipeline.Pipeline(ROOT / "params" / "smoke.yaml", folder.parent / "out", {}, notebooks)
+    assert job.run(notebooks[0]).problem == "no luck" and not job.finished(notebooks[0])
+    execute.ends["01_first"] = Outcome("done", 0.5, 0.1)
+    stage = job.run(notebooks[0])
+    assert stage.seconds == 2.0 and 7.0 < stage.peak_memory_gb < 12 and job.finished(notebooks[0])
+
+
+def test_a_stage_that_fails_ends_the_run_with_one_sentence_and_status_1(folder, cli, execute):
+    execute.ends["01_first"] = Outcome("failed", 1.0, 0.1, "cell 3 raised ZeroDivisionError: division by zero")
+    done = cli(*arguments(folder))
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].endswith("raised ZeroDivisionError: division by zero")
-    assert "ZeroDivisionError" in (folder.parent / "out" / "notebooks" / "01_first.ipynb").read_text()
-    assert not (folder.parent / "out" / "02_second.txt").exists()
+    assert execute.ran == ["01_first"]
 
 
-def test_a_users_mistake_inside_a_notebook_is_status_2(folder):
-    mistake = "from proactor_lib.errors import UserError\nraise UserError('catalog.json: no action fly')"
-    write_notebook(folder / "01_first.ipynb", mistake, parameters=CELL)
-    done = proactor_run(folder)
+def test_a_users_mistake_inside_a_notebook_is_status_2(folder, cli, execute):
+    execute.ends["01_first"] = Outcome("refused", 1.0, 0.1, "catalog.json: no action fly")
+    done = cli(*arguments(folder))
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == "proactor: 01_first: catalog.json: no action fly"
 
@@ -89,35 +105,34 @@ def test_a_users_mistake_inside_a_notebook_is_status_2(folder):
         (["--params", "none.yaml"], "cannot read none.yaml: No such file or directory"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_runs(folder, more, sentence):
-    done = proactor_run(folder, *more)
+def test_what_is_wrong_is_said_before_anything_runs(folder, cli, more, sentence):
+    done = cli(*arguments(folder, *more))
     assert done.returncode == 2
     assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (folder.parent / "out").exists()
 
 
-def test_a_notebook_without_the_parameters_is_refused(folder):
+def test_a_notebook_without_the_parameters_is_refused(folder, cli):
     write_notebook(folder / "01_first.ipynb", "1", parameters="params_fil = None\nout = None\noverrides = {}")
-    done = proactor_run(folder)
+    done = cli(*arguments(folder))
     assert done.returncode == 2
     assert "has no parameter 'params_file' in its parameters cell; did you mean 'params_fil'?" in done.stderr
 
 
-def test_ctrl_c_ends_it_and_the_next_run_goes_on(folder):
-    write_notebook(folder / "02_second.ipynb", "import time\ntime.sleep(300)", parameters=CELL)
-    job = subprocess.Popen(command(folder, "--stage", "01,02"), stderr=subprocess.PIPE, text=True)
-    while "02_second: started" not in job.stderr.readline():
-        assert job.poll() is None
-    time.sleep(2)
+def test_ctrl_c_ends_it_and_the_next_run_goes_on(folder, cli, execute):
+    """Real kernels in a real process: the first notebook runs to its end, the second says when it may be stopped."""
+    wait = f"open(out + '/begun', 'w').close()\n{COUNT.format('02_second')}\nimport time\ntime.sleep(300)"
+    write_notebook(folder / "02_second.ipynb", wait, parameters=CELL)
+    command = [sys.executable, "-m", "proactor_lib", *map(str, arguments(folder))]
+    job, out = subprocess.Popen(command, stderr=subprocess.PIPE, text=True), folder.parent / "out"
+    wait_until((out / "begun").exists, process=job)
     job.send_signal(signal.SIGINT)
-    said = job.communicate(timeout=20)[1]
+    said = job.communicate(timeout=60)[1]
     assert job.returncode == 130
     assert said.strip().endswith("stopped; the same command goes on from here")
-    stages = pipeline.read_stages(folder.parent / "out")
-    assert {n: s.state for n, s in stages.items()} == {"01_first": "done", "02_second": "stopped"}
-    write_notebook(folder / "02_second.ipynb", COUNT.format("02_second"), parameters=CELL)
-    assert proactor_run(folder).returncode == 0
-    assert (runs(folder, "01_first"), runs(folder, "02_second")) == (1, 1)
+    assert {n: s.state for n, s in pipeline.read_stages(out).items()} == {"01_first": "done", "02_second": "stopped"}
+    assert [(out / f"{p}.txt").read_text() for p in ("01_first", "02_second")] == ["x", "x"]
+    assert cli(*arguments(folder)).returncode == 0 and execute.ran == ["02_second"]
 
 
 def test_settings_are_yaml():

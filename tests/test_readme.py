@@ -1,7 +1,7 @@
 """Every command of the README, run as it stands there, on a working copy whose parameter files are small.
 
-Three commands are not run whole here: `make test` is what runs this test; of `proactor run` only stages 01 and 02
-are run, tests/test_whole_run.py runs all four; `uv pip install` says what it would install.
+Three commands are not run whole here: `make test` is what runs this test; of `proactor run` only stage 01 is
+run, tests/test_whole_run.py runs all four; `uv pip install` says what it would install.
 Of `make demo` the commands that its recipe holds are run.
 """
 
@@ -20,6 +20,7 @@ from proactor_lib.params import Params, load_params
 
 from house_map import files, house_map
 from support.reward_cases import BOTH, RIGHT, SILENCE, group, scores
+from support.shared import SHARED, needs_shared
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,14 +29,15 @@ SHIMS = """
 set -euo pipefail
 make() {{ command make -n -s -C {root} "$@" > recipe.txt; python {extract} recipe.txt > recipe.sh; source recipe.sh; }}
 uv() {{ if [ "$1" = pip ]; then command uv "$@" --dry-run; else command uv "$@"; fi; }}
-proactor() {{ if [ "$1" = run ]; then command proactor "$@" --stage 01,02; else command proactor "$@"; fi; }}
+proactor() {{ if [ "$1" = run ]; then command proactor "$@" --stage 01; else command proactor "$@"; fi; }}
 """
 EXTRACT = r"""
 import re, sys
 recipe = open(sys.argv[1]).read().replace("\\\n", " ")
 commands = [line.strip() for line in recipe.splitlines() if re.match(r"\.venv/bin/(proactor|python -m pytest)", line)]
 assert commands, "the recipe runs nothing of ours"
-print("\n".join("true" if c == ".venv/bin/python -m pytest" else c.removeprefix(".venv/bin/") for c in commands))
+ours = ["true" if c.startswith(".venv/bin/python -m pytest") else c.removeprefix(".venv/bin/") for c in commands]
+print("\n".join(ours))
 """
 
 
@@ -44,7 +46,7 @@ def copy(tmp_path_factory):
     """The clone as a reader stands in it, with small parameter files and `../shared` beside it."""
     here = tmp_path_factory.mktemp("readme") / "clone"
     (here / "outputs").mkdir(parents=True)
-    (here.parent / "shared").symlink_to(ROOT.parent / "shared")
+    (here.parent / "shared").symlink_to(SHARED)
     for name in ("notebooks", "requirements", "proactor_lib", "pyproject.toml", "README.md"):
         (here / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "params", here / "params")
@@ -82,7 +84,12 @@ def _marked(process, mark):
         return False
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)), ids=lambda i: BLOCKS[i].split("\n")[0][:40].strip())
+def _block(number):
+    name = BLOCKS[number].split("\n")[0][:40].strip()
+    return pytest.param(number, id=name, marks=needs_shared if "../shared" in BLOCKS[number] else ())
+
+
+@pytest.mark.parametrize("number", map(_block, range(len(BLOCKS))))
 def test_a_block_runs_as_it_stands(copy, number):
     done = run_block(copy, BLOCKS[number])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

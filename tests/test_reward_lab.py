@@ -30,8 +30,8 @@ from support.judges import good, said
 from support.metric_cases import reference
 from support.reward_cases import BOOK, CATALOG, DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, scores
 from support.runs import make_run
+from support.shared import SGD, needs_shared
 
-SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_reward_ablation.ipynb"
 CASES = [Case(DIALOGUE, (BOOK,), CATALOG)]
 KNOWN = {"city": "Oslo"}
@@ -107,7 +107,14 @@ def test_references_whose_ready_is_close_stand_apart():
     assert "ready_at_close" not in set(only.part)
 
 
-@pytest.mark.parametrize("dataset, split, limit", [("homeloan", "train", 25), ("sgd", "train", 40), ("sgd", "dev", 40)])
+@pytest.mark.parametrize(
+    "dataset, split, limit",
+    [
+        ("homeloan", "train", 25),
+        pytest.param("sgd", "train", 40, marks=needs_shared),
+        pytest.param("sgd", "dev", 40, marks=needs_shared),
+    ],
+)
 def test_the_order_is_right_for_every_reward_that_claims_to_reward_timing(dataset, split, limit):
     corpus = datasets.load(dataset, SGD if dataset == "sgd" else None, split, limit)
     lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
@@ -340,6 +347,7 @@ def test_no_ablation_yet(tmp_path):
     assert "proactor sweep run params/sweeps/rewards.yaml" in questions.answers_of(tmp_path)
 
 
+@needs_shared
 def test_the_command(tmp_path):
     arguments = ["rewards", "probe", "--dataset", "sgd", "--data-dir", str(SGD), "--limit", "15"]
     found = CliRunner().invoke(app, [*arguments, "--json"])

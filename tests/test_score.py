@@ -1,12 +1,11 @@
 """`proactor score` and `proactor bench metrics` through the command line's own entry point."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 from proactor_lib import cli
+from proactor_lib.bench import check
 from proactor_lib.files import write_jsonl
 from proactor_lib.metrics import METRICS
 
@@ -170,9 +169,19 @@ def test_predictions_without_a_line_of_references_are_counted_aloud(score, files
     )
 
 
-def test_bench_metrics_keeps_its_promise_in_a_process_of_its_own():
-    """Peak memory is the whole process's: beside other tests it would be theirs."""
-    command = [sys.executable, "-m", "proactor_lib", "bench", "metrics", "--json"]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
-    assert set(found) == {"seconds", "cpu_seconds", "peak_mb"}
-    assert 0 < found["cpu_seconds"] <= 10 and 20 < found["peak_mb"] < 1000
+def test_bench_metrics_says_what_it_measured(cli):
+    said = cli("bench", "metrics", "--methods", 2, "--dialogues", 6, "--bootstrap", 20, "--json")
+    assert set(json.loads(said.stdout)) == {"seconds", "cpu_seconds", "peak_mb"}
+
+
+def test_bench_check_prints_what_falls_short(cli, monkeypatch):
+    found = [check.Bound("speed, per second", 12, least=10), check.Bound("size, GB", 0.25, most=0.3)]
+    monkeypatch.setattr(check, "CHECKS", (lambda: found,))
+    said = cli("bench", "check")
+    assert (said.returncode, said.stdout.splitlines()) == (
+        0,
+        ["ok    speed, per second: 12 (at least 10)", "ok    size, GB: 0.25 (at most 0.3)"],
+    )
+    found[1] = check.Bound("size, GB", 0.5, most=0.3)
+    said = cli("bench", "check")
+    assert said.returncode == 1 and said.stdout.splitlines()[1] == "SHORT size, GB: 0.5 (at most 0.3)"

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from proactor_lib import agent, datasets
-from proactor_lib.datasets import Corpus, jsonl, services
+from proactor_lib.datasets import Corpus, jsonl, services, sgd_x
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import evaluate_run, load_or_score
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.files import write_jsonl
 from proactor_lib.params import load_params
+from proactor_lib.report import comparison
 from proactor_lib.report import run as report
 from proactor_lib.run import Run, annotate_run, prepare_data
 from proactor_lib.schema import Action, Case, Catalog, Dialogue, ObservedAction, Turn
@@ -138,9 +139,9 @@ def test_unseen_services_are_reported_apart(prepared):
     run = prepared(split_by="service", policies=("oracle", "silent"), bootstrap=20, max_steps=1)
     annotate_run(run)
     evaluate_run(run)
-    report.build(run.out)
+    page = report.build(run.out).read_text()
     (kind,) = json.loads(run.summary.read_text())["services"].items()
-    assert kind[0] == "unseen" and kind[1]["dialogues"] == 6 and "Services that training saw" in run.report.read_text()
+    assert kind[0] == "unseen" and kind[1]["dialogues"] == 6 and "Services that training saw" in page
     test, train = run.dialogues("test"), run.dialogues("train")
     write_jsonl(run.data / "train.jsonl", [*train, test[0].model_copy(update={"id": "t"})])
     assert by_service(run, load_or_score(run)) == {}  # nothing is unseen: no need to tell apart
@@ -160,13 +161,26 @@ def test_without_services_there_is_nothing_to_split_by(tmp_path):
         prepare_data(run)
 
 
-@pytest.mark.skipif(not SGD.exists(), reason="no shared data")
-def test_sgd_shows_services_that_the_dialogue_does_not_use_and_holds_unseen_ones_out(tmp_path):
-    settings = {"dataset": "sgd", "data_dir": str(SGD), "test_split": "dev", "split_by": "service"}
-    run = Run.open(load_params(None, settings | {f"{s}_dialogues": 12 for s in ("train", "dev", "test")}), tmp_path)
+@pytest.fixture
+def sgd(tmp_path):
+    """A few files of SGD, and its variants beside them."""
+    if not SGD.exists():
+        pytest.skip("no shared data")
+    for split, files in (("train", ("101", "120")), ("dev", ("001", "002"))):
+        (tmp_path / "data" / "sgd" / split).mkdir(parents=True)
+        for name in ("schema.json.gz", *(f"dialogues_{n}.json.gz" for n in files)):
+            (tmp_path / "data" / "sgd" / split / name).symlink_to((SGD / split / name).resolve())
+    (tmp_path / "data" / "sgd_x").symlink_to((SGD.parent / "sgd_x").resolve())
+    return tmp_path / "data" / "sgd"
+
+
+def test_sgd_shows_services_that_the_dialogue_does_not_use_and_holds_unseen_ones_out(sgd, tmp_path):
+    settings = {"dataset": "sgd", "data_dir": str(sgd), "test_split": "dev", "split_by": "service"}
+    sizes = {f"{s}_dialogues": 12 for s in ("train", "dev", "test")}
+    run = Run.open(load_params(None, settings | sizes), tmp_path / "run")
     prepare_data(run)
     annotate_run(run)
-    known = services.groups(datasets.read_catalog("sgd", SGD, "train"))
+    known = services.groups(datasets.read_catalog("sgd", sgd, "train"))
     for split in ("train", "dev", "test"):
         for case in run.split(split):
             own, seen = set(case.dialogue.services), services.groups(case.catalog)
@@ -175,3 +189,49 @@ def test_sgd_shows_services_that_the_dialogue_does_not_use_and_holds_unseen_ones
             assert (own & known == set()) if split == "test" else (own <= known)
             text = agent.prompt(case, 1)
             assert all(f"{service}." in text for service in seen)
+
+
+def test_a_variant_of_the_schema_changes_the_catalogs_words_and_nothing_else(sgd, tmp_path):
+    """SGD-X: the same dialogues, windows, values and distractors, under other names, in test alone."""
+    settings = {"dataset": "sgd", "data_dir": str(sgd), "train_split": "dev", "test_split": "dev", "bootstrap": 50}
+    settings |= {f"{s}_dialogues": 6 for s in ("train", "dev", "test")} | {"policies": ["oracle"]}
+    runs = []
+    for variant in (None, "v5"):
+        runs.append(Run.open(load_params(None, settings | {"schema_variant": variant}), tmp_path / str(variant)))
+        prepare_data(runs[-1])
+        annotate_run(runs[-1])
+        evaluate_run(runs[-1])
+    plain, other = (run.split("test") for run in runs)
+    for a, b in zip(plain, other, strict=True):
+        assert a.dialogue.turns == b.dialogue.turns and len(a.references) == len(b.references)
+        assert [(r.window, list(r.values().values())) for r in a.references] == [
+            (r.window, list(r.values().values())) for r in b.references
+        ]
+        assert {f"{s}5" for s in services.groups(a.catalog)} == services.groups(b.catalog)
+        assert all(r.name in b.catalog.by_name and r.params.keys() <= known(b, r) for r in b.references)
+        assert not {r.name for r in a.references} & {r.name for r in b.references}
+    assert runs[0].dialogues("train") == runs[1].dialogues("train")
+    assert by_service(runs[1], load_or_score(runs[1])).keys() == by_service(runs[0], load_or_score(runs[0])).keys()
+    page = comparison.compare(*(run.out for run in runs)).read_text()
+    assert "untested" not in page and "opportunity timing" in page
+
+
+def known(case, reference):
+    return {p.name for p in case.catalog.by_name[reference.name].params}
+
+
+def test_a_variant_is_looked_for_beside_the_corpus_and_only_sgd_has_them(tmp_path):
+    corpus = Corpus(CATALOG, (about("d", "Film"),))
+    with pytest.raises(
+        UserError, match=r"schema_variant 'v2': no schema.json\(.gz\) of SGD-X in any of: .*sgd_x/v2/dev"
+    ):
+        sgd_x.reworded(corpus, tmp_path, "dev", "v2")
+    with pytest.raises(UserError, match="schema_variant: SGD-X rewords dataset 'sgd' alone, not 'homeloan'"):
+        load_params(None, {"schema_variant": "v1"})
+    one = {"service_name": "Film_1", "intents": [{"name": "Find"}], "slots": [{"name": "title"}]}
+    two = {"service_name": "Film_12", "intents": [{"name": "Seek"}], "slots": [{"name": "name"}]}
+    words = sgd_x.wording([one], [two])
+    assert (words.actions, words.params) == ({"Film_1.Find": "Film_12.Seek"}, {"Film_1": {"title": "name"}})
+    assert sgd_x.original("Film_12", "v2") == "Film_1"
+    with pytest.raises(UserError, match="is no variant of SGD's schema: it has 0 for 1 there"):
+        sgd_x.wording([one], [two | {"slots": []}])

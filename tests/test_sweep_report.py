@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import time
 
 import nbformat
 import pytest
@@ -63,9 +62,7 @@ def swept(tmp_path_factory, drawn):
 
 
 def test_24_cells_in_a_browser(swept, browser):  # noqa: F811
-    start = time.monotonic()
     path = report.build(swept)
-    assert time.monotonic() - start < 60
     assert path.stat().st_size < render.LIMIT_BYTES
     browser.get(path.resolve().as_uri())
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")

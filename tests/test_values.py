@@ -2,12 +2,11 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 from proactor_lib.values import Heard, key, normalise, same_value
 
-SGD = Path(__file__).parents[2] / "shared" / "data" / "sgd"
+from support.shared import SGD, needs_shared
 
 SPELLINGS = {
     "1200": ["$1,200", "1200.00", "twelve hundred dollars", "one thousand two hundred", "1.2k", "1200 bucks"],
@@ -58,6 +57,7 @@ def test_words_that_look_like_numbers_but_are_apart():
     assert normalise("someone often forgets") == "someone often forgets"
 
 
+@needs_shared
 def test_sgd_times_and_amounts_agree_with_their_canonical_form():
     with (
         gzip.open(SGD / "dev" / "dialogues_001.json.gz") as first,

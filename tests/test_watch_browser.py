@@ -3,7 +3,6 @@
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
-from support.jupyter import chromium, lab, run_all
 from support.runs import opened
 
 SOURCE = """
@@ -36,27 +35,26 @@ def shown(browser):
     return " ".join(e.text for e in browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output"))
 
 
-def test_a_dialogue_is_replayed_and_another_typed(tmp_path):
+def test_a_dialogue_is_replayed_and_another_typed(tmp_path, jupyterlab, browser):
     run = opened(tmp_path / "run")
     dialogue, needed = run.dialogues("test")[0], run.references("test")[0].references
-    with lab(tmp_path, notebook(run.out)) as url, chromium(tmp_path) as browser:
-        wait = run_all(browser, url, cells=1)
-        wait.until(lambda b: b.find_elements(By.XPATH, "//button[contains(., 'next turn')]"))
+    wait = jupyterlab.open(browser, notebook(run.out))
+    wait.until(lambda b: b.find_elements(By.XPATH, "//button[contains(., 'next turn')]"))
+    press(browser, "next turn")
+    wait.until(lambda b: f"[1] {dialogue.turns[0].speaker}: {dialogue.turns[0].text}" in shown(b))
+    last_ready = max(r.window.ready for r in needed)
+    for turn in range(2, last_ready + 1):
         press(browser, "next turn")
-        wait.until(lambda b: f"[1] {dialogue.turns[0].speaker}: {dialogue.turns[0].text}" in shown(b))
-        last_ready = max(r.window.ready for r in needed)
-        for turn in range(2, last_ready + 1):
-            press(browser, "next turn")
-            wait.until(lambda b, turn=turn: f"[{turn}] " in shown(b))
-        late = next(r for r in needed if r.window.ready == last_ready)
-        w = late.window
-        assert f"ready {late.name}(" in shown(browser)
-        assert f"in its window {w.open}-{w.close}, ready from {w.ready}" in shown(browser)
-        assert browser.find_elements(By.CSS_SELECTOR, "td.pa-ready")
-        choose(browser, "dialogue", "type one")
-        choose(browser, "agent", "first_action")
-        box = browser.find_element(By.CSS_SELECTOR, "input[placeholder='what is said']")
-        box.send_keys("I need a loan", "\t")
-        press(browser, "say")
-        wait.until(lambda b: "[1] customer: I need a loan" in shown(b))
-        wait.until(lambda b: f"ready {run.catalog.actions[0].name}()" in shown(b))
+        wait.until(lambda b, turn=turn: f"[{turn}] " in shown(b))
+    late = next(r for r in needed if r.window.ready == last_ready)
+    w = late.window
+    assert f"ready {late.name}(" in shown(browser)
+    assert f"in its window {w.open}-{w.close}, ready from {w.ready}" in shown(browser)
+    assert browser.find_elements(By.CSS_SELECTOR, "td.pa-ready")
+    choose(browser, "dialogue", "type one")
+    choose(browser, "agent", "first_action")
+    box = browser.find_element(By.CSS_SELECTOR, "input[placeholder='what is said']")
+    box.send_keys("I need a loan", "\t")
+    press(browser, "say")
+    wait.until(lambda b: "[1] customer: I need a loan" in shown(b))
+    wait.until(lambda b: f"ready {run.catalog.actions[0].name}()" in shown(b))

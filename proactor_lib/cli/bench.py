@@ -40,6 +40,20 @@ def metrics(
     show(benchmark(methods, dialogues, turns, bootstrap), as_json)
 
 
+@bench.command()
+def intervals(
+    dialogues: Annotated[str, typer.Option(help="of a sample; several, comma separated")] = "12,20,40",
+    samples: Annotated[int, typer.Option(min=1, help="of each size")] = 1000,
+    population: Annotated[int, typer.Option(min=2, help="simulated calls that samples are drawn from")] = 700,
+    bootstrap: Annotated[int, typer.Option(min=1, help="resamples of dialogues")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """How often 95% intervals hold the truth, and how often equal policies are told apart (20 minutes on one core)."""
+    from proactor_lib.bench.intervals import benchmark
+
+    show(benchmark([int(n) for n in _names(dialogues)], samples, population, bootstrap), as_json)
+
+
 Out = Annotated[Path, typer.Option(help="keeps what each side measured: a bench that was killed goes on")]
 DataDir = Annotated[Path | None, typer.Option(help="the folder of SGD's raw files, where `sgd` is asked for")]
 Steps = Annotated[int, typer.Option(min=1, help="optimiser steps of every side")]
@@ -143,6 +157,18 @@ def adaptivity(
     from proactor_lib.bench.adaptivity import benchmark
 
     show(benchmark(bursts, seed=seed), as_json)
+
+
+@bench.command()
+def check() -> None:
+    """Measure what should hold on an idle machine, some minutes; status 1 where something falls short."""
+    from proactor_lib.bench.check import measure
+
+    short = 0
+    for bound in measure():
+        short += not bound.holds
+        typer.echo(str(bound))
+    raise typer.Exit(1 if short else 0)
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
 
     UserError names the file, and what is missing in it.
     """
-    place = folder / split if (folder / split).is_dir() else folder
+    place = _place(folder, split)
     schemas = _files(place, "schema")
     parts = _files(place, "dialogues_*")
     if not (schemas and parts):
@@ -29,6 +29,15 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
     made = catalog(parsed(schemas[0]), schemas[0])
     logged = any('"service_call"' in read_text(path) for path in parts)
     return made, _dialogues(parts, made, logged)
+
+
+def _place(folder: Path, split: str) -> Path:
+    return folder / split if (folder / split).is_dir() else folder
+
+
+def schema_file(folder: Path, split: str) -> Path:
+    """The split's schema, where `read` has found one."""
+    return _files(_place(folder, split), "schema")[0]
 
 
 def _files(place: Path, stem: str) -> list[Path]:

@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from proactor_lib import metrics
-from proactor_lib.datasets import services
+from proactor_lib.datasets import services, sgd_x
 from proactor_lib.evaluate.predictions import TEST
 from proactor_lib.evaluate.results import EvalResults
 from proactor_lib.run_folder import RunFolder
+from proactor_lib.schema import Dialogue
 
 KINDS = ("seen", "unseen")
 
@@ -20,9 +21,17 @@ def by_service(run: RunFolder, scored: EvalResults) -> dict[str, dict[str, Any]]
     """
     if not (run.data / "train.jsonl").exists():
         return {}
-    kinds = services.kinds(run.dialogues(TEST), run.dialogues("train"))
+    kinds = services.kinds(_as_trained(run), run.dialogues("train"))
     ids = {kind: {i for i, k in kinds.items() if k == kind} for kind in KINDS}
     return {kind: _part(run, scored, ids[kind]) for kind in KINDS if ids[kind]} if ids["unseen"] else {}
+
+
+def _as_trained(run: RunFolder) -> list[Dialogue]:
+    """The test dialogues with the names that their services have in training."""
+    variant, dialogues = run.params.schema_variant, run.dialogues(TEST)
+    if variant is None:
+        return dialogues
+    return [d.model_copy(update={"services": tuple(sgd_x.original(s, variant) for s in d.services)}) for d in dialogues]
 
 
 def _part(run: RunFolder, scored: EvalResults, ids: set[str]) -> dict[str, Any]:

@@ -65,12 +65,16 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
 
 
 def _same_dialogues(a: RunFolder, b: RunFolder) -> bool:
-    files = ("data/test.jsonl", "references/test.jsonl")
-    return all(_bytes(a.out / f) == _bytes(b.out / f) is not None for f in files)
+    """Whether both were judged on the same: the catalog's wording (SGD-X) and what else it holds may differ."""
+    return _judged_on(a) == _judged_on(b) != []
 
 
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+def _judged_on(run: RunFolder) -> list[tuple]:
+    """What was said, and where the windows lie; nothing where there are no held-out dialogues with references."""
+    if not ((run.data / "test.jsonl").exists() and (run.annotations / "test.jsonl").exists()):
+        return []
+    windows = lambda c: [(r.window, sorted(r.values().values())) for r in c.references]  # noqa: E731
+    return [(c.dialogue.id, c.dialogue.turns, windows(c)) for c in run.split("test")]
 
 
 def _reward(r: RunFolder) -> dict[str, float | None]:

@@ -55,8 +55,11 @@ def run(
     address: str | None = None,
     cpus: int | None = None,
     on_tick: Callable[[Progress], None] = lambda progress: None,
+    execute: notebook.Execute = notebook.execute,
 ) -> Progress:
     """Run the cells that are not done yet; returns when every cell has an outcome. `on_tick` is called all the while.
+
+    `execute` runs a cell's notebook, on the node that has it.
 
     Raises UserError when the folder cannot be written, another process runs it, or no node can hold a cell.
     """
@@ -70,7 +73,7 @@ def run(
         if missing:
             with cluster(address, cpus) as resources:
                 _check_fit(sweep, resources)
-                _run_all(sweep, missing, store, progress, on_tick)
+                _run_all(sweep, missing, store, progress, on_tick, execute)
         on_tick(progress)
     return progress
 
@@ -103,7 +106,7 @@ def _check_fit(sweep: Sweep, resources: dict[str, float]) -> None:
             raise UserError(f"each cell asks for {asked:g} {name}s, the cluster has {there:g}")
 
 
-def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress, on_tick) -> None:
+def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress, on_tick, execute) -> None:
     import ray
 
     remote = ray.remote(run_cell).options(num_cpus=sweep.cpus, num_gpus=sweep.gpus, max_retries=0)
@@ -112,7 +115,7 @@ def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress
     def submit(cell: Cell):
         progress.attempts[cell.id] = progress.attempts.get(cell.id, 0) + 1
         return remote.remote(
-            job(sweep, cell, store.out if store.remote else store.root, text), progress.attempts[cell.id]
+            job(sweep, cell, store.out if store.remote else store.root, text), progress.attempts[cell.id], execute
         )
 
     flying = {submit(cell): cell.id for cell in missing}

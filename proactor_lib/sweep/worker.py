@@ -11,22 +11,22 @@ import yaml
 
 from proactor_lib import notebook, provenance
 from proactor_lib.files import atomic
-from proactor_lib.notebook import Outcome
+from proactor_lib.notebook import Execute, Outcome
 from proactor_lib.sweep_folder.store import Store
 
 
-def run_cell(job: dict[str, Any], attempt: int) -> dict[str, Any]:
+def run_cell(job: dict[str, Any], attempt: int, execute: Execute = notebook.execute) -> dict[str, Any]:
     """Execute one cell into its folder and return its record, which `cell.json` then holds; raises nothing of its own.
 
-    `job`: id, out (the sweep's folder), notebook (its text), values (all parameters), own (the notebook's own), point,
-    cpus, gpus, time_limit, code (digest of the package that made the job).
+    `execute` runs its notebook. `job`: id, out (the sweep's folder), notebook (its text), values (all parameters), own
+    (the notebook's own), point, cpus, gpus, time_limit, code (digest of the package that made the job).
     """
     store = Store(job["out"])
     started = time.time()
     try:
         store.remove(store.cell(job["id"]))
         store.write(store.cell(job["id"], "running.json"), {"host": socket.gethostname(), "started": started})
-        outcome = _outcome(store, job)
+        outcome = _outcome(store, job, execute)
     except OSError as error:
         outcome = Outcome("failed", time.time() - started, 0.0, f"could not write {job['out']}: {error.strerror}")
     record = _record(job, attempt, outcome)
@@ -34,22 +34,22 @@ def run_cell(job: dict[str, Any], attempt: int) -> dict[str, Any]:
     return record
 
 
-def _outcome(store: Store, job: dict[str, Any]) -> Outcome:
+def _outcome(store: Store, job: dict[str, Any], execute: Execute) -> Outcome:
     if job["code"] != (here := provenance.code_digest()):
         problem = f"{socket.gethostname()} has proactor with the code {here}, the sweep was made with {job['code']}"
         return Outcome("refused", 0.0, 0.0, problem)
     if folder := store.local(store.cell(job["id"], "")):
-        return _execute(folder, job)
+        return _execute(folder, job, execute)
     scratch = Path(tempfile.mkdtemp(prefix="proactor-cell-"))
     try:
-        outcome = _execute(scratch, job)
+        outcome = _execute(scratch, job, execute)
         store.upload(scratch, f"cells/{job['id']}")
         return outcome
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _execute(folder: Path, job: dict[str, Any]) -> Outcome:
+def _execute(folder: Path, job: dict[str, Any], execute: Execute) -> Outcome:
     """Run the notebook in `folder`; what an attempt that was killed left half-written is removed."""
     source, params = folder / "source.ipynb", folder / "params.yaml"
     with atomic(source) as f:
@@ -59,7 +59,7 @@ def _execute(folder: Path, job: dict[str, Any]) -> Outcome:
     with atomic(params) as f:
         yaml.safe_dump(job["values"], f, sort_keys=False, allow_unicode=True)
     kept = {k: v for k, v in given.items() if k in known}
-    outcome = notebook.execute(source, folder / "notebook.ipynb", kept, timeout=job["time_limit"])
+    outcome = execute(source, folder / "notebook.ipynb", kept, timeout=job["time_limit"])
     source.unlink()
     for leftover in folder.rglob(".*.part"):
         leftover.unlink(missing_ok=True)

@@ -1,1 +1,6 @@
 """What several tests share: fakes over real HTTP, short ways to write cases, runs and notebooks, and one wait."""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # before torch is imported: several test processes share the cores

@@ -1,6 +1,9 @@
 """Clusters of scripted servers behind a real router, and dialogues for them."""
 
 import json
+import os
+import signal
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +12,8 @@ from proactor_lib.artf.serving.cluster import EVENTS, Cluster
 from proactor_lib.artf.serving.placement import Slot
 from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.bench.fake_vllm import Script
+
+from support.waiting import wait_until
 
 
 @contextmanager
@@ -32,3 +37,13 @@ def cluster(folder: Path, least=2, most=2, seqs=64, made=None, sleeps=False, scr
 def events(folder: Path) -> list[str]:
     """What happened in the cluster of this folder, in order."""
     return [json.loads(line)["event"] for line in (folder / EVENTS).read_text().splitlines()]
+
+
+def kill_at_work(server, count=8) -> None:
+    """Kill it as soon as it has answered so many completions; returns at once."""
+
+    def work():
+        wait_until(lambda: sum(server.seen()["models"].values()) >= count)
+        os.kill(server.process.pid, signal.SIGKILL)
+
+    threading.Thread(target=work, daemon=True).start()

@@ -52,6 +52,11 @@ class FakeEndpoint:
         self._server.shutdown()
         self._server.server_close()
 
+    def idle(self) -> bool:
+        """Whether no request is open."""
+        with self._lock:
+            return self._open == 0
+
     def _reply(self, request: dict) -> Reply:
         with self._lock:
             self._open += 1
