@@ -248,7 +248,7 @@ def test_a_single_server_asks_for_a_random_key_that_no_command_line_shows(tmp_pa
     try:
         process = psutil.Process(server.process.pid)
         assert process.environ()["VLLM_API_KEY"] == server.key and len(server.key) == 32
-        assert server.key not in " ".join(process.cmdline()) and "guard.KeyEverywhere" in " ".join(process.cmdline())
+        assert server.key not in " ".join(process.cmdline()) and "api_key.KeyEverywhere" in " ".join(process.cmdline())
     finally:
         server.stop()
 
