@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
+# What a launcher of several training processes leaves in the environment of each: nobody else is to take part.
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PDEATHSIG, _SUBREAPER = 1, 36  # prctl
 
 

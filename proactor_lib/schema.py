@@ -26,10 +26,10 @@ Sampling = Annotated[dict[str, Any], AfterValidator(_unseeded)]  # fields of a r
 
 
 def _as_text(value):
-    """JSON scalars as text, so that `2`, `"2"` and `true` are one thing in files from anywhere."""
-    if isinstance(value, bool):
-        return str(value)
-    return str(value) if isinstance(value, int | float) else value
+    """JSON values as text, so that `2`, `"2"` and `true` are one thing in files from anywhere; a list as its JSON."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return str(value) if isinstance(value, bool | int | float) else value
 
 
 Value = Annotated[str, BeforeValidator(_as_text)]
@@ -50,7 +50,15 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Parameter(Record):
+class Comparison(Record):
+    """How a parameter's values are compared (proactor_lib.values): `exact` by the rule of their type, `text` by
+    similarity, from `text_threshold` on, or not at all (`any`: whatever is said is right, for the value is free)."""
+
+    match: Literal["exact", "text", "any"] = "exact"
+    text_threshold: Share = 0.6  # similarity from which two texts agree
+
+
+class Parameter(Comparison):
     """One parameter of an action: its type signature and where its value comes from."""
 
     name: str
@@ -70,6 +78,12 @@ class Action(Record):
     effect: Literal["read", "write"] = "write"
     preconditions: tuple[str, ...] = ()  # names of actions that must come first
     params: tuple[Parameter, ...] = ()
+
+    @cached_property
+    def comparisons(self) -> dict[str, dict[str, Any]]:
+        """By parameter, the fields of Comparison of those that are not compared exactly."""
+        names = tuple(Comparison.model_fields)
+        return {p.name: {n: getattr(p, n) for n in names} for p in self.params if p.match != "exact"}
 
     @cached_property
     def required(self) -> tuple[str, ...]:
@@ -174,8 +188,8 @@ class Window(Record):
         return self.open <= turn <= self.close
 
 
-class ReferenceParam(Record):
-    """A value and the first turn that gives evidence for it."""
+class ReferenceParam(Comparison):
+    """A value, the first turn that gives evidence for it, and how another value is compared with it."""
 
     value: Value
     turn: TurnIndex

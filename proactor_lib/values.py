@@ -307,6 +307,13 @@ class Heard:
         """Whether the value stands in the text, by the rules of `same_value`; a word of the text is never cut."""
         return any(s in self.text for s in _spellings(value)) or self._squeezed_says(key(value))
 
+    def says_like(self, value: str, threshold: float) -> bool:
+        """Whether the text has a passage that is as like `value` as `threshold`, by characters or by words."""
+        from rapidfuzz import fuzz
+
+        text, sought = self.text.strip(), normalise(value)
+        return max(fuzz.partial_ratio(sought, text), fuzz.token_set_ratio(sought, text)) >= 100 * threshold - 1e-9
+
     def _squeezed_says(self, sought: str) -> bool:
         """Whether some words of the text, written together, are `sought`: a text that has letters."""
         if len(sought) < 3 or sought.isnumeric() or not _LETTER.search(sought):

@@ -1,10 +1,13 @@
 """`proactor bench packing` and `gpu-train`: that what they compare is comparable, and what they print."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 from proactor_lib.artf.training import parts, tree_attention
-from proactor_lib.bench import gpu_train, layouts, packing
+from proactor_lib.bench import arithmetic, gpu_train, layouts, packing
 from proactor_lib.bench.shapes import SHAPES, Shape, samples
 
 SMALL = Shape(turns=4, k=2, output=3, catalog=10, turn=4, token_budget=44, model="tiny")
@@ -46,6 +49,34 @@ def test_every_layout_has_the_same_loss_and_gradients():
             assert (theirs[weight] - gradient).norm() <= 1e-4 * gradient.norm(), (name, weight)
 
 
+def test_arithmetic_is_seven_products_per_layer_and_forward_its_attention_and_one_head(monkeypatch):
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "vocab_size": 10,
+             "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+    monkeypatch.setattr(arithmetic, "_timed", lambda run: (run(), (1.0, 2.0))[1])
+    half = arithmetic.ATTENDED * (arithmetic.ATTENDED + 1) // 4  # as many pairs as half of the timed attention's
+    wall, cpu = arithmetic.seconds(SimpleNamespace(**sizes), [3, 5], 4, half, torch.float32)
+    assert (wall, cpu) == (2 * (7 + 7 + 0.5) + 1, 2 * (2 * (7 + 7 + 0.5) + 1))
+
+
+def test_costs_change_one_thing_at_a_time(monkeypatch):
+    asked = []
+
+    def call(module, layout, shape):
+        asked.append(json.loads(shape))
+        return {"cpu_seconds": 3.0, "tokens": 1500}
+
+    monkeypatch.setattr(packing.isolated, "call", call)
+    rows = packing.costs("medium", [5, 12], [4, 8], [1, 2])
+    assert [(r["turns"], r["k"], r["dialogues"]) for r in rows] == [(5, 8, 1), (12, 8, 1), (12, 4, 1), (12, 8, 2)]
+    assert [r["cpu_ms_per_token"] for r in rows] == [2.0] * 4 and {s["model"] for s in asked} == {"smollm2-135m"}
+
+
+def test_dialogues_of_a_step_are_rows_of_their_own():
+    rows = layouts.whole_rows(samples(replace(SMALL, dialogues=2), vocabulary=1000), 0)
+    assert [len(row.samples) for row in rows] == [8, 8]
+    assert rows[0].tokens != rows[1].tokens
+
+
 def test_trls_rows_are_its_own_batchers_and_hold_every_sample_once():
     rows = layouts.trl_rows(samples(SMALL, vocabulary=1000), SMALL.token_budget)
     assert {type(row) for row in rows} == {layouts.TreeRow}
@@ -59,6 +90,7 @@ def test_the_command_prints_tokens_and_the_gradients_error(cli):
     assert 0 < measured["gradient_error"] < 1e-4
     assert measured["ours_seconds"] > 0 and 0.1 < measured["ours_peak_gb"] < 4
     assert measured["ours_tokens"] == measured["packed_tokens"]
+    assert measured["arithmetic_cpu_seconds"] > 0 and measured["over_arithmetic"] > 0 and measured["machine"]["cores"]
 
 
 def test_a_shape_that_is_not_there_is_named(cli):

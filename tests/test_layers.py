@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "proactor_lib"
 LAYERS = [
-    "errors files yaml_text replies values schema progress processes provenance concurrency ray_session notebook",
+    "errors files yaml_text replies values comparison schema",
+    "progress processes provenance concurrency ray_session notebook",
     "agent policies endpoint models",
     "catalog datasets",
     "annotate metrics",

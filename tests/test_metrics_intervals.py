@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proactor_lib.bench.intervals import benchmark
 from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
 from proactor_lib.errors import UserError
 from proactor_lib.metrics import METRICS, compare, evaluate_predictions, score_predictions, table
@@ -252,3 +253,11 @@ def test_published_rows_stand_beside_ours_and_leave_our_ranking_alone(tables):
     mine = ours[ours.metric == "pri"].set_index("method").value
     assert both[both.source == "ours"].set_index("method").pri.to_dict() == mine.to_dict()
     assert both[both.method == "Qwen2.5-14B + SFT"].pri.item() == 0.17
+
+
+def test_the_bench_of_intervals_counts_what_they_hold():
+    """60 simulated calls, 10 samples of 8: shares of tenths, and hardly ever a verdict on equal policies."""
+    found = benchmark([8], samples=10, population=60, bootstrap=100)["8"]
+    assert set(found) == {"policy", "difference", "told_apart"} and found["told_apart"] <= 0.3
+    assert found["policy"]["utility"] >= 0.7 and found["difference"]["utility"] >= 0.7
+    assert set(found["policy"]) == set(METRICS) and (10 * found["policy"]["ac"]) % 1 == pytest.approx(0, abs=1e-6)

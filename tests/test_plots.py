@@ -203,3 +203,11 @@ def test_methods_differ_by_shape_too_and_faults_can_be_seen_on_windows():
     assert len(set(plots.colours(names).values())) == len(set(plots.markers(names).values())) == 8
     window, fault = luminance(plots.style.EXECUTABLE), luminance(FAULT)
     assert (max(window, fault) + 0.05) / (min(window, fault) + 0.05) > 1.5
+
+
+def test_utility_falls_with_the_price_by_the_false_executions():
+    frame = pd.DataFrame({"method": ["a", "a", "b", "b"], "price": [0, 1.0] * 2, "utility": [1, -0.5, 0.5, 0.5]})
+    ax = plots.utility_curve(frame.assign(low=frame.utility - 0.1, high=frame.utility + 0.1)).axes[0]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
+    assert drawn["a"] == [1, -0.5] and drawn["b"] == [0.5, 0.5] and len(ax.collections) == 2
+    assert ax.get_ylim()[0] == pytest.approx(-0.6)

@@ -172,9 +172,9 @@ def test_the_filter_says_what_it_removed_and_why():
 WINDOW = {"open": 2, "ready": 3, "close": 4}
 
 
-def corrected(tmp_path, *corrections, lines):
+def corrected(tmp_path, *overlay, lines):
     path = tmp_path / "overlay.jsonl"
-    path.write_text("".join(json.dumps(c) + "\n" for c in corrections))
+    path.write_text("".join(json.dumps(c) + "\n" for c in overlay))
     return corrections.apply(lines, path)
 
 

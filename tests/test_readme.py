@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from proactor_lib import Run
 from proactor_lib.params import Params, load_params
 
 from house_map import files, house_map
@@ -24,6 +25,7 @@ from support.shared import SHARED, needs_shared
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 SHIMS = """
 set -euo pipefail
@@ -115,11 +117,18 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
 
 def test_the_example_of_a_reward_is_one():
     """At a turn with an open reference: the right trigger; the same beside a false one (PT 1/2, FTR 1/2); silence."""
-    [source] = re.findall(r"```python\n(.*?)```", README, re.S)
+    [source] = (text for text in PYTHON if "class Triggered" in text)
     names = {}
     exec(source, names)
     [found] = scores(names["Triggered"](Params()), group(RIGHT, BOTH, SILENCE))
     assert [s.value for s in found] == [1.0, 0.25, 0.0]
+
+
+def test_the_job_in_python_calls_verbs_that_there_are():
+    """tests/test_public.py runs them."""
+    [source] = (text for text in PYTHON if "run.prepare()" in text)
+    verbs = re.findall(r"run\.(\w+)\(\)", source)
+    assert verbs == ["prepare", "annotate", "train", "evaluate", "report"] and all(hasattr(Run, v) for v in verbs)
 
 
 def test_files_that_it_links_to_are_there():

@@ -49,7 +49,7 @@ def test_every_stage_leaves_its_files(whole):
     assert [s["step"] for s in steps] == [1, 2] and all(0 <= s["reward_mean"] <= 1 for s in steps)
     for policy in POLICIES:
         lines = [json.loads(line) for line in (out / "predictions" / f"{policy}.jsonl").read_text().splitlines()]
-        assert len(lines) == 4 and all(line["prompt_tokens"] > 100 and line["latency_s"] > 0 for line in lines)
+        assert len(lines) == 2 * 6 and all(line["prompt_tokens"] > 100 and line["latency_s"] > 0 for line in lines)
     assert (out / "predictions" / "dev" / "trained.jsonl").exists()
     events = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
     scored = [e["text"] for e in events if e["stage"] == "score"]
@@ -64,7 +64,19 @@ def test_the_summary_holds_what_the_report_shows(whole):
     assert 0.5 < summary["peak_memory_gb"] < 12
     assert list(summary["stage_seconds"]) == STAGES and all(s > 0 for s in summary["stage_seconds"].values())
     assert list(summary["held_out"]) == POLICIES
-    assert set(summary["held_out"]["base"]) >= {"ac", "max_ac", "pt", "ftr", "rar", "opportunity_timing", "pri"}
+    assert set(summary["held_out"]["base"]) >= {
+        "utility",
+        "ac",
+        "max_ac",
+        "pt",
+        "ftr",
+        "rar",
+        "opportunity_timing",
+        "pri",
+    }
+    primary = summary["primary"]
+    assert list(primary["policies"]) == POLICIES and list(primary["against"]) == ["base", "sft"]
+    assert primary["policies"]["base"] == summary["held_out"]["base"]["utility"] and primary["reason"] is None
     page = (out / "report.html").read_text()
     assert page.count("data:image/") >= 3 and "tiny" in page
     assert "http://" not in page and "https://" not in page  # it is complete in itself

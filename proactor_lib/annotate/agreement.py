@@ -46,12 +46,12 @@ def paired(a: Sequence[A], b: Sequence[B], fit: Callable[[A, B], float]) -> Iter
 
 
 def _fit_windows(a: ReferenceAction, b: ReferenceAction) -> float:
-    return iou(a.window, b.window) + f1(a.values(), b.values())
+    return iou(a.window, b.window) + f1(a.values(), b.values(), how=b.params)
 
 
 def _fit_trigger(r: ReferenceAction, o: ObservedAction) -> float:
     """Covering the trigger counts as much as agreeing on all parameters; the nearer window decides between equals."""
-    fit = r.window.covers(o.turn) + f1(r.values(), o.params)
+    fit = r.window.covers(o.turn) + f1(o.params, r.values(), how=r.params)
     return fit and fit + 1e-3 / (1 + abs(r.window.close - o.turn))
 
 
@@ -90,7 +90,7 @@ def _trigger_row(dialogue_id: str, r: ReferenceAction | None, o: ObservedAction 
         **_turns(r),
         "covered": r.window.covers(o.turn) if both else None,
         "lead": o.turn - r.window.ready if both else None,
-        "param_f1": f1(r.values(), o.params) if both else None,
+        "param_f1": f1(o.params, r.values(), how=r.params) if both else None,
     }
 
 
@@ -124,7 +124,7 @@ def _pair_row(dialogue_id: str, x: ReferenceAction | None, y: ReferenceAction | 
         "b": y and y.id,
         "iou": iou(x.window, y.window) if both else 0.0,
         **{key: ours[key] - theirs[key] if both else None for key in ours},
-        "param_f1": f1(x.values(), y.values()) if both else None,
+        "param_f1": f1(x.values(), y.values(), how=y.params) if both else None,
     }
 
 

@@ -2,10 +2,11 @@
 
 One reference for each logged action; `close` is its trigger. A value is known from the turn where the corpus's own
 state first holds it, else from the turn where it is first said; one that is found nowhere takes the trigger's turn and
-is counted. `ready` is the first turn at which every required parameter is known (where the catalog requires none: every
-one of the call) and the preconditions that were logged have run. `open` is the first sign of the need after the last
-call of the same action: a value that no earlier call had used, the intent where the corpus's own state has one, else a
-mention of the action shortly before. It is never after `ready`.
+is counted. A list or an object is known when all its parts are; a free text from the turn where something like it is
+said; one that may be anything is waited for by nobody. `ready` is the first turn at which every required parameter is
+known (where the catalog requires none: every one of the call) and the preconditions that were logged have run. `open`
+is the first sign of the need after the last call of the same action: a value that no earlier call had used, the intent
+where the corpus's own state has one, else a mention of the action shortly before. It is never after `ready`.
 """
 
 import re
@@ -13,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
+from proactor_lib.comparison import leaves
 from proactor_lib.errors import UserError
 from proactor_lib.schema import (
     Action,
@@ -82,16 +84,19 @@ class _Reader:
     def reference(self, id: str, o: ObservedAction) -> ReferenceAction:
         """The next logged action as a reference."""
         action = self.catalog.by_name.get(o.name) or Action(name=o.name)
-        found = {p: self.known(o, p, v) for p, v in o.params.items()}
+        how = action.comparisons
+        found = {p: self.known(o, p, v, how.get(p, {})) for p, v in o.params.items()}
         known = {p: o.turn if t is None else t for p, t in found.items()}
         opened = self.opened(o, {p: t for p, t in found.items() if t is not None})
-        needed = [known[p] for p in action.required if p in known] if action.required else list(known.values())
+        free = {p for p, c in how.items() if c["match"] == "any" and found.get(p) is None}
+        wanted = action.required or tuple(known)
+        needed = [known[p] for p in wanted if p in known and p not in free]
         ready = min(o.turn, max([opened, *needed, *self.preconditions(action)]))
-        self.remember(o, found)
+        self.remember(o, {p: t for p, t in found.items() if p not in free})
         return ReferenceAction(
             id=id,
             name=o.name,
-            params={p: ReferenceParam(value=v, turn=known[p]) for p, v in o.params.items()},
+            params={p: ReferenceParam(value=v, turn=known[p], **how.get(p, {})) for p, v in o.params.items()},
             window=Window(open=min(opened, ready), ready=ready, close=o.turn),
             observed_turn=o.turn,
         )
@@ -111,7 +116,7 @@ class _Reader:
         """When the action ran last; 0 if it did not yet."""
         return self.ran.get(name, [0])[-1]
 
-    def known(self, o: ObservedAction, param: str, value: str) -> int | None:
+    def known(self, o: ObservedAction, param: str, value: str, how: dict) -> int | None:
         """The turn that gives evidence for the value, up to the trigger; None if it is found nowhere.
 
         A value that the call before it had not is looked for after that call first.
@@ -119,12 +124,22 @@ class _Reader:
         if param in o.evidence:
             return min(o.evidence[param], o.turn)
         start = self.last(o.name) if key(value) not in self.used else 0
-        return self.said(value, start + 1, o.turn) or (self.said(value, 1, start) if start else None)
+        threshold = how["text_threshold"] if how.get("match") == "text" else None
+        sought = leaves(value)
+        after = self.all_said(sought, start + 1, o.turn, threshold)
+        return after or (self.all_said(sought, 1, start, threshold) if start else None)
 
-    def said(self, value: str, first: int, last: int) -> int | None:
-        """The first turn of [first, last] where the value is said."""
-        heard = enumerate(self.texts[first - 1 : last], start=first)
-        return next((turn for turn, text in heard if text.says(value)), None)
+    def all_said(self, values: list[str], first: int, last: int, threshold: float | None) -> int | None:
+        """The turn of [first, last] by which each of the values was said; None where one was not, or there is none."""
+        turns = [self.said(value, first, last, threshold) for value in values]
+        return max(turns) if turns and None not in turns else None
+
+    def said(self, value: str, first: int, last: int, threshold: float | None) -> int | None:
+        """The first turn of [first, last] where the value is said; with a threshold, something that is so like it."""
+        heard = list(enumerate(self.texts[first - 1 : last], start=first))
+        said = (turn for turn, text in heard if text.says(value))
+        like = (turn for turn, text in heard if threshold is not None and text.says_like(value, threshold))
+        return next(said, None) or next(like, None)
 
     @property
     def texts(self) -> list[Heard]:

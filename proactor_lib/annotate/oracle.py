@@ -237,7 +237,7 @@ def read(
     found = list(carried)
     for action in actions:
         for number, item in enumerate(answer[action.name], 1):
-            fresh, place = _opportunity(action.name, item), item.get("continues", 0)
+            fresh, place = _opportunity(action, item), item.get("continues", 0)
             whole = carried[place - 1].continued(fresh, action.required) if place else fresh
             _accept(whole, action, part, f"opportunity {number} of {action.name}")
             if place:
@@ -247,10 +247,11 @@ def read(
     return found
 
 
-def _opportunity(name: str, item: dict[str, Any]) -> Opportunity:
+def _opportunity(action: Action, item: dict[str, Any]) -> Opportunity:
     ready = frozenset(item["ready"])
-    params = {k: ReferenceParam(**p) for k, p in item["params"].items() if p is not None}
-    return Opportunity(name, params, candidate=frozenset(item["candidate"]) - ready, ready=ready)
+    how = action.comparisons
+    params = {k: ReferenceParam(**p, **how.get(k, {})) for k, p in item["params"].items() if p is not None}
+    return Opportunity(action.name, params, candidate=frozenset(item["candidate"]) - ready, ready=ready)
 
 
 def _accept(o: Opportunity, action: Action, part: Part, label: str) -> None:

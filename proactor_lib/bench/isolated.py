@@ -1,6 +1,7 @@
 """A measurement in a process of its own, so that its peak memory is its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from proactor_lib.errors import UserError
 from proactor_lib.processes import follow_parent
 
 
-def call(module: str, *arguments: str, log: Path | None = None) -> dict:
+def call(module: str, *arguments: str, log: Path | None = None, checkout: Path | None = None) -> dict:
     """What `python -m module arguments` prints as its last line of JSON; the rest goes to `log` as it comes.
 
+    checkout: a folder with another version of the package, whose module it is then.
     UserError, with its last words, if it fails. It is ended when this call is interrupted, or its process dies.
     """
     command = [sys.executable, "-m", module, *arguments]
@@ -21,6 +23,7 @@ def call(module: str, *arguments: str, log: Path | None = None) -> dict:
             stdout=subprocess.PIPE,
             stderr=errors if log else subprocess.PIPE,
             text=True,
+            env=os.environ | ({"PYTHONPATH": str(checkout.resolve())} if checkout else {}),
             preexec_fn=follow_parent,
         )
         try:

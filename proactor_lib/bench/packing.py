@@ -1,6 +1,7 @@
 """What packing a dialogue as one tree saves: tokens, seconds and memory of a training step, and that gradients stay.
 
-`python -m proactor_lib.bench.packing LAYOUT SHAPE` times one step of one layout and prints it as JSON.
+`python -m proactor_lib.bench.packing LAYOUT SHAPE` times one step of one layout and prints it as JSON; the layout
+`arithmetic` is the arithmetic alone.
 """
 
 import gc
@@ -8,24 +9,62 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from proactor_lib.bench import isolated
 from proactor_lib.bench.shapes import Shape, named, samples
+from proactor_lib.provenance import hardware
+
+MODULE = "proactor_lib.bench.packing"
 
 
-def benchmark(shape_name: str, layouts: tuple[str, ...] = ("ours", "trl", "padded"), gradients: bool = True) -> dict:
+def benchmark(shape_name: str, layouts: tuple[str, ...] = ("ours", "trl", "padded"), gradients: bool = True,
+              against: Path | None = None) -> dict:  # fmt: skip
     """Token counts, the gradient's relative error, and seconds and peak memory (GB) of a step of each layout.
 
-    Each step is timed in a process of its own. UserError if one fails, e.g. for want of memory.
+    Also of the arithmetic alone, if ours is timed, and of our step as another checkout of this repository takes it, if
+    `against` names one; `over` says how many times ours takes, or is taken. Each is timed in a process of its own.
+    UserError if one fails, e.g. for want of memory.
     """
-    measured = {"shape": shape_name, **token_counts(named(shape_name))}
+    measured = {"shape": shape_name, "machine": hardware(), **token_counts(named(shape_name))}
     if gradients:
         measured["gradient_error"] = gradient_error(named(shape_name))
     for layout in layouts:
-        step = isolated.call("proactor_lib.bench.packing", layout, shape_name)
-        measured |= {f"{layout}_{k}": v for k, v in step.items()}
+        measured |= _prefixed(layout, isolated.call(MODULE, layout, shape_name))
+    if "ours" in layouts:
+        measured |= _prefixed("arithmetic", isolated.call(MODULE, "arithmetic", shape_name))
+        measured["over_arithmetic"] = _times(measured, "ours", "arithmetic")
+    if against:
+        measured |= _prefixed("against", isolated.call(MODULE, "ours", shape_name, checkout=against))
+        measured["against_over_ours"] = _times(measured, "against", "ours") if "ours" in layouts else None
     return measured
+
+
+def costs(shape_name: str, turns: list[int], k: list[int], dialogues: list[int]) -> list[dict]:
+    """Of our step of each shape that differs from the named one in one of the three: tokens, seconds, memory."""
+    base = named(shape_name)
+    changed = [
+        {name: value} for name, values in (("turns", turns), ("k", k), ("dialogues", dialogues)) for value in values
+    ]
+    rows = []
+    for shape in dict.fromkeys(replace(base, **change) for change in changed):
+        step = isolated.call(MODULE, "ours", json.dumps(shape.as_dict()))
+        per_token = round(1000 * step["cpu_seconds"] / step["tokens"], 3)
+        rows.append(
+            {"turns": shape.turns, "k": shape.k, "dialogues": shape.dialogues, **step, "cpu_ms_per_token": per_token}
+        )
+    return rows
+
+
+def _prefixed(name: str, measured: dict) -> dict:
+    return {f"{name}_{key}": value for key, value in measured.items()}
+
+
+def _times(measured: dict, one: str, other: str) -> float:
+    """By the seconds of all threads, which a busy machine changes less than the clock's."""
+    return round(measured[f"{one}_cpu_seconds"] / measured[f"{other}_cpu_seconds"], 2)
 
 
 def token_counts(shape: Shape) -> dict[str, int]:
@@ -108,6 +147,15 @@ def _backward(model, packed: dict, total: float, token_budget: float = math.inf)
     return float(parts.backward(parts.split(packed, token_budget), loss, partial(row_log_probs, model)))
 
 
+def _params(shape: Shape, **overrides):
+    from proactor_lib import models
+    from proactor_lib.params import Params
+
+    quantization = "none" if shape.model == models.TINY else "nf4"
+    return Params(model=shape.model, token_budget=shape.token_budget, device="cpu", quantization=quantization,
+                  **overrides)  # fmt: skip
+
+
 def step(layout: str, shape: Shape, **overrides) -> dict:
     """Forward and backward of one dialogue's rows with the shape's model.
 
@@ -116,10 +164,8 @@ def step(layout: str, shape: Shape, **overrides) -> dict:
     from proactor_lib import models
     from proactor_lib.artf.training.sft import trainable_model
     from proactor_lib.bench import layouts
-    from proactor_lib.params import Params
 
-    params = Params(model=shape.model, token_budget=shape.token_budget, device="cpu",
-                    quantization="none" if shape.model == models.TINY else "nf4", **overrides)  # fmt: skip
+    params = _params(shape, **overrides)
     model = trainable_model(models.resolve(shape.model), params)
     layouts.register()
     model.set_attn_implementation(layouts.LAYOUTS[layout].attention)
@@ -129,9 +175,41 @@ def step(layout: str, shape: Shape, **overrides) -> dict:
     began, worked = time.perf_counter(), time.process_time()
     loss = sum(_backward(model, row.pack(), total, shape.token_budget) for row in rows)
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
-    return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_gb": round(isolated.peak_gb(), 2),
-            "rows": len(rows), "tokens": _tokens(rows), "loss": loss}  # fmt: skip
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu, 2),
+        "peak_gb": round(isolated.peak_gb(), 2),
+        "rows": len(rows),
+        "tokens": _tokens(rows),
+        "loss": loss,
+    }
+
+
+def arithmetic_alone(shape: Shape, **overrides) -> dict:
+    """seconds and cpu_seconds of the arithmetic that `step` does for our layout."""
+    from transformers import AutoConfig
+
+    from proactor_lib import models
+    from proactor_lib.artf.training import parts
+    from proactor_lib.artf.training.sft import trainer_base
+    from proactor_lib.bench import arithmetic
+    from proactor_lib.bench.layouts import LAYOUTS
+
+    base = trainer_base(models.resolve(shape.model), _params(shape, **overrides))
+    config = AutoConfig.from_pretrained(base.path)
+    rows = LAYOUTS["ours"].rows(samples(shape, config.vocab_size), shape.token_budget)
+    cut = [part for row in rows for part in parts.split(row.pack(), shape.token_budget)]
+    tokens, trained = [len(part["input_ids"]) for part in cut], sum(len(part["token_index"]) for part in cut)
+    wall, cpu = arithmetic.seconds(config, tokens, trained, sum(row.load for row in rows), base.dtype)
+    return {"seconds": round(wall, 3), "cpu_seconds": round(cpu, 3)}
+
+
+def main(what: str, shape: str) -> dict:
+    """What a process of its own measures: a layout's step, or `arithmetic`; of a shape's name, or of one as JSON."""
+    chosen = Shape(**json.loads(shape)) if shape.startswith("{") else named(shape)
+    return arithmetic_alone(chosen) if what == "arithmetic" else step(what, chosen)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(step(sys.argv[1], named(sys.argv[2]))) + "\n")
+    sys.stdout.write(json.dumps(main(*sys.argv[1:])) + "\n")

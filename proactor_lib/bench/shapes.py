@@ -18,6 +18,7 @@ class Shape:
     turn: int  # tokens a turn
     token_budget: int  # tokens a row
     model: str  # whose training step is timed
+    dialogues: int = 1  # a step
 
     def as_dict(self) -> dict:
         """The shape as JSON."""
@@ -40,19 +41,23 @@ def named(name: str) -> Shape:
 
 
 def samples(shape: Shape, vocabulary: int, seed: int = 0) -> list[dict]:
-    """The dialogue's outputs in turn order, as TRL's rows take them; no two outputs of a turn begin alike.
+    """The dialogues' outputs in turn order, as TRL's rows take them; no two outputs of a turn begin alike.
 
     Advantages are normal numbers, old log-probabilities those of a uniform choice.
     """
+    return [sample for n in range(shape.dialogues) for sample in _dialogue(n, shape, vocabulary, seed + n)]
+
+
+def _dialogue(number: int, shape: Shape, vocabulary: int, seed: int) -> list[dict]:
     rng = np.random.default_rng(seed)
     trunk = rng.integers(vocabulary, size=shape.catalog + shape.turns * shape.turn)
-    made = []
+    outputs = []
     for turn in range(1, shape.turns + 1):
         prompt = trunk[: shape.catalog + turn * shape.turn]
         first = rng.choice(vocabulary, size=shape.k, replace=False)
-        made += [_sample(rng, prompt, np.append(token, rng.integers(vocabulary, size=shape.output - 1)), turn)
-                 for token in first]  # fmt: skip
-    return made
+        outputs += [_sample(rng, prompt, np.append(token, rng.integers(vocabulary, size=shape.output - 1)), turn)
+                    for token in first]  # fmt: skip
+    return [sample | {"dialogue": str(number)} for sample in outputs]
 
 
 def _sample(rng: np.random.Generator, prompt: np.ndarray, output: np.ndarray, turn: int) -> dict:
@@ -63,6 +68,5 @@ def _sample(rng: np.random.Generator, prompt: np.ndarray, output: np.ndarray, tu
         "old_log_probs": np.full(len(mask), -10.0, dtype=np.float32),
         "advantage": float(rng.normal()),
         "group_id": turn,
-        "dialogue": "made up",
         "metrics": {},
     }

@@ -40,6 +40,20 @@ def metrics(
     show(benchmark(methods, dialogues, turns, bootstrap), as_json)
 
 
+@bench.command()
+def intervals(
+    dialogues: Annotated[str, typer.Option(help="of a sample; several, comma separated")] = "12,20,40",
+    samples: Annotated[int, typer.Option(min=1, help="of each size")] = 1000,
+    population: Annotated[int, typer.Option(min=2, help="simulated calls that samples are drawn from")] = 700,
+    bootstrap: Annotated[int, typer.Option(min=1, help="resamples of dialogues")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """How often 95% intervals hold the truth, and how often equal policies are told apart (20 minutes on one core)."""
+    from proactor_lib.bench.intervals import benchmark
+
+    show(benchmark([int(n) for n in _names(dialogues)], samples, population, bootstrap), as_json)
+
+
 Out = Annotated[Path, typer.Option(help="keeps what each side measured: a bench that was killed goes on")]
 DataDir = Annotated[Path | None, typer.Option(help="the folder of SGD's raw files, where `sgd` is asked for")]
 Steps = Annotated[int, typer.Option(min=1, help="optimiser steps of every side")]
@@ -48,14 +62,43 @@ Steps = Annotated[int, typer.Option(min=1, help="optimiser steps of every side")
 @bench.command()
 def packing(
     shape: Annotated[str, typer.Option(help="paper, laptop, medium or tiny")] = "laptop",
-    layouts: Annotated[str, typer.Option(help="timed; of ours, trl, padded, grouped; '' times none")] = "ours,trl",
+    layouts: Annotated[
+        str, typer.Option(help="timed; of ours, rows, trl, padded, grouped; '' times none")
+    ] = "ours,trl",
     gradients: Annotated[bool, typer.Option(help="compare gradients with those of unpacked float32")] = True,
+    against: Annotated[Path | None, typer.Option(help="another checkout of this repository: its step too")] = None,
     as_json: Json = False,
 ) -> None:
     """Pack one dialogue's outputs: tokens against padded samples and TRL's batcher, gradients, time and peak memory."""
     from proactor_lib.bench.packing import benchmark
 
-    show(benchmark(shape, _names(layouts), gradients), as_json)
+    show(benchmark(shape, _names(layouts), gradients, against), as_json)
+
+
+@bench.command()
+def costs(
+    shape: Annotated[str, typer.Option(help="what does not vary: paper, laptop, medium or tiny")] = "medium",
+    turns: Annotated[str, typer.Option(help="comma separated")] = "5,15,35,47",
+    k: Annotated[str, typer.Option(help="outputs per turn")] = "4,8,16",
+    dialogues: Annotated[str, typer.Option(help="per step")] = "1,2,4",
+    as_json: Json = False,
+) -> None:
+    """Seconds and memory of a training step as turns, outputs per turn and dialogues grow, one of them at a time."""
+    from proactor_lib.bench.packing import costs
+
+    rows = costs(shape, *([int(n) for n in _names(listed)] for listed in (turns, k, dialogues)))
+    if as_json:
+        show({"shape": shape, "steps": rows}, True)
+    else:
+        _table(rows)
+
+
+def _table(rows: list[dict]) -> None:
+    sys.stdout.write(" ".join(f"{name:>16}" for name in rows[0]) + "\n")
+    for row in rows:
+        sys.stdout.write(
+            " ".join(f"{value:>16.6g}" if isinstance(value, float) else f"{value:>16}" for value in row.values()) + "\n"
+        )
 
 
 @bench.command("async")

@@ -56,8 +56,8 @@ def evaluate(
     run = open_run(out, params, given | parse_settings(settings))
     scored = run_to_completion(run, references)
     if as_json:
-        answer = {"policies": scored.as_json(), "ranked_against": scored.ranked_against, "dialogues": scored.dialogues}
-        typer.echo(json.dumps(answer))
+        answer = {"primary": scored.primary(), "policies": scored.as_json(), "ranked_against": scored.ranked_against}
+        typer.echo(json.dumps(answer | {"dialogues": scored.dialogues}))
     else:
         print_tables(scored)
 

@@ -11,7 +11,7 @@ from typing import Literal
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
 
-CORPORA = ("sgd", "abcd", "jsonl")  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
+CORPORA = ("sgd", "abcd", "star", "jsonl")  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
 DATASETS = ("homeloan", *CORPORA)
 Scope = Literal["dialogue", "distractors", "all"]  # what a dialogue is shown, see `services.widened`
 Variant = Literal["v1", "v2", "v3", "v4", "v5"]  # of SGD's wording, from the nearest to the farthest, see `sgd_x`

@@ -1,24 +1,35 @@
 """How well one prediction fits one reference [SPEC 4]."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import eq
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from proactor_lib.schema import PredictedAction, ReferenceAction
+from proactor_lib.comparison import agreement
+from proactor_lib.schema import Comparison, PredictedAction, ReferenceAction
 from proactor_lib.values import key as value_key
-from proactor_lib.values import same_value
 
 Values = Literal["normalised", "exact"]
 PredictionKey = tuple[str, tuple[tuple[str, str], ...]]
-SAME: dict[str, Callable[[str, str], bool]] = {"normalised": same_value, "exact": eq}
+NO_COMPARISONS: Mapping[str, Comparison] = {}
 
 
-def f1(predicted: Mapping[str, str], reference: Mapping[str, str], values: Values = "normalised") -> float:
-    """F1, in [0, 1], of the parameters: one counts when key and value agree. Two empty sets agree fully [ours]."""
+def f1(
+    predicted: Mapping[str, str],
+    reference: Mapping[str, str],
+    values: Values = "normalised",
+    how: Mapping[str, Comparison] = NO_COMPARISONS,
+) -> float:
+    """F1, in [0, 1], of the parameters: one counts as far as its values agree. Two empty sets agree fully [ours].
+
+    how: by parameter, how its values are compared; those that it does not name, exactly. A list or an object counts by
+    its parts.
+    """
     if not predicted and not reference:
         return 1.0
-    same = SAME[values]
-    agreeing = sum(key in reference and same(value, reference[key]) for key, value in predicted.items())
+    shared = [(value, reference[key], how.get(key)) for key, value in predicted.items() if key in reference]
+    if values == "exact":
+        agreeing = sum(a == b for a, b, _ in shared)
+    else:
+        agreeing = sum(agreement(a, b, c.match, c.text_threshold) if c else agreement(a, b) for a, b, c in shared)
     return 2 * agreeing / (len(predicted) + len(reference))
 
 
@@ -33,7 +44,7 @@ def alignment(
     if prediction.name != reference.name:
         return 0.0
     known_by = turn if prediction.status == "candidate" else None
-    return 0.5 + 0.5 * f1(prediction.params, reference.values(known_by), values)
+    return 0.5 + 0.5 * f1(prediction.params, reference.values(known_by), values, reference.params)
 
 
 def matches(s, theta: float):

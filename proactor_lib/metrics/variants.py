@@ -6,6 +6,7 @@ import pandas as pd
 
 from proactor_lib.metrics.alignment import Values
 from proactor_lib.metrics.comparisons import compare
+from proactor_lib.metrics.executions import PRICE
 from proactor_lib.metrics.scores import evaluate_predictions
 from proactor_lib.schema import Dialogue, DialogueReferences, TurnPrediction
 
@@ -33,17 +34,18 @@ def verdicts(
     bootstrap: int = 2000,
     seed: int = 0,
     evaluated_turns: Mapping[str, Collection[int]] | None = None,
+    price: float = PRICE,
 ) -> pd.DataFrame:
     """`compare`'s rows of every two methods under each variant, with a column `variant`.
 
-    `evaluated_turns`: see `scores`.
+    `evaluated_turns`, `price`: see `scores`.
     """
     dialogues, references = list(dialogues), list(references)
     predictions = {name: list(p) for name, p in predictions.items()}
     frames = []
     for theta, values in variants:
         tables = {
-            n: evaluate_predictions(dialogues, references, p, theta, values, evaluated_turns)
+            n: evaluate_predictions(dialogues, references, p, theta, values, evaluated_turns, price)
             for n, p in predictions.items()
         }
         frames.append(compare(tables, bootstrap=bootstrap, seed=seed).assign(variant=variant_name(theta, values)))

@@ -370,7 +370,7 @@ def kept_going(consequence: str) -> Iterator[None]:
     """What a disk does (it is full, say) is logged, with its consequence, and ends nothing."""
     try:
         yield
-    except OSError as error:
+    except (OSError, UserError) as error:
         log.warning("the cluster's records: %s; %s", error, consequence)
 
 

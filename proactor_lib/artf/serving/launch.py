@@ -1,5 +1,7 @@
 """A run's servers from its parameters: one vLLM server, or a cluster of them, here or on a Ray cluster's nodes."""
 
+import logging
+import os
 import secrets
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -7,29 +9,33 @@ from pathlib import Path
 from proactor_lib.artf.serving.autoscaler import ScalingPolicy
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.on_ray import on_ray
-from proactor_lib.artf.serving.placement import Slot, core_slots, gpu_slots, on_gpu
+from proactor_lib.artf.serving.placement import Slot, core_slots, gpu_places, on_gpu, visible_gpus
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.params import Params
 
+log = logging.getLogger(__name__)
+
 
 def serve(params: Params, weights: str, folder: Path, lora: bool = False) -> Server | Cluster:
-    """One server where the parameters ask for one, else a cluster; started, not yet ready. Logs go to `folder`.
+    """One server where the parameters ask for one, else a cluster, beside the run's trainers; started, not yet ready.
 
-    Both have `url`, `key`, `wait_ready` and `stop`. Inside `ray_session`. UserError if there are fewer GPUs than
-    servers.
+    Logs go to `folder`. Both have `url`, `key`, `wait_ready` and `stop`. Inside `ray_session`. UserError as
+    `placement.gpu_places`.
     """
     if max_servers(params) > 1 or params.ray_address:
-        return make_cluster(params, weights, folder, lora).start()
-    return start_server(params, weights, folder / "server.log", lora)
+        return make_cluster(params, weights, folder, lora, params.trainers).start()
+    return start_server(params, weights, folder / "server.log", lora, params.trainers)
 
 
-def start_server(params: Params, weights: str, log_path: Path, lora: bool = False) -> Server:
+def start_server(params: Params, weights: str, log_path: Path, lora: bool = False, trainers: int = 0) -> Server:
     """One vLLM server for the run's model, started and not yet ready; its key is a random one."""
-    return make_server(params, weights, log_path, lora, slots(params, 1)[0], secrets.token_hex(16)).start()
+    return make_server(params, weights, log_path, lora, slots(params, 1, trainers)[0], secrets.token_hex(16)).start()
 
 
-def make_cluster(params: Params, weights: str, folder: Path, lora: bool = False, **kwargs) -> Cluster:
-    """The cluster that the parameters describe, not yet started; `kwargs` go to Cluster."""
+def make_cluster(
+    params: Params, weights: str, folder: Path, lora: bool = False, trainers: int = 0, **kwargs
+) -> Cluster:
+    """The cluster that the parameters describe, beside so many trainers, not yet started; `kwargs` go to Cluster."""
     rule = ScalingPolicy(
         params.servers, max_servers(params), params.max_num_seqs, params.scale_up_after, params.scale_down_after
     )
@@ -38,7 +44,8 @@ def make_cluster(params: Params, weights: str, folder: Path, lora: bool = False,
         server = make_server(params, weights, folder / f"server-{slot.name}.log", lora, slot, key)
         return on_ray(server, params.server_cpus) if params.ray_address else server
 
-    return Cluster(make, slots(params, max_servers(params)), rule, folder, start_timeout=params.start_timeout, **kwargs)
+    places = slots(params, max_servers(params), trainers)
+    return Cluster(make, places, rule, folder, start_timeout=params.start_timeout, **kwargs)
 
 
 def make_server(params: Params, weights: str, log_path: Path, lora: bool, slot: Slot, key: str) -> Server:
@@ -73,13 +80,19 @@ def max_servers(params: Params) -> int:
     return max(params.servers, params.max_servers)
 
 
-def slots(params: Params, count: int) -> list[Slot]:
-    """Where `count` servers go: on a CPU shares of `server_cores`, else the last GPUs, one each; or where Ray says."""
+def slots(params: Params, count: int, trainers: int) -> list[Slot]:
+    """Where `count` servers go: on a CPU shares of `server_cores`, else the last GPUs, one each; or where Ray says.
+
+    trainers: how many processes train beside them. UserError as `gpu_places`.
+    """
     import torch
 
     gpu = on_gpu(params.device)
     if params.ray_address:
-        return [Slot(f"ray-{n}", gpu=0 if gpu else None) for n in range(count)]
+        return [Slot(f"ray-{n}", gpu="0" if gpu else None) for n in range(count)]
     if gpu:
-        return gpu_slots(count, torch.cuda.device_count())
+        names = visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        places = gpu_places(trainers, count, names, params.gpu_memory_utilization)
+        log.info("GPUs: %s", places)
+        return places.slots
     return core_slots(count, params.server_cores)

@@ -23,7 +23,7 @@ class ServerActor:
 
         self._server.host = ray.util.get_node_ip_address()
         if self._server.gpu is not None:
-            self._server.gpu = int(ray.get_gpu_ids()[0])
+            self._server.gpu = str(ray.get_gpu_ids()[0])
         self._server.start()
         return self._server.host, self._server.port
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from proactor_lib.errors import ProcessError, UserError
-from proactor_lib.processes import follow_parent, short_temp_folder
+from proactor_lib.processes import LAUNCHER, follow_parent, short_temp_folder
 
 HOST = "127.0.0.1"
 PROXIES = tuple(f(f"{kind}_proxy") for kind in ("http", "https", "all") for f in (str.lower, str.upper))
@@ -60,7 +60,8 @@ class ServerProcess:
         return {}
 
     def _whole_environment(self) -> dict[str, str | None]:
-        return {**os.environ, "TMPDIR": short_temp_folder(), **self._environment()}
+        alone = dict.fromkeys(LAUNCHER)
+        return {**os.environ, **alone, "TMPDIR": short_temp_folder(), **self._environment()}
 
     def start(self):
         """Start the process; returns at once. UserError if the port is taken."""

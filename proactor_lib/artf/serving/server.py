@@ -37,14 +37,14 @@ class Server(ServerProcess):
     """A vLLM server on one slot (a GPU, or a set of cores). `start` returns at once; `wait_ready` waits.
 
     model: the folder whose weights it holds; name: the model name in requests; cores: e.g. "1" or "0-1" (None: all);
-    gpu: the CUDA device's index (None: no GPU); options: further vLLM arguments.
+    gpu: as CUDA_VISIBLE_DEVICES names it (None: no GPU); options: further vLLM arguments.
     """
 
     model: str
     name: str = "policy"
     key: str | None = field(default=None, repr=False)  # what requests must carry
     cores: str | None = None
-    gpu: int | None = None
+    gpu: str | None = None
     max_model_len: int = 9216  # tokens
     max_num_seqs: int = 64
     kv_cache_gb: float = 2.0
@@ -90,7 +90,7 @@ class Server(ServerProcess):
         env |= {"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1" if Path(self.model).exists() else "0")}
         env |= {"VLLM_API_KEY": self.key} if self.key else {}  # not an argument: those can be read by everyone
         if self.gpu is not None:
-            return env | {"CUDA_VISIBLE_DEVICES": str(self.gpu)}
+            return env | {"CUDA_VISIBLE_DEVICES": self.gpu}
         env |= {"VLLM_HOST_IP": self.host, "KMP_BLOCKTIME": "0"}
         env |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(self.kv_cache_gb)))}
         if self.cores:

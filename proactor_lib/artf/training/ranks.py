@@ -20,7 +20,6 @@ from proactor_lib import processes
 from proactor_lib.errors import ProcessError, UserError
 
 MEETING = "PROACTOR_RANKS"  # the file in which ranks meet; only a rank has it in its environment
-LAUNCHED = (MEETING, "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 GRACE = 5.0  # seconds that rank 0 has to stop its servers
 
 
@@ -31,7 +30,7 @@ def is_rank() -> bool:
 
 def forget() -> None:
     """Take what a job's own launcher left out of the environment: this process trains alone."""
-    for name in LAUNCHED:
+    for name in processes.LAUNCHER:
         os.environ.pop(name, None)
 
 
@@ -54,12 +53,10 @@ def launch(count: int, command: list[str], folder: Path) -> None:
 
 
 def _start(rank: int, count: int, command: list[str], folder: Path, store: Path) -> subprocess.Popen:
-    threads = str(max(1, processes.cores() // count))
     environment = {
         MEETING: str(store), "RANK": str(rank), "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
         "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
     }  # fmt: skip
     # Rank 0 has servers to stop; the others own nothing, and may hang in a collective.
     orphaned = partial(processes.follow_parent, signal.SIGTERM if rank == 0 else signal.SIGKILL)
@@ -119,6 +116,7 @@ def group(gpu: bool) -> Iterator[None]:
         if (there := torch.cuda.device_count()) < count():
             raise UserError(f"trainers: {count()} processes need a GPU each, and there are {there}")
         torch.cuda.set_device(number())
+    torch.set_num_threads(max(1, processes.cores() // count()))
     store = distributed.FileStore(os.environ[MEETING], count())
     forever = timedelta(days=7)  # ranks wait for rollouts; one that dies is seen by whoever launched it
     distributed.init_process_group(
