@@ -38,6 +38,8 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the home folder
 Form = Literal["schema", "object", "text"]  # what an endpoint can hold its JSON answers to
+# How a parameter's values are compared (comparison.py): by the rule of their type, by similarity, or not at all.
+Match = Literal["exact", "text", "any"]
 Headers = dict[str, str]  # of every request to an endpoint; a value `$NAME` is that environment variable's
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -50,15 +52,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Comparison(Record):
-    """How a parameter's values are compared (proactor_lib.values): `exact` by the rule of their type, `text` by
-    similarity, from `text_threshold` on, or not at all (`any`: whatever is said is right, for the value is free)."""
-
-    match: Literal["exact", "text", "any"] = "exact"
-    text_threshold: Share = 0.6  # similarity from which two texts agree
-
-
-class Parameter(Comparison):
+class Parameter(Record):
     """One parameter of an action: its type signature and where its value comes from."""
 
     name: str
@@ -67,6 +61,8 @@ class Parameter(Comparison):
     required: bool = False
     values: tuple[Value, ...] = ()  # allowed values; empty: any
     source: Literal["user", "agent", "system", "derived"] = "user"
+    match: Match = "exact"
+    text_threshold: Share = 0.6  # similarity from which two free texts agree
 
 
 class Action(Record):
@@ -81,9 +77,9 @@ class Action(Record):
 
     @cached_property
     def comparisons(self) -> dict[str, dict[str, Any]]:
-        """By parameter, the fields of Comparison of those that are not compared exactly."""
-        names = tuple(Comparison.model_fields)
-        return {p.name: {n: getattr(p, n) for n in names} for p in self.params if p.match != "exact"}
+        """By parameter, `match` and `text_threshold` of those that are not compared exactly."""
+        compared = [p for p in self.params if p.match != "exact"]
+        return {p.name: {"match": p.match, "text_threshold": p.text_threshold} for p in compared}
 
     @cached_property
     def required(self) -> tuple[str, ...]:
@@ -193,11 +189,13 @@ class Window(Record):
         return self.open <= turn <= self.close
 
 
-class ReferenceParam(Comparison):
+class ReferenceParam(Record):
     """A value, the first turn that gives evidence for it, and how another value is compared with it."""
 
     value: Value
     turn: TurnIndex
+    match: Match = "exact"
+    text_threshold: Share = 0.6
 
 
 class ReferenceAction(Record):
