@@ -109,6 +109,7 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
         "make env EXTRA=light",
         "proactor catalog import",
         "proactor bench",
+        "proactor bench intervals",
         "proactor cluster up",
     }
     for command in inline:
