@@ -114,6 +114,11 @@ class Catalog(Record):
         return {a.name: a for a in self.actions}
 
     @cached_property
+    def wording(self) -> tuple[tuple[str, str], ...]:
+        """Each action's name, and the text that describes it and names its parameters."""
+        return tuple((a.name, " ".join([a.description, *(p.name for p in a.params)])) for a in self.actions)
+
+    @cached_property
     def digest(self) -> str:
         """12 hex digits that change with the content."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
