@@ -1,4 +1,4 @@
-"""The objects of the method [SPEC 2]. Every other room imports these; this file imports none of them.
+"""The objects of the method. Every other module imports these; this file imports none of them.
 
 Turns count from 1. Parameter values are strings: what a dialogue says, not what a program would parse from it.
 """
@@ -142,7 +142,7 @@ class Turn(Record):
 
 
 class ObservedAction(Record):
-    """A logged trigger. `turn` is the last spoken turn before it was executed [SPEC 2]."""
+    """A logged trigger. `turn` is the last spoken turn before it was executed."""
 
     turn: TurnIndex
     name: str
@@ -172,7 +172,7 @@ class Dialogue(Record):
 
 
 class Window(Record):
-    """1 <= open <= ready <= close: anticipated, executable, moot after [SPEC 2]."""
+    """1 <= open <= ready <= close: anticipated, executable, moot after."""
 
     open: TurnIndex
     ready: TurnIndex

@@ -1,4 +1,4 @@
-"""Parameter values in one spelling, so that two ways to say a thing compare equal [SPEC 4, ours].
+"""Parameter values in one spelling, so that two ways to say a thing compare equal [ours].
 
 One comparison (`same_value`) serves the metrics, the rewards and the annotator. A value's type is seen from its form:
 

@@ -1,4 +1,4 @@
-"""The commands of the data room as a user runs them: what they print, what they write, how they refuse."""
+"""The commands on data as a user runs them: what they print, what they write, how they refuse."""
 
 import json
 

@@ -32,7 +32,7 @@ class Shape:
 
 
 SHAPES = {
-    "paper": Shape(47, 8, 120, catalog=2500, turn=45, token_budget=16384, model="smollm2-135m"),  # [paper, SPEC 6]
+    "paper": Shape(47, 8, 120, catalog=2500, turn=45, token_budget=16384, model="smollm2-135m"),  # [paper]
     "laptop": Shape(47, 8, 20, catalog=160, turn=30, token_budget=4096, model="smollm2-135m", part=1600),
     "medium": Shape(12, 8, 20, catalog=160, turn=30, token_budget=4096, model="smollm2-135m"),
     "tiny": Shape(5, 3, 4, catalog=20, turn=6, token_budget=80, model="tiny"),

@@ -1,4 +1,4 @@
-"""How well one prediction fits one reference [SPEC 4]."""
+"""How well one prediction fits one reference."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Utility U_c at any price c of a false execution: the curve over c, and the primary endpoint [SPEC 4, ours]."""
+"""Utility U_c at any price c of a false execution: the curve over c, and the primary endpoint [ours]."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
