@@ -213,3 +213,28 @@ def test_a_need_is_mentioned_in_the_words_of_name_description_and_parameters():
     assert opened("A cake, I order it.", "Yes.", "It is Lee.") == 3
     assert opened("Your identity?", *chat, "Your surname?", "It is Lee.") == 9
     assert opened("Your identity?", *chat[:6], "Your surname?", "It is Lee.") == 1
+
+
+SPOKEN = {
+    "en": (["Book me a table for four.", "For when?", "On November 28th, half past six in the evening."], 3),
+    "de": (["Ein Tisch für 4 Personen bitte.", "Wann?", "Am 28. November um 18.30 Uhr."], 3),
+    "es": (["Una mesa para 4, por favor.", "¿Cuándo?", "El 28 de noviembre a las 18:30."], 3),
+    "fr": (["Une table pour 4, s'il vous plaît.", "Quand ?", "Le 28 novembre à 18h30."], 3),
+    "zh": (["我想订4人的桌子。", "什么时候？", "11月28日 18:30。"], 3),
+}
+
+
+@pytest.mark.parametrize("language", SPOKEN)
+def test_values_are_found_as_they_are_said_in_a_language(language):
+    texts, ready = SPOKEN[language]
+    names = ("people", "date", "time")
+    catalog = Catalog(
+        domain="t", actions=(Action(name="t", params=tuple(Parameter(name=n, required=True) for n in names)),)
+    )
+    observed = ObservedAction(turn=4, name="t", params={"people": "4", "date": "2026-11-28", "time": "18:30"})
+    turns = tuple(Turn(speaker="ab"[i % 2], text=t) for i, t in enumerate([*texts, "Ok."]))
+    tally = evidence.Tally()
+    found = evidence.annotate(Dialogue(id="d", domain="t", turns=turns, observed=(observed,)), catalog, tally)
+    (reference,) = found.references
+    assert {n: p.turn for n, p in reference.params.items()} == {"people": 1, "date": 3, "time": 3}
+    assert (tally.not_found, reference.window.ready) == (0, ready)
