@@ -139,6 +139,7 @@ class Turn(Record):
 
     speaker: str
     text: str
+    start: NonNegative | None = None  # seconds into the dialogue; None: the source has no time stamps
 
 
 class ObservedAction(Record):

@@ -1,4 +1,4 @@
-"""`proactor data`: get, describe and export conversations."""
+"""`proactor data`: get, import, describe and export conversations."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proactor_lib.cli.data_import import import_
 from proactor_lib.cli.tables import console
 from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
     from proactor_lib.datasets import Corpus
 
-data = typer.Typer(no_args_is_help=True, help="Get, describe and export conversations.")
+data = typer.Typer(no_args_is_help=True, help="Get, import, describe and export conversations.")
 
 Dataset = Annotated[str, typer.Option(help="homeloan, sgd, abcd, star or jsonl.")]
 DataDir = Annotated[Path | None, typer.Option(help="The corpus's folder; none for homeloan.")]
@@ -25,7 +26,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 
 
 def register(app: typer.Typer) -> None:
-    """Add `proactor data export|stats|fetch`."""
+    """Add `proactor data export|stats|fetch|import`."""
+    data.command("import")(import_)
     app.add_typer(data, name="data")
 
 
