@@ -63,7 +63,7 @@ class AnnotationParams(BaseModel):
     oracle_key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
     oracle_actions: Natural = 0  # actions that one answer is about at most; 0: as many as its schema may hold
     overlay: LocalPath | None = None  # hand corrections that every later stage honours
-    quality_filter: dict[Threshold, NonNegative] = {}  # what must hold (annotate/quality.py, Thresholds)
+    quality_filter: dict[Threshold, NonNegative] = {}  # what must hold (annotate/filter.py, Thresholds)
 
 
 class ModelParams(BaseModel):

@@ -223,12 +223,12 @@ def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
 
 def _filter(run: Run, split: str) -> str:
     """Write <split>.removed.jsonl again; corrections by hand are taken in first."""
-    from proactor_lib.annotate import agreement
+    from proactor_lib.annotate.filter import Thresholds, filtered
 
     path = run.annotations / f"{split}.removed.jsonl"
     path.unlink(missing_ok=True)
-    thresholds = agreement.Thresholds(**run.params.quality_filter)
-    kept, removed = agreement.filtered(run.dialogues(split), run.corrected(split), thresholds, run.second(split))
+    thresholds = Thresholds(**run.params.quality_filter)
+    kept, removed = filtered(run.dialogues(split), run.corrected(split), thresholds, run.second(split))
     write_jsonl(path, removed)
     dialogues = sum(r.reference_id is None for r in removed)
     return f"the filter took out {dialogues} dialogues and {len(removed) - dialogues} references of others: {path}"

@@ -131,7 +131,7 @@ class RunFolder:
 
     def removed(self, split: str) -> dict[tuple[str, str | None], str]:
         """What `quality_filter` took out: (dialogue, reference or None for the whole dialogue) -> the reason."""
-        from proactor_lib.annotate.agreement import Removed
+        from proactor_lib.annotate.filter import Removed
 
         path = self.annotations / f"{split}.removed.jsonl"
         lines = read_lines(path, Removed) if path.exists() else ()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(no_args_is_help=True, help="Get, describe and export conversations.")
 
-Dataset = Annotated[str, typer.Option(help="homeloan, sgd, abcd or jsonl.")]
+Dataset = Annotated[str, typer.Option(help="homeloan, sgd, abcd, star or jsonl.")]
 DataDir = Annotated[Path | None, typer.Option(help="The corpus's folder; none for homeloan.")]
 Split = Annotated[str, typer.Option(help="Of the corpus: train, dev, test.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Dialogues at most.")]

@@ -56,7 +56,7 @@ def print_rubric(reward: Annotated[str, typer.Argument(help="general_ruler or cu
 
 
 def probe_rewards(
-    dataset: Annotated[str, typer.Option(help="homeloan, sgd, abcd or jsonl")] = "homeloan",
+    dataset: Annotated[str, typer.Option(help="homeloan, sgd, abcd, star or jsonl")] = "homeloan",
     data_dir: Annotated[Path | None, typer.Option(help="the corpus's folder")] = None,
     split: Annotated[str, typer.Option(help="train, dev or test")] = "train",
     limit: Annotated[int, typer.Option(min=1, help="dialogues")] = 200,

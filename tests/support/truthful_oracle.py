@@ -44,7 +44,7 @@ class Truthful:
             turns = [t for t in range(first, last + 1) if r.window.covers(t)]
             if not turns or r.name not in schema:
                 continue
-            known = {k: p.model_dump() for k, p in r.params.items() if p.turn <= last}
+            known = {k: {"value": p.value, "turn": p.turn} for k, p in r.params.items() if p.turn <= last}
             item = {
                 "params": {k: known.get(k) for k in schema[r.name]["items"]["properties"]["params"]["properties"]},
                 "candidate": [t for t in turns if t < r.window.ready],

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from proactor_lib.annotate import agreement, corrections
+from proactor_lib.annotate import agreement, corrections, filter
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_jsonl
 from proactor_lib.schema import (
@@ -145,24 +145,24 @@ def test_the_filter_says_what_it_removed_and_why():
     good, wrong = ref("r1", "book", 2, 3, 6, to="Rome"), ref("r1", "book", 2, 3, 6, to="Oslo")
     early, idle = ref("r2", "pay", 1, 1, 9), ref("r3", "hold", 1, 1, 1)
     lines = [line(good, early, idle), line(ref("r", "pay", 1, 2, 8), id="e")]
-    kept, removed = agreement.filtered(dialogues, lines, agreement.Thresholds())
+    kept, removed = filter.filtered(dialogues, lines, filter.Thresholds())
     assert kept == lines and not removed
 
     def why(thresholds, lines=lines, **more):
-        kept, removed = agreement.filtered(dialogues, lines, thresholds, **more)
+        kept, removed = filter.filtered(dialogues, lines, thresholds, **more)
         return {(k.dialogue_id, r.id) for k in kept for r in k.references}, {
             (r.dialogue_id, r.reference_id): r.reason for r in removed
         }
 
-    kept, removed = why(agreement.Thresholds(coverage=0.5))
+    kept, removed = why(filter.Thresholds(coverage=0.5))
     assert kept == {("d", "r1"), ("d", "r2"), ("d", "r3")}
     assert removed == {("e", None): "windows hold 0.00 of its logged triggers, below 0.5"}
-    kept, removed = why(agreement.Thresholds(logged=True, lead=7))
+    kept, removed = why(filter.Thresholds(logged=True, lead=7))
     assert kept == {("d", "r1"), ("e", "r")}
     assert removed == {("d", "r3"): "no logged trigger", ("d", "r2"): "ready 8 turns before its trigger, above 7"}
-    _, removed = why(agreement.Thresholds(param_agreement=0.5), [line(wrong, early)])
+    _, removed = why(filter.Thresholds(param_agreement=0.5), [line(wrong, early)])
     assert removed == {("d", "r1"): "parameters agree 0.00 with the trigger's, below 0.5"}
-    _, removed = why(agreement.Thresholds(iou=0.5), [line(good)], second=[line(ref("x", "book", 6, 6, 9))])
+    _, removed = why(filter.Thresholds(iou=0.5), [line(good)], second=[line(ref("x", "book", 6, 6, 9))])
     assert removed == {("d", None): "mean window IoU 0.12 with the second annotator, below 0.5"}
 
 
