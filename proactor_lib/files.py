@@ -34,7 +34,12 @@ _GZIP = b"\x1f\x8b"
 
 
 def is_stream(path: Path) -> bool:
-    """Whether `path` is a pipe or a device, which takes no file beside it and cannot be replaced."""
+    """Whether `path` is a pipe or a device, which takes no file beside it and cannot be replaced.
+
+    So is /dev/stdout, even where a shell leads it to a file: that file is the shell's.
+    """
+    if str(path).startswith(("/dev/", "/proc/")):
+        return True
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -51,7 +56,7 @@ def atomic(path: Path, mode: str = "w"):
     """
     encoding = None if "b" in mode else "utf-8"
     if is_stream(path):
-        with _opened(path, mode, encoding) as handle:
+        with _opened(path, mode.replace("w", "a"), encoding) as handle:
             yield handle
         return
     path = Path(os.path.realpath(path))

@@ -140,8 +140,8 @@ class EvaluationParams(BaseModel):
     policy_headers: Headers = {}
     policy_key_variable: str = "OPENAI_API_KEY"  # the environment variable with the endpoint's key
     reasoning_tokens: Count = 512  # an output's limit where a policy thinks first
-    theta: Share = 0.75  # a match in the metrics [SPEC 4]
-    execution_price: NonNegative = 0.25  # of a false execution, in missed opportunities: the c of U_c [SPEC 4]
+    theta: Share = 0.75  # a match in the metrics
+    execution_price: NonNegative = 0.25  # of a false execution, in missed opportunities: the c of U_c
     bootstrap: Count = 2000  # resamples of dialogues for the 95% intervals
     evaluation_turns: Natural = 0  # evenly spaced turns of each held-out dialogue; 0: all
 

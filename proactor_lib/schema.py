@@ -1,4 +1,4 @@
-"""The objects of the method [SPEC 2]. Every other room imports these; this file imports none of them.
+"""The objects of the method. Every other module imports these; this file imports none of them.
 
 Turns count from 1. Parameter values are strings: what a dialogue says, not what a program would parse from it.
 """
@@ -38,6 +38,8 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the home folder
 Form = Literal["schema", "object", "text"]  # what an endpoint can hold its JSON answers to
+# How a parameter's values are compared (comparison.py): by the rule of their type, by similarity, or not at all.
+Match = Literal["exact", "text", "any"]
 Headers = dict[str, str]  # of every request to an endpoint; a value `$NAME` is that environment variable's
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -50,15 +52,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Comparison(Record):
-    """How a parameter's values are compared (proactor_lib.values): `exact` by the rule of their type, `text` by
-    similarity, from `text_threshold` on, or not at all (`any`: whatever is said is right, for the value is free)."""
-
-    match: Literal["exact", "text", "any"] = "exact"
-    text_threshold: Share = 0.6  # similarity from which two texts agree
-
-
-class Parameter(Comparison):
+class Parameter(Record):
     """One parameter of an action: its type signature and where its value comes from."""
 
     name: str
@@ -67,6 +61,8 @@ class Parameter(Comparison):
     required: bool = False
     values: tuple[Value, ...] = ()  # allowed values; empty: any
     source: Literal["user", "agent", "system", "derived"] = "user"
+    match: Match = "exact"
+    text_threshold: Share = 0.6  # similarity from which two free texts agree
 
 
 class Action(Record):
@@ -81,9 +77,9 @@ class Action(Record):
 
     @cached_property
     def comparisons(self) -> dict[str, dict[str, Any]]:
-        """By parameter, the fields of Comparison of those that are not compared exactly."""
-        names = tuple(Comparison.model_fields)
-        return {p.name: {n: getattr(p, n) for n in names} for p in self.params if p.match != "exact"}
+        """By parameter, `match` and `text_threshold` of those that are not compared exactly."""
+        compared = [p for p in self.params if p.match != "exact"]
+        return {p.name: {"match": p.match, "text_threshold": p.text_threshold} for p in compared}
 
     @cached_property
     def required(self) -> tuple[str, ...]:
@@ -114,6 +110,11 @@ class Catalog(Record):
         return {a.name: a for a in self.actions}
 
     @cached_property
+    def wording(self) -> tuple[tuple[str, str], ...]:
+        """Each action's name, and the text that describes it and names its parameters."""
+        return tuple((a.name, " ".join([a.description, *(p.name for p in a.params)])) for a in self.actions)
+
+    @cached_property
     def digest(self) -> str:
         """12 hex digits that change with the content."""
         return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:12]
@@ -138,10 +139,11 @@ class Turn(Record):
 
     speaker: str
     text: str
+    start: NonNegative | None = None  # seconds into the dialogue; None: the source has no time stamps
 
 
 class ObservedAction(Record):
-    """A logged trigger. `turn` is the last spoken turn before it was executed [SPEC 2]."""
+    """A logged trigger. `turn` is the last spoken turn before it was executed."""
 
     turn: TurnIndex
     name: str
@@ -171,7 +173,7 @@ class Dialogue(Record):
 
 
 class Window(Record):
-    """1 <= open <= ready <= close: anticipated, executable, moot after [SPEC 2]."""
+    """1 <= open <= ready <= close: anticipated, executable, moot after."""
 
     open: TurnIndex
     ready: TurnIndex
@@ -188,11 +190,13 @@ class Window(Record):
         return self.open <= turn <= self.close
 
 
-class ReferenceParam(Comparison):
+class ReferenceParam(Record):
     """A value, the first turn that gives evidence for it, and how another value is compared with it."""
 
     value: Value
     turn: TurnIndex
+    match: Match = "exact"
+    text_threshold: Share = 0.6
 
 
 class ReferenceAction(Record):

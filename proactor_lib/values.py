@@ -1,4 +1,4 @@
-"""Parameter values in one spelling, so that two ways to say a thing compare equal [SPEC 4, ours].
+"""Parameter values in one spelling, so that two ways to say a thing compare equal [ours].
 
 One comparison (`same_value`) serves the metrics, the rewards and the annotator. A value's type is seen from its form:
 
@@ -222,8 +222,11 @@ _RULES = _NUMBER_RULES + _DATE_RULES + _TIME_RULES
 _CHARACTERS = {ord(c): "" for c in "\u200b\u200c\u200d\u2060\ufeff\u00ad"}  # of no width
 _CHARACTERS |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 _CHARACTERS |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4`"), "'")
+_CHARACTERS |= dict.fromkeys(map(ord, "。、"), " ")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _TRUTH = {"yes": "true", "no": "false"}
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese: no spaces between words
+_SEAM = re.compile(rf"(?<={_UNSPACED.pattern})(?=[0-9a-z])|(?<=[0-9a-z])(?={_UNSPACED.pattern})")
 _BESIDE_LETTER = re.compile(r"(?<=[^\W\d_])[ '.-](?=\w)|(?<=\w)[ .-](?=[^\W\d_])")
 _CURRENCY = re.compile(r"\$|€|£|\b(?:dollars?|bucks|usd|euros?|eur|pounds?|gbp)\b")
 _CURRENCIES = {
@@ -255,6 +258,8 @@ def normalise(value: str) -> str:
         for needed, pattern, replacement in _RULES:
             if needed in text:
                 text = pattern.sub(replacement, text)
+    if not text.isascii():
+        text = _SEAM.sub(" ", text)
     return " ".join(_LOOSE.sub(" ", text).split()) or plain
 
 
@@ -337,7 +342,6 @@ _LETTER = re.compile(r"[^\W\d_]")
 _BETWEEN = re.compile(r"[ -]+")
 _DATE = re.compile(r"\d{4}(-\d\d-\d\d)")
 _AFTERNOON = re.compile(r"(1[3-9]|2[0-3]):(\d\d)")
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese: no spaces between words
 
 
 @lru_cache(maxsize=1 << 14)

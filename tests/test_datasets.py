@@ -125,6 +125,7 @@ def test_sgd_reads_plain_json_and_a_split_folder_itself(tmp_path):
     assert here.catalog == there.catalog
 
 
+@needs_shared
 def test_a_limit_draws_from_all_of_a_split_and_a_greater_one_keeps_what_a_smaller_one_drew():
     """SGD's first 64 dialogues of train are all about Restaurants_1; of its 22 services here a draw has most."""
     whole, few = datasets.load("sgd", SGD, "train").dialogues, datasets.load("sgd", SGD, "train", limit=64).dialogues

@@ -126,18 +126,18 @@ def test_no_log_points_to_the_oracle():
         evidence.annotate(dialogue, homeloan.catalog())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_ready_is_true_on_simulated_calls(seed):
-    tally, exact, near = evidence.Tally(), [], []
-    for dialogue, truth in (homeloan.simulate("train", i, seed) for i in range(300)):
-        found = evidence.annotate(dialogue, homeloan.catalog(), tally)
+@pytest.mark.parametrize("seed", range(5))
+def test_open_and_ready_are_true_on_simulated_calls(seed):
+    tally, exact, opened, catalog = evidence.Tally(), [], [], homeloan.catalog()
+    for dialogue, truth in (homeloan.simulate("train", i, seed) for i in range(180)):
+        found = evidence.annotate(dialogue, catalog, tally)
         for ours, true in zip(found.references, truth.references, strict=True):
             assert (ours.id, ours.name, ours.values()) == (true.id, true.name, true.values())
             assert ours.window.close == true.window.close == ours.observed_turn
             exact.append(ours.window.ready == true.window.ready)
-            near.append(abs(ours.window.open - true.window.open))
+            opened.append(ours.window.open == true.window.open)
     assert sum(exact) / len(exact) >= 0.95
-    assert sum(near) / len(near) < 1
+    assert sum(opened) / len(opened) >= 0.9
     assert tally.share_not_found < 0.02
 
 
@@ -187,3 +187,54 @@ def test_ready_is_not_later_than_sgds_own_state(split):
             in_time.append(r.window.ready <= (held or trigger))
     assert len(in_time) > 4000 and tally.not_found == 0
     assert sum(in_time) / len(in_time) >= 0.95
+
+
+def test_a_need_is_mentioned_in_the_words_of_name_description_and_parameters():
+    """Stems that no other action has; back from the first value, mentions at most GAP turns apart."""
+    catalog = Catalog(
+        domain="d",
+        actions=(
+            Action(name="verify_id", description="check the caller's identity", params=(Parameter(name="surname"),)),
+            Action(name="order_cake", description="order a cake", params=(Parameter(name="size"),)),
+        ),
+    )
+
+    def opened(*texts):
+        turns = tuple(Turn(speaker="u" if i % 2 else "a", text=t) for i, t in enumerate(texts))
+        observed = (ObservedAction(turn=len(turns), name="verify_id", params={"surname": "Lee"}),)
+        dialogue = Dialogue(id="d", domain="d", turns=turns, observed=observed)
+        return evidence.annotate(dialogue, catalog).references[0].window.open
+
+    chat = ["Fine."] * 7
+    assert opened("First I identify you.", "All right.", "It is Lee.") == 1
+    assert opened("Good day.", "Do you need my ID?", "Yes.", "It is Lee.") == 2
+    assert opened("An idle idea.", "Yes.", "It is Lee.") == 3  # `id` is a word of its own
+    assert opened("I order and check a lot.", "Yes.", "It is Lee.") == 1  # `check` is this action's alone
+    assert opened("A cake, I order it.", "Yes.", "It is Lee.") == 3
+    assert opened("Your identity?", *chat, "Your surname?", "It is Lee.") == 9
+    assert opened("Your identity?", *chat[:6], "Your surname?", "It is Lee.") == 1
+
+
+SPOKEN = {
+    "en": (["Book me a table for four.", "For when?", "On November 28th, half past six in the evening."], 3),
+    "de": (["Ein Tisch für 4 Personen bitte.", "Wann?", "Am 28. November um 18.30 Uhr."], 3),
+    "es": (["Una mesa para 4, por favor.", "¿Cuándo?", "El 28 de noviembre a las 18:30."], 3),
+    "fr": (["Une table pour 4, s'il vous plaît.", "Quand ?", "Le 28 novembre à 18h30."], 3),
+    "zh": (["我想订4人的桌子。", "什么时候？", "11月28日 18:30。"], 3),
+}
+
+
+@pytest.mark.parametrize("language", SPOKEN)
+def test_values_are_found_as_they_are_said_in_a_language(language):
+    texts, ready = SPOKEN[language]
+    names = ("people", "date", "time")
+    catalog = Catalog(
+        domain="t", actions=(Action(name="t", params=tuple(Parameter(name=n, required=True) for n in names)),)
+    )
+    observed = ObservedAction(turn=4, name="t", params={"people": "4", "date": "2026-11-28", "time": "18:30"})
+    turns = tuple(Turn(speaker="ab"[i % 2], text=t) for i, t in enumerate([*texts, "Ok."]))
+    tally = evidence.Tally()
+    found = evidence.annotate(Dialogue(id="d", domain="t", turns=turns, observed=(observed,)), catalog, tally)
+    (reference,) = found.references
+    assert {n: p.turn for n, p in reference.params.items()} == {"people": 1, "date": 3, "time": 3}
+    assert (tally.not_found, reference.window.ready) == (0, ready)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import subprocess
 import sys
 import threading
 
@@ -190,3 +191,10 @@ def test_the_accepted_keys_are_those_of_the_object_that_is_wrong(tmp_path):
     (tmp_path / "catalog.json").write_text(json.dumps({"domain": "b", "actions": [action]}))
     with pytest.raises(UserError, match="params.0.kind: .*; accepted keys: name, type, description, required"):
         read_json(tmp_path / "catalog.json", Catalog)
+
+
+def test_standard_output_that_a_shell_leads_to_a_file_is_added_to(tmp_path):
+    code = "from proactor_lib.files import write_jsonl as w; print('before', flush=True); w('/dev/stdout', [{'a': 1}])"
+    with open(tmp_path / "out", "a") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == 'before\n{"a": 1}\n'

@@ -1,4 +1,4 @@
-"""The house has one direction: nothing imports rightwards, and no modules import each other in a circle."""
+"""The code has one direction: nothing imports rightwards, and no modules import each other in a circle."""
 
 import ast
 from functools import cache
@@ -32,7 +32,7 @@ def module_name(path):
 
 
 def room(module):
-    """The part of the house that a module is in."""
+    """The part of the package that a module is in."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "artf" else parts[0]
 

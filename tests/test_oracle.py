@@ -229,20 +229,16 @@ def test_an_oracle_that_cannot_be_asked_stops_at_once(calls, tmp_path):
     assert not (tmp_path / "refs.jsonl").exists() and not oracle_run.failures_path(tmp_path / "refs.jsonl").exists()
 
 
-def proactor(*arguments):
-    return subprocess.run([sys.executable, "-m", "proactor_lib", *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_the_command_plans_annotates_and_says_what_became_of_the_dialogues(calls, tmp_path):
+def test_the_command_plans_annotates_and_says_what_became_of_the_dialogues(calls, tmp_path, cli):
     answers = Truthful(calls.dialogues, calls.truth)
     bad = calls.dialogues[0].id
     out = tmp_path / "refs.jsonl"
     command = "annotate --dataset homeloan --seed 5 --no-log --limit 30 --annotator oracle --json".split()  # noqa: SIM905
     with FakeEndpoint(lambda r, n: Reply("no") if answers.dialogue(r)[0].id == bad else answers(r)) as server:
         command += ["--url", server.url, "--model", "m", "--price", 1, 4, "--cache", tmp_path / "cache", "--out", out]
-        planned = proactor(*command, "--dry-run")
+        planned = cli(*command, "--dry-run")
         assert not server.requests and not out.exists()
-        done = proactor(*command)
+        done = cli(*command)
     plan, summary = json.loads(planned.stdout), json.loads(done.stdout)
     assert plan["calls"] == 30 and plan["price"] > 0 and "30 calls to send" in planned.stderr
     assert (summary["annotated"], summary["failed"], summary["calls"]) == (29, {"invalid": 1}, 29 + 3)

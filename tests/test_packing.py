@@ -179,7 +179,7 @@ def test_a_row_is_cut_into_its_trunk_and_parts_of_its_branches():
     sizes = packed["tree_cu_seqlens_q"].tolist()
     assert sizes == [0, 13, 21, 30, 37]  # the trunk ends before the last token that all outputs there follow
     assert parts.split(packed, 37) == [packed]
-    trunk, *branches = parts.split(packed, 30)
+    trunk, *branches = parts.split(packed, 17)
     assert [len(p["input_ids"]) for p in (trunk, *branches)] == [13, 17, 7]
     assert [p["tree_cu_seqlens_q"].tolist() for p in (trunk, *branches)] == [[0, 13], [0, 0, 8, 17], [0, 0, 7]]
     assert torch.cat([p["input_ids"] for p in (trunk, *branches)]).equal(packed["input_ids"])
@@ -198,13 +198,13 @@ def test_parts_see_what_the_whole_row_sees(kernel):
     q, k, v = (torch.randn(1, h, len(packed["input_ids"]), 16) for h in (4, 2, 2))
     whole = tree_attention.tree_attention(layer, q, k, v, None, **tree_of(packed))[0]
     for chosen in (kernel, None):
-        start, outputs = 0, []
+        start, outputs, cut = 0, [], parts.split(packed, 17)
         with torch.no_grad(), parts.TrunkKeys() as keys:
-            for part in parts.split(packed, 30):
+            for part in cut:
                 own = [x[:, :, start : start + len(part["input_ids"])] for x in (q, k, v)]
                 outputs.append(tree_attention.tree_attention(layer, *own, None, **tree_of(part), kernel=chosen)[0])
                 start += len(part["input_ids"])
-                if not keys._seen:
+                if part is cut[0]:
                     keys.cut()
         torch.testing.assert_close(torch.cat(outputs, dim=1), whole, rtol=1e-5, atol=1e-5)
 
@@ -218,7 +218,7 @@ def test_parts_have_the_gradients_of_the_whole_row(model, checkpointing):
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     try:
-        cut = parts.split(packed, 30)
+        cut = parts.split(packed, 17)
         found = parts.backward(
             cut,
             lambda p: -(head.row_log_probs(model, p) * p["advantages"]).sum(),
@@ -231,6 +231,25 @@ def test_parts_have_the_gradients_of_the_whole_row(model, checkpointing):
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             assert (weight.grad - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
+
+
+def test_a_trunk_is_forwarded_twice_alike_and_takes_all_gradients_on():
+    weight, drawn = torch.ones(1, 1, 1, 1, requires_grad=True), []
+
+    def forward(part):
+        drawn.append((float(torch.rand(1)), torch.is_grad_enabled()))
+        parts.TrunkKeys.current.extend(0, weight * 2, weight * 3)
+
+    def loss(part):
+        key, value = parts.TrunkKeys.current.extend(0, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+        return (key * value).sum() * part["advantage"]
+
+    torch.manual_seed(0)
+    total = parts.backward([{}, {"advantage": 1.0}, {"advantage": 10.0}], loss, forward)
+    assert float(total) == 6 * 11  # 2 w x 3 w, each part
+    assert float(weight.grad) == 12 * 11  # d 6 w^2 / d w
+    assert [grad for _, grad in drawn] == [False, True] and drawn[0][0] == drawn[1][0]
+    assert parts.TrunkKeys.current is None
 
 
 def test_log_probabilities_are_those_of_the_plain_model(model):

@@ -19,7 +19,7 @@ import yaml
 from proactor_lib import Run
 from proactor_lib.params import Params, load_params
 
-from house_map import files, house_map
+from support.readme_map import files, readme_map
 from support.reward_cases import BOTH, RIGHT, SILENCE, group, scores
 from support.shared import SHARED, needs_shared
 
@@ -109,6 +109,7 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
         "make env EXTRA=light",
         "proactor catalog import",
         "proactor bench",
+        "proactor bench intervals",
         "proactor cluster up",
     }
     for command in inline:
@@ -139,8 +140,8 @@ def test_files_that_it_links_to_are_there():
 
 
 def test_the_map_names_every_file():
-    """`python tests/house_map.py` writes it again."""
-    named = set(re.findall(r"^\| `([^`]+)` \| .+ \|$", README, re.M))
+    """`python tests/support/readme_map.py` writes it."""
+    named = {Path(n).name for n in re.findall(r"^\| `([^`]+)` \| .+ \|$", README, re.M)}
     assert {p.name.removesuffix(".py") for p in files()} <= named
-    titles = re.findall(r"<summary>.*</summary>", house_map())
+    titles = re.findall(r"<summary>.*</summary>", readme_map())
     assert [t for t in titles if t.split("</code>")[0] not in README] == []

@@ -99,20 +99,20 @@ def test_margins_are_paired():
 def test_references_whose_ready_is_close_stand_apart():
     tight = BOOK.model_copy(update={"id": "tight", "window": BOOK.window.model_copy(update={"close": 4})})
     other = Case(DIALOGUE.model_copy(update={"id": "e"}), (tight,), CATALOG)
-    table = probe.table([*CASES, other], load_params())
+    table = probe.table([*CASES, other], load_params(None, {"bootstrap": 50}))
     assert probe.means(table, "ready_at_close").loc["opportunity_timing", "oracle_late"] == 0
     assert probe.means(table, "ready_before_close").loc["opportunity_timing", "oracle_late"] == pytest.approx(2 / 3)
     assert probe.means(table, "all").loc["opportunity_timing", "oracle_late"] == pytest.approx(1 / 3)
-    only = probe.table(CASES, load_params())
+    only = probe.table(CASES, load_params(None, {"bootstrap": 50}))
     assert "ready_at_close" not in set(only.part)
 
 
 @pytest.mark.parametrize(
     "dataset, split, limit",
     [
-        ("homeloan", "train", 25),
-        pytest.param("sgd", "train", 40, marks=needs_shared),
-        pytest.param("sgd", "dev", 40, marks=needs_shared),
+        ("homeloan", "train", 12),
+        pytest.param("sgd", "train", 25, marks=needs_shared),
+        pytest.param("sgd", "dev", 25, marks=needs_shared),
     ],
 )
 def test_the_order_is_right_for_every_reward_that_claims_to_reward_timing(dataset, split, limit):

@@ -46,6 +46,7 @@ EVENTS = [
     said("UserGuide", "instruct", "You need a room."),
     said("User", "utter", "A room for 3, at most 90 a night."),
     query("hotel_search", Price="api.is_at_most(90)", id="7"),
+    query("hotel_search", Price="api.is_at_most(90)", id="7"),
     {"Agent": "KnowledgeBase", "Action": "return_item", "Item": {"Name": "Hilton Hotel", "Stars": 4}, "TotalItems": 1},
     said("Wizard", "request_suggestions", "the hilton?"),
     said("Wizard", "pick_suggestion", "What about the Hilton?"),
@@ -161,7 +162,7 @@ def test_every_dialogue_is_read_or_named_and_its_values_are_found(caplog, tmp_pa
             evidence.annotate(dialogue, corpus.catalog, tally)
     left_out = {Path(r.args[0]).stem for r in caplog.records}
     assert set(names) | left_out == {p.stem for p in (STAR / "dialogues").glob("*.json")} and len(left_out) == 9
-    assert tally.references == 647 and several > 50 and tally.share_not_found < 0.12
+    assert tally.references == 624 and several > 50 and tally.share_not_found < 0.12
     settings = {"dataset": "star", "data_dir": str(STAR), "catalog_scope": "all"}
     run = Run.open(load_params(None, settings | {f"{s}_dialogues": 5 for s in ("train", "dev", "test")}), tmp_path)
     prepare_data(run)

@@ -19,10 +19,9 @@ POLICIES = ["base", "sft", "trained"]
 STAGES = ["01_annotation", "02_reward_ablation", "03_artf_training", "04_evaluation"]
 
 
-def proactor_run(out):
-    command = [sys.executable, "-m", "proactor_lib", "run", "--params", "params/smoke.yaml", "--out", str(out)]
-    command += ["--set", "dataset=jsonl", "--set", f"data_dir={out.parent / 'zoo'}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580)
+def arguments(out):
+    params = ["--params", str(ROOT / "params" / "smoke.yaml"), "--out", str(out)]
+    return ["run", *params, "--set", "dataset=jsonl", "--set", f"data_dir={out.parent / 'zoo'}"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,8 @@ def whole(tmp_path_factory):
     """The folder of a whole run, and what the command said."""
     out = tmp_path_factory.mktemp("whole") / "run"
     write_zoo(out.parent / "zoo", train=4)
-    done = proactor_run(out)
+    command = [sys.executable, "-m", "proactor_lib", *arguments(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -82,8 +82,8 @@ def test_the_summary_holds_what_the_report_shows(whole):
     assert "http://" not in page and "https://" not in page  # it is complete in itself
 
 
-def test_nothing_is_left_running_and_a_second_run_finds_all_done(whole):
+def test_nothing_is_left_running_and_a_second_run_finds_all_done(whole, cli):
     out, _ = whole
     assert [p.pid for p in psutil.process_iter(["cmdline"]) if str(out) in " ".join(p.info["cmdline"] or ())] == []
-    again = proactor_run(out)
+    again = cli(*arguments(out))
     assert again.returncode == 0 and again.stderr.count("done before") == len(STAGES)

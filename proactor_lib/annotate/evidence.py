@@ -6,7 +6,8 @@ is counted. A list or an object is known when all its parts are; a free text fro
 said; one that may be anything is waited for by nobody. `ready` is the first turn at which every required parameter is
 known (where the catalog requires none: every one of the call) and the preconditions that were logged have run. `open`
 is the first sign of the need after the last call of the same action: a value that no earlier call had used, the intent
-where the corpus's own state has one, else a mention of the action shortly before. It is never after `ready`.
+where the corpus's own state has one, else a mention of the action shortly before: a word that only its name,
+description or parameters have. It is never after `ready`.
 """
 
 import re
@@ -29,8 +30,10 @@ from proactor_lib.schema import (
 from proactor_lib.values import Heard, key
 
 MENTION = 10  # turns before the first value in which a mention of the action counts as its need
+GAP = 7  # turns between two mentions of one need, or the last one and the first value
+ENDING = 3  # letters of a word that may differ: identity, identify; prequalify, prequalification
 
-_WORD = re.compile(r"[A-Z]?[a-z]{3,}")
+_WORD = re.compile(r"[A-Z]?[a-z]+(?<=[A-Za-z]{2})")
 
 
 @dataclass
@@ -159,17 +162,31 @@ class _Reader:
         return self.mentioned(o.name, max(last + 1, first - MENTION), first) or first
 
     def mentioned(self, name: str, first: int, last: int) -> int | None:
-        """The first turn of [first, last] with a word that only this action's name has."""
-        words = _own_words(tuple(self.catalog.by_name)).get(name, ())
-        for turn, text in enumerate(self.texts[first - 1 : last], start=first):
-            if any(w in text.text for w in words):
-                return turn
-        return None
+        """Back from `last`, the first turn of [first, last] that mentions the action, at most GAP from the next one."""
+        stems = _own_stems(self.catalog.wording).get(name, ())
+        found, following = None, last
+        for turn in range(last, first - 1, -1):
+            if following - turn > GAP:
+                break
+            if any(s in self.texts[turn - 1].text for s in stems):
+                found = following = turn
+        return found
 
 
 @lru_cache(maxsize=16)
-def _own_words(names: tuple[str, ...]) -> dict[str, list[str]]:
-    """Each name's words that no other name has, as they stand in a normalised text, endings left open."""
-    words = {name: {w.lower() for w in _WORD.findall(name)} for name in names}
-    shared = Counter(w for of_one in words.values() for w in of_one)
-    return {name: [f" {w}" for w in of_one if shared[w] == 1] for name, of_one in words.items()}
+def _own_stems(wording: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
+    """The stems of each action's words that no other action has, as they stand in a normalised text.
+
+    A name's word of two letters stands alone (` id `), a longer one may end otherwise; a description's words of less
+    than four letters say nothing.
+    """
+    stems = {
+        name: {_stem(w.lower()) for w in [*_WORD.findall(name), *(w for w in _WORD.findall(text) if len(w) > 3)]}
+        for name, text in wording
+    }
+    shared = Counter(s for of_one in stems.values() for s in of_one)
+    return {name: [s for s in of_one if shared[s] == 1] for name, of_one in stems.items()}
+
+
+def _stem(word: str) -> str:
+    return f" {word} " if len(word) == 2 else f" {word[: max(4, len(word) - ENDING)]}"

@@ -93,7 +93,7 @@ def gradient_error(shape: Shape) -> float:
     model = tiny_float32()
     made = samples(shape, vocabulary=model.config.vocab_size)
     for row in LAYOUTS["ours"].rows(made, shape.token_budget):
-        _backward(model, row.pack(), 1, shape.token_budget)
+        _backward(model, row.pack(), 1, shape.at_once)
     packed, model = _take_gradients(model), tiny_float32(lean=False)
     model.set_attn_implementation("sdpa")
     for sample in made:
@@ -173,7 +173,8 @@ def step(layout: str, shape: Shape, **overrides) -> dict:
     total = sum(row.trained for row in rows)
     gc.collect()
     began, worked = time.perf_counter(), time.process_time()
-    loss = sum(_backward(model, row.pack(), total, shape.token_budget) for row in rows)
+    at_once = shape.at_once if layout == "ours" else math.inf
+    loss = sum(_backward(model, row.pack(), total, at_once) for row in rows)
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     return {
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -199,7 +200,7 @@ def arithmetic_alone(shape: Shape, **overrides) -> dict:
     base = trainer_base(models.resolve(shape.model), _params(shape, **overrides))
     config = AutoConfig.from_pretrained(base.path)
     rows = LAYOUTS["ours"].rows(samples(shape, config.vocab_size), shape.token_budget)
-    cut = [part for row in rows for part in parts.split(row.pack(), shape.token_budget)]
+    cut = [part for row in rows for part in parts.split(row.pack(), shape.at_once)]
     tokens, trained = [len(part["input_ids"]) for part in cut], sum(len(part["token_index"]) for part in cut)
     wall, cpu = arithmetic.seconds(config, tokens, trained, sum(row.load for row in rows), base.dtype)
     return {"seconds": round(wall, 3), "cpu_seconds": round(cpu, 3)}

@@ -19,6 +19,12 @@ class Shape:
     token_budget: int  # tokens a row
     model: str  # whose training step is timed
     dialogues: int = 1  # a step
+    part: int | None = None  # tokens that ours forwards at once; none: token_budget
+
+    @property
+    def at_once(self) -> int:
+        """Tokens that ours forwards at once."""
+        return self.part or self.token_budget
 
     def as_dict(self) -> dict:
         """The shape as JSON."""
@@ -26,8 +32,8 @@ class Shape:
 
 
 SHAPES = {
-    "paper": Shape(47, 8, 120, catalog=2500, turn=45, token_budget=16384, model="smollm2-135m"),  # [paper, SPEC 6]
-    "laptop": Shape(47, 8, 20, catalog=160, turn=30, token_budget=4096, model="smollm2-135m"),
+    "paper": Shape(47, 8, 120, catalog=2500, turn=45, token_budget=16384, model="smollm2-135m"),  # [paper]
+    "laptop": Shape(47, 8, 20, catalog=160, turn=30, token_budget=4096, model="smollm2-135m", part=1600),
     "medium": Shape(12, 8, 20, catalog=160, turn=30, token_budget=4096, model="smollm2-135m"),
     "tiny": Shape(5, 3, 4, catalog=20, turn=6, token_budget=80, model="tiny"),
 }

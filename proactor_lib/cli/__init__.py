@@ -1,7 +1,7 @@
-"""The command `proactor`: one file a room, each imported only for what it offers.
+"""The command `proactor`: one file per group of commands; each imports what it needs when it runs.
 
 A user's mistake (UserError) ends with one sentence on standard error and exit status 2, a server of ours that does not
-come up (Broken) with one and status 1. A package that only an extra brings is a user's matter.
+come up (ProcessError) with one and status 1. A package that only an extra brings is a user's matter.
 """
 
 import importlib
@@ -21,13 +21,13 @@ def _about() -> None:
 
 
 # Each is a module here with `register(app)`.
-ROOMS = (
+COMMANDS = (
     "annotate", "bench", "catalog", "cluster", "data", "evaluate", "report", "rewards",
     "run", "score", "simulate", "sweep", "train", "watch",
 )  # fmt: skip
 
-for room in ROOMS:
-    importlib.import_module(f"{__name__}.{room}").register(app)
+for name in COMMANDS:
+    importlib.import_module(f"{__name__}.{name}").register(app)
 
 
 def main() -> None:

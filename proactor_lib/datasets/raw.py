@@ -1,5 +1,7 @@
 """Raw JSON files, plain or gzipped."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,18 @@ from proactor_lib.files import parse_json, read_text
 def parsed(path: Path) -> Any:
     """The file's JSON value; UserError if it cannot be read or is not JSON."""
     return parse_json(read_text(path), path)
+
+
+def documents(path: Path) -> Iterator[tuple[str, Any]]:
+    """The file's one JSON value, else (JSONL) each line's, with its place. UserError if it is neither."""
+    text = read_text(path)
+    try:
+        yield str(path), json.loads(text)
+        return
+    except (ValueError, RecursionError):
+        lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for place, line in lines or [(str(path), text)]:
+        yield place, parse_json(line, place)
 
 
 def reason(error: Exception) -> str:

@@ -126,7 +126,7 @@ def _dialogue(raw: dict, catalog: Catalog) -> Dialogue:
         id=f"star-{raw['DialogueID']}",
         domain="star",
         turns=tuple(turns),
-        observed=tuple(observed),
+        observed=tuple(o for i, o in enumerate(observed) if o not in observed[:i]),  # a query sent again in silence
         services=services,
         actions=tuple(a.name for a in catalog.actions if a.group in services),
     )

@@ -1,4 +1,4 @@
-"""The metrics of SPEC 4: how well, how early and how sparingly an agent acts.
+"""The metrics: how well, how early and how sparingly an agent acts.
 
 Alignment, and the scores of one turn, need no pandas: rewards are made of them. The tables are imported on first use.
 """

@@ -1,22 +1,22 @@
-"""How well one prediction fits one reference [SPEC 4]."""
+"""How well one prediction fits one reference."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from proactor_lib.comparison import agreement
-from proactor_lib.schema import Comparison, PredictedAction, ReferenceAction
+from proactor_lib.schema import PredictedAction, ReferenceAction, ReferenceParam
 from proactor_lib.values import key as value_key
 
 Values = Literal["normalised", "exact"]
 PredictionKey = tuple[str, tuple[tuple[str, str], ...]]
-NO_COMPARISONS: Mapping[str, Comparison] = {}
+NO_COMPARISONS: Mapping[str, ReferenceParam] = {}
 
 
 def f1(
     predicted: Mapping[str, str],
     reference: Mapping[str, str],
     values: Values = "normalised",
-    how: Mapping[str, Comparison] = NO_COMPARISONS,
+    how: Mapping[str, ReferenceParam] = NO_COMPARISONS,
 ) -> float:
     """F1, in [0, 1], of the parameters: one counts as far as its values agree. Two empty sets agree fully [ours].
 

@@ -1,4 +1,4 @@
-"""Methods compared in pairs on the same dialogues, corrected for the number of comparisons [SPEC 4]."""
+"""Methods compared in pairs on the same dialogues, corrected for the number of comparisons."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""What a deployed agent would have done, and what that is worth [SPEC 4, ours: beyond the paper].
+"""What a deployed agent would have done, and what that is worth [ours: beyond the paper].
 
 An executor walks the turns in order and remembers. Within a turn the `ready` predictions and the references of their
 name that cover it and that no execution has taken yet pair greedily, one to one: by highest s, then earliest close,

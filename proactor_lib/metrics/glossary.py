@@ -1,4 +1,4 @@
-"""What the numbers mean, in a line each. [paper] as published, [ours] our definition (see SPEC 4)."""
+"""What the numbers mean, in a line each. [paper] as published, [ours] our definition."""
 
 NAMES = {
     "utility": "utility", "execution_precision": "execution precision", "execution_recall": "execution recall",

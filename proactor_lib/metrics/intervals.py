@@ -1,4 +1,4 @@
-"""From per-dialogue tables to metrics with 95% intervals [SPEC 4].
+"""From per-dialogue tables to metrics with 95% intervals.
 
 Every metric is a ratio of two sums over dialogues, a mean over dialogues too (balanced accuracy is the mean of two such
 ratios), so a bootstrap over dialogues is one matrix product: resample counts (B, D) times column sums (D, C).

@@ -1,5 +1,5 @@
 """The rows that the paper printed [paper], to stand beside ours. Their PRI ranks methods that we cannot see: never mix
-it with ours. Difference of ABCD+ adaptive RULER is printed as .320 where its AC and Max AC give .360 [SPEC 4].
+it with ours. Difference of ABCD+ adaptive RULER is printed as .320 where its AC and Max AC give .360.
 """
 
 from importlib.resources import files

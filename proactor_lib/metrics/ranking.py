@@ -1,4 +1,4 @@
-"""PRI, the proactiveness ranking index: a ranking inside one comparison [SPEC 4].
+"""PRI, the proactiveness ranking index: a ranking inside one comparison.
 
 [paper] the harmonic mean of a consistency index and a timing index. [ours] each metric is min-max normalised over the
 compared methods, Difference and FTR turned round; consistency = mean(AC, Max AC, Difference), timing = mean(PT, FTR,

@@ -1,4 +1,4 @@
-"""Predictions of whole dialogues -> what happened at each turn, to each reference, and in each dialogue [SPEC 4].
+"""Predictions of whole dialogues -> what happened at each turn, to each reference, and in each dialogue.
 
 Four tables of one agent, each a plain frame that Parquet can hold:
 - cells: one row per (dialogue, turn, action) with a prediction or an open reference; every turn-level metric is a sum

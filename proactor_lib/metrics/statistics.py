@@ -94,9 +94,8 @@ def _quantile(samples: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95% interval of the mean of at least two values, by Student's t."""
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    low, high = stats.ttest_1samp(values, 0.0).confidence_interval(LEVEL)
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    low, high = stats.t.interval(LEVEL, len(values) - 1, mean, error) if error else (mean, mean)
     return float(low), float(high)
 
 

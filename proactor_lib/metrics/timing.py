@@ -1,4 +1,4 @@
-"""Opportunity timing: when each reference was first triggered over a whole dialogue [SPEC 4, ours: beyond the paper].
+"""Opportunity timing: when each reference was first triggered over a whole dialogue [ours: beyond the paper].
 
 Ready predictions are matched to references one to one, turn by turn: a pair whose reference covers the turn before one
 that does not, then the highest alignment, then the earliest close.

@@ -1,4 +1,4 @@
-"""Kinds of turns: what the references ask for at a turn [SPEC 4, ours]."""
+"""Kinds of turns: what the references ask for at a turn [ours]."""
 
 from collections.abc import Iterable
 from typing import Literal

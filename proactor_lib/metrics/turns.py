@@ -1,4 +1,4 @@
-"""One output at one turn against the references open there [SPEC 4]; rewards are made of these numbers too [SPEC 5]."""
+"""One output at one turn against the references open there; rewards are made of these numbers too."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

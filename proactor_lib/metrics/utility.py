@@ -1,4 +1,4 @@
-"""Utility U_c at any price c of a false execution: the curve over c, and the primary endpoint [SPEC 4, ours]."""
+"""Utility U_c at any price c of a false execution: the curve over c, and the primary endpoint [ours]."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,7 +10,7 @@ from proactor_lib.metrics.intervals import PRIMARY, same_dialogues
 from proactor_lib.metrics.scores import DialogueTable
 
 PRICES = tuple(np.round(np.linspace(0, 1, 21), 2))  # of the curve
-SAMPLED = "policies were asked at some turns only: what they would have executed is not known (evaluation_turns: 0)"
+SAMPLED = "policies were asked at some turns only (evaluation_turns: 0 asks at all)"
 NO_REFERENCES = "no held-out dialogue has a reference: there is nothing to execute"
 
 

@@ -11,7 +11,7 @@ from proactor_lib.metrics.scores import evaluate_predictions
 from proactor_lib.schema import Dialogue, DialogueReferences, TurnPrediction
 
 VARIANTS: tuple[tuple[float, Values], ...] = (
-    (0.75, "normalised"),  # SPEC 4's own
+    (0.75, "normalised"),  # ours
     (0.5, "normalised"),
     (0.9, "normalised"),
     (0.5, "exact"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from proactor_lib.metrics.glossary import NAMES
@@ -50,13 +51,12 @@ def heat(table: pd.DataFrame, title: str, low: float = 0.0, high: float = 1.0) -
     size = 2.6 + 0.7 * table.shape[1], 1.3 + 0.27 * len(table)
     rows = [" · ".join(name) if isinstance(name, tuple) else name for name in table.index]
     with figure(size=size) as (made, ax):
-        ax.imshow(values, vmin=low, vmax=high, cmap="cividis", aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
-            dark = value < (low + high) / 2
-            text = "–" if np.isnan(value) else f"{value:.2f}"
-            ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
-        ax.set_xticks(range(table.shape[1]), table.columns, rotation=30, ha="right")
-        ax.set_yticks(range(len(table)), rows)
+        sns.heatmap(values, vmin=low, vmax=high, cmap="cividis", cbar=False, annot=True, fmt=".2f", ax=ax,
+                    annot_kws={"fontsize": 8}, yticklabels=rows)  # fmt: skip
+        for row, column in np.argwhere(np.isnan(values)):
+            ax.text(column + 0.5, row + 0.5, "–", ha="center", va="center", fontsize=8)
+        ax.set_xticks(np.arange(table.shape[1]) + 0.5, table.columns, rotation=30, ha="right")
+        ax.tick_params("y", rotation=0)
         ax.grid(False)
         made.suptitle(title, x=0.01, ha="left", fontsize=9)
     return made

@@ -1,4 +1,4 @@
-"""Break-even: from which share of right parameters on does a reward pay a trigger more than a candidate? [SPEC 5, ours]
+"""Break-even: from which share of right parameters on does a reward pay a trigger more than a candidate? [ours]
 
 Below it a model is taught not to trigger, so a schedule may have none above a fifth.
 """

@@ -1,4 +1,4 @@
-"""The rewards by name [SPEC 5]. To add one: a file with a class, and its line here."""
+"""The rewards by name. To add one: a file with a class, and its line here."""
 
 from proactor_lib.rewards.adaptive_metric import AdaptiveMetric
 from proactor_lib.rewards.adaptive_ruler import AdaptiveRuler

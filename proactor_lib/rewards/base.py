@@ -1,4 +1,4 @@
-"""What every reward is, an object that scores the K outputs of one turn together, and what a judge is [SPEC 5]."""
+"""What every reward is, an object that scores the K outputs of one turn together, and what a judge is."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

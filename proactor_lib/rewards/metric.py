@@ -1,4 +1,4 @@
-"""Rewards made of the metrics of one turn, without a judge [SPEC 5]."""
+"""Rewards made of the metrics of one turn, without a judge."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ def measure(
 ) -> dict[str, float]:
     """The metrics of an output by their names in rewards, at a turn at which `references` (one or more) are open.
 
-    The output is what `counted` makes of it. rac, max_rac, pt, rar, ftr as in SPEC 4, where RAR and FTR of no
+    The output is what `counted` makes of it. rac, max_rac, pt, rar, ftr as in metrics, where RAR and FTR of no
     predictions are 0; open: how many references are; due: the share of them that can be executed now; pt_due: PT over
     those only; served: the share of them that is matched one to one [ours].
     """

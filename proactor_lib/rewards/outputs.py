@@ -1,4 +1,4 @@
-"""An output as rewards count it: a set, one status per action, and how much of what is due it serves [SPEC 5, ours].
+"""An output as rewards count it: a set, one status per action, and how much of what is due it serves [ours].
 
 So that neither a repeat, nor a candidate beside the trigger of the same action, nor one of two due actions earns what
 belongs to the right output.

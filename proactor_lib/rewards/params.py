@@ -1,4 +1,4 @@
-"""The parameters of rewards [SPEC 5]: the part of a run's parameters that rewards are made from."""
+"""The parameters of rewards: the part of a run's parameters that rewards are made from."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ Weights = dict[Literal["rac", "pt", "rar", "ftr"], NonNegative]
 
 
 class RewardParams(BaseModel):
-    """What is rewarded [SPEC 5]."""
+    """What is rewarded."""
 
     reward: str = "adaptive_metric"  # a name in the registry, proactor_lib.rewards.REWARDS
     reward_theta: Share = 0.75  # a prediction matches a reference from this alignment on

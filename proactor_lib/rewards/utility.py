@@ -1,4 +1,4 @@
-"""Utility: a turn's share of what a deployed agent would be worth, memoryless [SPEC 5, ours]."""
+"""Utility: a turn's share of what a deployed agent would be worth, memoryless [ours]."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Which output is credited with what: advantages, what a turn weighs, and rewards along trajectories [SPEC 5, 6]."""
+"""Which output is credited with what: advantages, what a turn weighs, and rewards along trajectories."""
 
 import statistics
 from collections import Counter

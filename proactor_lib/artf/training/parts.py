@@ -1,10 +1,13 @@
 """A row that is longer than the memory for it: its trunk is forwarded once, then its branches, some at a time [ours].
 
-Activations of the trunk and of one part are held at once, and no token is forwarded twice, where rows cut to the same
-size would each forward the trunk again. Gradients are those of the whole row.
+First the trunk's keys and values alone are computed; each part then sees them, and leaves its gradients on them; at
+last the trunk is forwarded once more and takes them on. So the activations of one part, or of the trunk, are held at a
+time, and the trunk is forwarded twice, where rows cut to that size would each forward it again. Gradients are those of
+the whole row.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -13,7 +16,7 @@ class TrunkKeys:
     """The keys and values of a trunk that is forwarded alone, for the parts of its branches to see.
 
     As a context: the trunk's forward records them; after `cut`, each part's attention finds them before its own, and
-    its backward leaves its gradients here; `backward` takes their sum on through the trunk.
+    its backward leaves its gradients here; `backward`, told how the trunk is forwarded again, takes their sum on.
     """
 
     current: "TrunkKeys | None" = None
@@ -21,6 +24,7 @@ class TrunkKeys:
     def __init__(self):
         self._recorded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._seen: dict[int, tuple[torch.Tensor, ...]] = {}
+        self._recording = True
 
     def __enter__(self) -> "TrunkKeys":
         TrunkKeys.current = self
@@ -31,19 +35,22 @@ class TrunkKeys:
 
     def extend(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The layer's keys and values (1, H_kv, tokens, d): those of the trunk, then those given."""
-        if layer not in self._seen:
+        if self._recording:
             self._recorded[layer] = (key, value)
             return key, value
         trunk = self._seen[layer]
         return torch.cat([trunk[0], key], dim=2), torch.cat([trunk[1], value], dim=2)
 
     def cut(self) -> None:
-        """The trunk is forwarded: what follows sees it, and does not differentiate through it yet."""
+        """The trunk is forwarded: what follows sees it, and does not differentiate through it."""
+        self._recording = False
         self._seen = {n: tuple(x.detach().requires_grad_() for x in pair) for n, pair in self._recorded.items()}
 
-    def backward(self) -> None:
-        """Differentiate through the trunk."""
-        TrunkKeys.current = None  # what gradient checkpointing forwards again from here on is the trunk
+    def backward(self, forward: Callable[[], object]) -> None:
+        """Forward the trunk again, now differentiably, and differentiate."""
+        self._recording = True
+        forward()
+        TrunkKeys.current = None  # what gradient checkpointing forwards from here on is recorded already
         pairs = [(x, seen.grad) for n in self._seen for x, seen in zip(self._recorded[n], self._seen[n], strict=True)]
         whole, grads = zip(*((x, grad) for x, grad in pairs if grad is not None and x.requires_grad), strict=True)
         torch.autograd.backward(whole, grads)
@@ -52,14 +59,14 @@ class TrunkKeys:
 def split(row: dict[str, torch.Tensor], token_budget: int) -> list[dict[str, torch.Tensor]]:
     """A packed `DialogueRow` if it has at most `token_budget` tokens, else its trunk, then parts of its branches.
 
-    A part has as many blocks as fit beside the trunk, at least one. It is packed as a row; the trunk predicts nothing.
+    A part has as many blocks as fit, at least one. It is packed as a row; the trunk predicts nothing.
     """
     edges = row["tree_cu_seqlens_q"].tolist()
-    if edges[-1] <= token_budget or len(edges) == 2:
+    if edges[-1] <= token_budget or len(edges) == 2 or edges[1] == 0:
         return [row]
     starts = [edges[1]]
     for start, stop in zip(edges[1:-1], edges[2:], strict=True):
-        if edges[1] + stop - starts[-1] > token_budget and start > starts[-1]:
+        if stop - starts[-1] > token_budget and start > starts[-1]:
             starts.append(start)
     bounds = [0, *starts, edges[-1]]
     return [_part(row, start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
@@ -85,12 +92,21 @@ def backward(parts: list[dict], loss: Callable[[dict], torch.Tensor], forward: C
     """
     if len(parts) == 1:
         return _differentiated(loss(parts[0]), differentiate)
+    seed = int(torch.randint(2**31, ()))
     with TrunkKeys() as keys:
-        forward(parts[0])
+        with torch.no_grad():
+            _seeded(seed, forward, parts[0])
         keys.cut()
         total = sum(_differentiated(loss(part), differentiate) for part in parts[1:])
-        keys.backward()
+        keys.backward(partial(_seeded, seed, forward, parts[0]))
     return total
+
+
+def _seeded(seed: int, forward: Callable[[dict], object], part: dict) -> None:
+    """Both forwards of a trunk drop out the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        forward(part)
 
 
 def _differentiated(value: torch.Tensor, differentiate: Callable[[torch.Tensor], None]) -> torch.Tensor:

@@ -1,12 +1,12 @@
-"""The README's map of the house, from the first sentence of each file: `python tests/house_map.py` writes it again."""
+"""The README's map of the code, from the first sentence of each file: this file, run, writes it."""
 
 import ast
 import json
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- map: python tests/house_map.py -->\n", "<!-- end of map -->\n"
+ROOT = Path(__file__).parents[2]
+BEGIN, END = "<!-- map: python tests/support/readme_map.py -->\n", "<!-- end of map -->\n"
 
 
 def about(path: Path) -> str:
@@ -17,28 +17,28 @@ def about(path: Path) -> str:
         text = "".join(json.loads(path.read_text())["cells"][0]["source"]).partition("\n\n")[2]
     else:
         text = " ".join(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
-    text = re.sub(r" \[(ours|paper|SPEC)[^\]]*\]", "", " ".join(text.split("\n\n")[0].split()))
+    text = re.sub(r" \[(ours|paper)[^\]]*\]", "", " ".join(text.split("\n\n")[0].split()))
     return re.split(r"(?<=[.?])\s", text)[0].replace("|", "/")
 
 
-def table(title: str, paths: list[Path]) -> str:
-    """One folded table."""
-    rows = "".join(f"| `{p.name.removesuffix('.py')}` | {about(p)} |\n" for p in paths)
+def table(title: str, paths: list[Path], folder: Path) -> str:
+    """One folded table of the files in `folder`."""
+    rows = "".join(f"| `{str(p.relative_to(folder)).removesuffix('.py')}` | {about(p)} |\n" for p in paths)
     return f"<details><summary>{title}</summary>\n\n| file | |\n|---|---|\n{rows}\n</details>\n"
 
 
-def house_map() -> str:
+def readme_map() -> str:
     """A folded table for each folder."""
     package = ROOT / "proactor_lib"
     parts = [
-        table("<code>notebooks/</code>", sorted((ROOT / "notebooks").glob("*.ipynb"))),
-        table("<code>params/</code>", sorted((ROOT / "params").rglob("*.yaml"))),
-        table("<code>proactor_lib/</code>", _modules(package)),
+        table("<code>notebooks/</code>", sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "notebooks"),
+        table("<code>params/</code>", sorted((ROOT / "params").rglob("*.yaml")), ROOT / "params"),
+        table("<code>proactor_lib/</code>", _modules(package), package),
     ]
     for folder in sorted(p.parent for p in package.rglob("*/__init__.py")):
         if modules := _modules(folder):
             title = f"<code>{folder.relative_to(ROOT)}/</code> {about(folder / '__init__.py')}"
-            parts.append(table(title, modules))
+            parts.append(table(title, modules, folder))
     return BEGIN + "\n".join(parts) + END
 
 
@@ -56,4 +56,4 @@ def files() -> list[Path]:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text().partition(BEGIN)
-    readme.write_text(before + house_map() + rest.partition(END)[2])
+    readme.write_text(before + readme_map() + rest.partition(END)[2])

@@ -1,0 +1,101 @@
+"""Conversations as readers of other forms find them, before there is a catalog: what was said, called and answered."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from proactor_lib.schema import Action
+
+CALENDAR = 1e8  # seconds: a time stamp from here on is a date's (since 1970), one below it is time into the dialogue
+PLACES = 5  # at which a notice is shown
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A turn. `start`: seconds, into the dialogue or of the calendar (`CALENDAR`); None where nothing says it."""
+
+    speaker: str
+    text: str
+    start: float | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A logged trigger, with its arguments as JSON values."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a tool answered: no turn, but evidence of the values in it."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What happened, in order. `tools`: what the source says could have been called; empty where it says nothing."""
+
+    id: str
+    events: tuple[Spoken | Call | Result, ...]
+    tools: tuple[Action, ...] = ()
+
+    @property
+    def spoken(self) -> tuple[Spoken, ...]:
+        """The turns alone."""
+        return tuple(e for e in self.events if isinstance(e, Spoken))
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls alone."""
+        return tuple(e for e in self.events if isinstance(e, Call))
+
+
+@dataclass
+class Notices:
+    """Sentences on what a reader guessed or left out, each with the places where it did."""
+
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, sentence: str, place: str) -> None:
+        """Note that the sentence holds at a place."""
+        self.places.setdefault(sentence, []).append(place)
+
+    def __iter__(self) -> Iterator[str]:
+        """Each sentence with its count and its first places."""
+        for sentence, all_places in self.places.items():
+            distinct = list(dict.fromkeys(all_places))
+            more = ", ..." * (len(distinct) > PLACES)
+            times = f"{len(all_places)} times, " * (len(all_places) > 1)
+            yield f"{sentence} ({times}{', '.join(distinct[:PLACES])}{more})"
+
+
+@dataclass
+class Notes:
+    """What the page of an import tells: guessed, and left out."""
+
+    guessed: Notices = field(default_factory=Notices)
+    left_out: Notices = field(default_factory=Notices)
+
+
+def seconds(written: Any) -> float | None:
+    """A time stamp in seconds: a number, `MM:SS`, `HH:MM:SS,mmm`, or an ISO date-time (UTC where it has no zone).
+
+    None for what is empty; ValueError for anything else.
+    """
+    if written is None or isinstance(written, int | float):
+        return written
+    text = str(written).strip().replace(",", ".")
+    if not text:
+        return None
+    try:
+        *above, last = text.split(":")
+        if not 0 <= len(above) <= 2:
+            raise ValueError
+        return sum(int(part) * 60 ** (len(above) - i) for i, part in enumerate(above)) + float(last)
+    except ValueError:
+        time = datetime.fromisoformat(str(written).strip())
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

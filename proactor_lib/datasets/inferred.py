@@ -1,0 +1,96 @@
+"""A catalog from the calls alone: the parameters seen, their types, and required where they are always there [ours]."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from proactor_lib.catalog.json_schema import DEEPEST
+from proactor_lib.datasets.conversations import Call, Notices
+from proactor_lib.schema import Action, Parameter
+
+TYPES = {bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+LONG = 6  # words in a value, on average, from which it may be free text
+VARIED = 0.8  # share of different values from which long ones are free text
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def flat(
+    arguments: dict[str, Any], known: Iterable[str], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """Arguments by parameter name, an object's as `object.key` unless `known` has the object; null is absent."""
+    for key, value in arguments.items():
+        name = clean(f"{prefix}{key}")
+        if value is None:
+            continue
+        if isinstance(value, dict) and value and name not in known and depth < DEEPEST:
+            yield from flat(value, known, f"{name}.", depth + 1)
+        else:
+            yield name, value
+
+
+def clean(name: str) -> str:
+    """The name as catalogs write it: without white space, `|` and `=`."""
+    return re.sub(r"[\s|=]+", "_", str(name).strip())
+
+
+def completed(given: Sequence[Action], calls: Iterable[Call], guessed: Notices) -> tuple[Action, ...]:
+    """The given actions and those that were called beside them; parameters that a given one lacks are optional."""
+    by_name = {a.name: a for a in given}
+    called: dict[str, list[dict[str, Any]]] = {}
+    for call in calls:
+        name = clean(call.name)
+        known = {p.name for p in by_name[name].params} if name in by_name else ()
+        called.setdefault(name, []).append(dict(flat(call.arguments, known)))
+    for name, seen in called.items():
+        if name not in by_name:
+            by_name[name] = _inferred(name, seen, guessed)
+        else:
+            by_name[name] = _with_others(by_name[name], seen, guessed)
+    return tuple(by_name.values())
+
+
+def _inferred(name: str, seen: list[dict[str, Any]], guessed: Notices) -> Action:
+    guessed.add("an action known from its calls alone: a write, required is what each call has", name)
+    if len(seen) == 1:
+        guessed.add("an action was called once: all that this call has is required", name)
+    names = dict.fromkeys(p for values in seen for p in values)
+    params = tuple(_parameter(p, name, seen, required=all(p in v for v in seen), guessed=guessed) for p in names)
+    return Action(name=name, params=params)
+
+
+def _with_others(action: Action, seen: list[dict[str, Any]], guessed: Notices) -> Action:
+    known = {p.name for p in action.params}
+    others = [p for p in dict.fromkeys(p for values in seen for p in values) if p not in known]
+    for other in others:
+        guessed.add(
+            "calls have a parameter that the tool's description lacks: it is optional", f"{action.name}.{other}"
+        )
+    added = tuple(_parameter(p, action.name, seen, required=False, guessed=guessed) for p in others)
+    return action.model_copy(update={"params": action.params + added})
+
+
+def _parameter(name: str, action: str, seen: list[dict[str, Any]], required: bool, guessed: Notices) -> Parameter:
+    values = [v[name] for v in seen if name in v]
+    match = {"match": "text"} if _free_text(values) else {}
+    if match:
+        guessed.add("long and varied values: free text, compared by similarity (match: text)", f"{action}.{name}")
+    return Parameter(name=name, type=_type(values), required=required, **match)
+
+
+def _type(values: list[Any]) -> str:
+    kinds = {TYPES.get(type(v), "string") for v in values}
+    if kinds == {"integer", "number"}:
+        return "number"
+    if kinds == {"string"} and all(_DATE.fullmatch(v) for v in values):
+        return "date"
+    return kinds.pop() if len(kinds) == 1 else "string"
+
+
+def _free_text(values: list[Any]) -> bool:
+    """Whether the values are sentences rather than names: long on average, and hardly one twice."""
+    if len(values) < 2 or not all(isinstance(v, str) for v in values):
+        return False
+    words = sum(len(_WORD.findall(v)) for v in values) / len(values)
+    return words >= LONG and len(Counter(values)) >= VARIED * len(values)

@@ -1,0 +1,237 @@
+"""Transcripts of calls: subtitles (WebVTT, SRT), Whisper's JSON, vCon's, and tables (CSV).
+
+What one speaker says without a break is one turn. Where nobody is named, each segment is a turn of `speaker`.
+"""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from proactor_lib.datasets.conversations import Conversation, Notes, Spoken, seconds
+from proactor_lib.datasets.raw import documents, reason
+from proactor_lib.errors import UserError
+from proactor_lib.files import parse_json, read_text
+
+NOBODY = "speaker"  # who speaks where nothing says it
+COLUMNS = {"dialogue": False, "speaker": True, "text": True, "start": False}  # of a table; whether it must have it
+_TIMING = re.compile(r"((?:\d+:)?\d{1,2}:\d\d[.,]\d{1,3})[ \t]*-->")
+_VOICE = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^>]+)>")
+_NAMED = re.compile(r"([^\W\d_][\w .'-]{0,29}):\s+(.+)", re.DOTALL)
+_NO_CUE = ("WEBVTT", "NOTE", "STYLE", "REGION")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a transcript; `speaker` None where nothing says it, `start` as in `Spoken`."""
+
+    text: str
+    speaker: str | None = None
+    start: float | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user says of a source: names of columns (keys of `COLUMNS`), and other names for speakers."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    speakers: dict[str, str] = field(default_factory=dict)
+
+
+def read(path: Path, source: str, options: Options, notes: Notes) -> Iterator[Conversation]:
+    """The file's conversations; `source` is a key of `SOURCES`. UserError names the file and what is wrong."""
+    try:
+        for id, segments in SOURCES[source](path, options, notes):
+            yield Conversation(id, _turns(segments, id, options.speakers, notes))
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is not what --from {source} reads: {reason(error)}") from None
+
+
+def _turns(segments: list[Segment], id: str, speakers: dict[str, str], notes: Notes) -> tuple[Spoken, ...]:
+    """Segments in the order of their time, those of one named speaker that follow each other as one turn."""
+    ordered = segments
+    if all(s.start is not None for s in segments):
+        ordered = sorted(segments, key=lambda s: s.start)
+        if ordered != segments:
+            notes.guessed.add("segments were not in the order of their time stamps: they are now", id)
+    turns: list[Spoken] = []
+    before = None
+    for segment in ordered:
+        text = " ".join(segment.text.split())
+        if not text:
+            continue
+        if segment.speaker is None:
+            notes.guessed.add(f"nothing says who speaks: each segment is a turn of {NOBODY!r}", id)
+        if segment.speaker is not None and segment.speaker == before:
+            turns[-1] = Spoken(turns[-1].speaker, f"{turns[-1].text} {text}", turns[-1].start)
+        else:
+            name = segment.speaker or NOBODY
+            turns.append(Spoken(speakers.get(name, name), text, segment.start))
+        before = segment.speaker
+    return tuple(turns)
+
+
+def _subtitles(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
+    """WebVTT and SRT alike: blocks with a line of times, the text below it, voices as `<v Name>` or `Name: ...`."""
+    id = path.name.partition(".")[0]
+    segments: list[Segment] = []
+    for block in re.split(r"\n[ \t]*\n", read_text(path)):
+        lines = block.strip().split("\n")
+        at = next((i for i, line in enumerate(lines) if _TIMING.match(line.strip())), None)
+        if at is not None:
+            start = seconds(_TIMING.match(lines[at].strip())[1])
+            segments += _voices(" ".join(lines[at + 1 :]), start)
+        elif block.strip() and not block.strip().startswith(_NO_CUE):
+            notes.left_out.add("text without a time", f"{id}: {lines[0][:40]!r}")
+    if not segments:
+        raise ValueError("no cue (a line like 00:01.000 --> 00:02.500, and text below it)")
+    yield id, _named(segments, id, notes)
+
+
+def _voices(text: str, start: float) -> Iterator[Segment]:
+    before, *voices = _VOICE.split(text)
+    pairs = [(None, before), *zip(voices[::2], voices[1::2], strict=True)]
+    for speaker, part in pairs:
+        plain = html.unescape(re.sub(r"<[^>]*>", "", part)).strip()
+        if plain:
+            yield Segment(plain, speaker and html.unescape(speaker).strip(), start)
+
+
+def _named(segments: list[Segment], id: str, notes: Notes) -> list[Segment]:
+    """With speakers from `Name: ...`, where no cue has a voice and half of them begin so; others go on as before."""
+    found = [_NAMED.fullmatch(s.text) for s in segments]
+    if any(s.speaker for s in segments) or 2 * sum(map(bool, found)) < len(segments):
+        return segments
+    notes.guessed.add("what stands before a colon is the speaker", id)
+    speaker, named = None, []
+    for segment, match in zip(segments, found, strict=True):
+        speaker = match[1] if match else speaker
+        named.append(Segment(match[2] if match else segment.text, speaker, segment.start))
+    return named
+
+
+def _whisper(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
+    values = list(documents(path))
+    stem = path.name.partition(".")[0]
+    for number, (place, value) in enumerate(values, start=1):
+        try:
+            yield stem if len(values) == 1 else f"{stem}-{number}", _segments(value)
+        except ValueError as error:
+            raise UserError(f"{place} is not Whisper's JSON: {error}") from None
+
+
+def _segments(value: Any) -> list[Segment]:
+    """Of Whisper and what is built on it (`segments`), of whisper.cpp (`transcription`, in milliseconds), or a list."""
+    if isinstance(value, dict):
+        listed = next((value[k] for k in ("segments", "transcription", "utterances") if k in value), None)
+    else:
+        listed = value
+    if not isinstance(listed, list):
+        keys = ", ".join(value) if isinstance(value, dict) else type(value).__name__
+        raise ValueError(f"no list 'segments' or 'transcription'; it has: {keys}")
+    return [
+        Segment(
+            s.get("text") or s.get("transcript") or "",
+            None if s.get("speaker") in (None, "") else str(s["speaker"]),
+            s["offsets"]["from"] / 1000 if "offsets" in s else seconds(s.get("start")),
+        )
+        for s in listed
+    ]
+
+
+def _vcon(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
+    for number, (place, value) in enumerate(documents(path), start=1):
+        if not isinstance(value, dict) or "dialog" not in value:
+            kind = "signed or encrypted" if isinstance(value, dict) and {"payload", "ciphertext"} & {*value} else "no"
+            raise UserError(f"{place} is {kind} vCon: an object with 'parties' and 'dialog' is read")
+        id = str(value.get("uuid") or f"{path.name.partition('.')[0]}-{number}")
+        names = [_party(party, i) for i, party in enumerate(value.get("parties") or ())]
+        yield (
+            id,
+            [s for i, d in enumerate(value["dialog"]) for s in _dialog(d, _transcripts(value, i), names, id, notes)],
+        )
+
+
+def _party(party: dict, number: int) -> str:
+    return next((str(party[k]) for k in ("role", "name", "tel", "mailto") if party.get(k)), f"party {number}")
+
+
+def _transcripts(value: dict, dialog: int) -> list[Any]:
+    """The bodies of a dialog's transcripts among vCon's analyses."""
+    found = []
+    for a in value.get("analysis") or ():
+        of = a.get("dialog")
+        if a.get("type") == "transcript" and dialog in (of if isinstance(of, list) else [of]):
+            body = a.get("body")
+            found.append(parse_json(body, "a transcript") if a.get("encoding") == "json" and _is_text(body) else body)
+    return found
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _dialog(dialog: dict, transcripts: list, names: list[str], id: str, notes: Notes) -> Iterator[Segment]:
+    """A text as a segment, a recording as those of its first transcript that has any."""
+    start = seconds(dialog.get("start"))
+    if dialog.get("type") == "text" and _is_text(dialog.get("body")):
+        parties = dialog.get("parties")
+        who = dialog.get("originator", parties[0] if isinstance(parties, list) and parties else parties)
+        yield Segment(dialog["body"], names[who] if isinstance(who, int) else None, start)
+        return
+    usable = [t for t in transcripts if isinstance(t, list) or (isinstance(t, dict) and "segments" in t)]
+    if not usable:
+        notes.left_out.add(f"a dialog of the type {dialog.get('type')!r} without a transcript in segments", id)
+        return
+    for s in _segments(usable[0]):
+        name = names[int(s.speaker)] if s.speaker and s.speaker.isdigit() and int(s.speaker) < len(names) else s.speaker
+        yield Segment(s.text, name, s.start if start is None or s.start is None else start + s.start)
+
+
+def _table(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
+    """A row per segment; rows of one dialogue need not stand together."""
+    rows = table(path)
+    names = {key: options.columns.get(key, key) for key in COLUMNS}
+    there = set(rows[0]) if rows else set()
+    for key, name in names.items():
+        if name not in there and (COLUMNS[key] or key in options.columns):
+            raise ValueError(
+                f"no column {name!r}; it has: {', '.join(there) or 'none'}; --column {key}=NAME names another"
+            )
+    if names["dialogue"] not in there:
+        notes.guessed.add(f"no column {names['dialogue']!r}: the file is one dialogue", path.name)
+    by_dialogue: dict[str, list[Segment]] = {}
+    for row in rows:
+        id = row.get(names["dialogue"]) or path.name.partition(".")[0]
+        start = seconds(row.get(names["start"]))
+        by_dialogue.setdefault(id, []).append(Segment(row[names["text"]], row[names["speaker"]] or None, start))
+    yield from by_dialogue.items()
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """A CSV file's rows by column, separated by what its first line has most of: comma, semicolon or tab.
+
+    UserError where a row has more cells than the header, or fewer.
+    """
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise UserError(f"{path}, line {reader.line_num}: not as many cells as the header has columns")
+        rows.append({k.strip(): v.strip() for k, v in row.items()})
+    return rows
+
+
+SOURCES: dict[str, Callable[[Path, Options, Notes], Iterator[tuple[str, list[Segment]]]]] = {
+    "vtt": _subtitles,
+    "srt": _subtitles,
+    "whisper": _whisper,
+    "csv": _table,
+    "vcon": _vcon,
+}
