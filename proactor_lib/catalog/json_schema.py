@@ -206,13 +206,14 @@ def _property(p: Parameter) -> dict:
         {"type": "string", "format": p.type} if p.type in FORMATS else {"type": p.type if p.type in TYPES else "string"}
     )
     described = {"description": p.description} if p.description else {}
-    return {**kind, **described, **({"enum": [_typed(v, p.type) for v in p.values]} if p.values else {})}
+    return {**kind, **described, **({"enum": [typed(v, p.type) for v in p.values]} if p.values else {})}
 
 
-def _typed(value: str, kind: str) -> Any:
-    if kind not in ("integer", "number", "boolean"):
+def typed(value: str, kind: str) -> Any:
+    """A value's text as JSON of its parameter's type; as text where it cannot be."""
+    if kind not in ("integer", "number", "boolean", "array", "object"):
         return value
     try:
-        return json.loads(value.lower())
+        return json.loads(value if kind in ("array", "object") else value.lower())
     except ValueError:
         return value

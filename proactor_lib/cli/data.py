@@ -39,21 +39,50 @@ def export(
     split: Split = "train",
     limit: Limit = None,
     max_turns: MaxTurns = None,
+    form: Annotated[str, typer.Option(help="domain, or chat: fine-tuning data of the windows, with tools.")] = "domain",
+    references: Annotated[Path | None, typer.Option(help="chat: windows (JSONL); none: true ones, the log's.")] = None,
     seed: Seed = 0,
     log: Log = True,
 ) -> None:
-    """Write a split in the own-domain format: <split>.jsonl and catalog.json, which `--dataset jsonl` reads."""
+    """Write a split in the own-domain format, which `--dataset jsonl` reads, or as chats (<split>-chat.jsonl)."""
     from proactor_lib import datasets
     from proactor_lib.datasets import jsonl
+    from proactor_lib.files import write_jsonl
 
+    if form not in ("domain", "chat"):
+        raise UserError(f"unknown form --form {form!r}; accepted: domain, chat")
     corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log)
+    if form == "chat":
+        _export_chats(corpus, references, out / f"{split}-chat.jsonl")
+        return
     count = jsonl.write(out, split, corpus.catalog, bar(corpus.dialogues, "export"))
     typer.echo(f"{count} dialogues in {out / f'{split}.jsonl'}", err=True)
     if corpus.truth:
-        from proactor_lib.files import write_jsonl
-
         write_jsonl(out / "truth" / f"{split}.jsonl", corpus.truth)
         typer.echo(f"their true windows in {out / 'truth' / f'{split}.jsonl'}", err=True)
+
+
+def _export_chats(corpus: "Corpus", references: Path | None, path: Path) -> None:
+    from proactor_lib.annotate import evidence
+    from proactor_lib.catalog.json_schema import Notes
+    from proactor_lib.datasets import fine_tuning
+    from proactor_lib.files import read_jsonl, write_jsonl
+    from proactor_lib.schema import DialogueReferences, cases
+
+    if references:
+        lines = list(read_jsonl(references, DialogueReferences))
+    else:
+        lines = corpus.truth or [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
+    annotated, notes = {line.dialogue_id for line in lines}, Notes()
+    dialogues = [d for d in corpus.dialogues if d.id in annotated]
+    chosen = bar(cases(dialogues, lines, corpus.catalog), "export")
+    count = write_jsonl(path, (fine_tuning.chat(case, notes) for case in chosen))
+    left_out = len(corpus.dialogues) - count
+    typer.echo(
+        f"{count} chats in {path}" + f", {left_out} dialogues without windows left out" * bool(left_out), err=True
+    )
+    for note in notes:
+        typer.echo(f"  not expressed: {note}", err=True)
 
 
 @data.command()

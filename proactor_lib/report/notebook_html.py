@@ -38,6 +38,7 @@ def render(path: Path, image_bytes: int) -> Markup:
     body = re.sub(r"(?s)<(style|script)\b.*?</\1>", "", _exporter().from_notebook_node(node)[0])
     kept = {"img": ["src", "alt"], "*": ["class"]}
     shown = bleach.clean(body, tags=TAGS, attributes=kept, protocols={"data"}, strip=True)
+    shown = re.sub(r"<img(?![^>]*\ssrc=)[^>]*>", "", shown)  # a picture from elsewhere: it has no src any more
     return Markup(f'<div class="notebook">{shown}</div>')
 
 
