@@ -77,6 +77,7 @@ def test_a_step_without_gradient_does_not_move_the_weights(tmp_path):
     assert not weights[0].equal(weights[1]) and not weights[3].equal(weights[4])
     assert weights[1].equal(weights[2]) and weights[2].equal(weights[3])
     assert notes[1]["kl"] > 0 and notes[2]["kl"] is None and notes[2]["anchor_loss"] is None
+    assert all(n["kl_start"] is None for n in notes)  # nobody asked for it
 
 
 def test_the_supervised_term_is_the_mean_over_the_references_tokens(tmp_path):

@@ -157,7 +157,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
                 start, _ = self._log_probs(model, row)
         loss, sums = losses.row_loss(log_probs, entropy, row, size, self._rule, start)
         real = inputs["real"][0]  # 0: the row of a rank that has nothing to do
-        found = torch.stack([sums.get(name, loss.new_zeros(())) for name in losses.SUMS]) * real
+        found = torch.stack([sums.get(name, loss.new_full((), math.nan)) for name in losses.SUMS]) * real
         self._sums = self._sums + self.accelerator.reduce(found, reduction="sum").cpu()
         self._step_forward_tokens += float(inputs["global_n_forward_tokens"][0])
         return loss * real * self.accelerator.num_processes
@@ -268,6 +268,8 @@ def step_statistics(sums: torch.Tensor) -> dict[str, float | None]:
     found = dict(zip(losses.SUMS, sums.tolist(), strict=True))
     sampled, supervised = found["tokens"], found["supervised"]
     means = {name: found[name] / sampled if sampled else None for name in ("kl", "entropy", "kl_start")}
+    if math.isnan(found["kl_start"]):  # nobody asked
+        means["kl_start"] = None
     means |= {f"{name}_share": found[name] / sampled if sampled else None for name in ("clipped", "corrected")}
     return means | {"anchor_loss": found["supervised_nats"] / supervised if supervised else None}
 
