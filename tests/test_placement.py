@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from proactor_lib.artf.capacity import splits
-from proactor_lib.artf.serving.launch import max_servers
+from proactor_lib.artf.serving.launch import make_server, max_servers
 from proactor_lib.artf.serving.placement import gpu_places, visible_gpus
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
@@ -73,3 +73,39 @@ def test_presets_leave_no_gpu_idle_and_split_them_as_the_simulator_advises(prese
     assert places.idle == places.shared == ()
     advised = splits.fastest(splits.splits(splits.cluster(cluster), params.max_staleness)).plan
     assert (len(places.trainers), len(places.servers)) == (advised.trainers, advised.servers)
+
+
+@pytest.fixture(scope="module")
+def vllm_parser():
+    """vLLM's own parser of its server's arguments; it needs no device."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    return make_arg_parser(FlexibleArgumentParser())
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "gpus"),
+    [
+        ("h200x4-abcd", {}, "0,1,2,3"),
+        ("h100x8-homeloan", {}, "0,1,2,3,4,5,6,7"),
+        ("h200x4-abcd", {"trainers": 1, "servers": 1, "max_servers": 2}, "2,5,7"),  # sleeps while there is little to do
+        ("cpu-demo", {"device": "cuda", "gpu_memory_utilization": 0.4}, "GPU-5f1c"),  # one GPU for both
+    ],
+)
+def test_vllm_accepts_every_command_line_for_a_gpu(preset, settings, gpus, vllm_parser, tmp_path):
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+
+    params = load_params(PARAMS / f"{preset}.yaml", settings)
+    names = visible_gpus(8, gpus)
+    places = gpu_places(params.trainers, max_servers(params), names, params.gpu_memory_utilization)
+    assert [slot.gpu for slot in places.slots] == names[-max_servers(params) :]
+    for slot in places.slots:
+        server = make_server(params, "weights", tmp_path / "server.log", True, slot, "key")
+        command = server._command()
+        arguments = command[command.index("vllm.entrypoints.openai.api_server") + 1 :]
+        parsed = vllm_parser.parse_args([str(a) for a in arguments])
+        validate_parsed_serve_args(parsed)
+        assert parsed.gpu_memory_utilization == params.gpu_memory_utilization
+        assert (parsed.max_lora_rank, parsed.enable_lora) == (params.lora_rank, True)
+        assert server._environment()["CUDA_VISIBLE_DEVICES"] == slot.gpu

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from proactor_lib.artf.training import ranks
+from proactor_lib.artf.training import ranks, train
 from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.params import Params
 from proactor_lib.run import Run
@@ -79,7 +81,17 @@ def test_a_killed_rank_ends_all_with_a_sentence_and_one_rank_goes_on(tmp_path):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["ranks"] for line in lines] in ([2, 1, 1, 1], [2, 2, 1, 1])
     assert (run.training / "adapter" / "adapter_config.json").exists()
-    assert [json.loads(line)["step"] for line in (run.training / "sft.jsonl").read_text().splitlines()] == [1, 2]
+    two = [json.loads(line)["loss"] for line in (run.training / "sft.jsonl").read_text().splitlines()]
+    assert two == pytest.approx(warm_start_losses(run, tmp_path / "alone"), rel=1e-3) and len(two) == 2
+
+
+def warm_start_losses(run, folder):
+    """Those of the run's warm start in one process."""
+    job = train.Job(Run.open(run.params, folder))
+    shutil.copytree(run.out / "data", folder / "data")
+    shutil.copytree(run.out / "references", folder / "references")
+    train.warm_start(job)
+    return [json.loads(line)["loss"] for line in (job.folder / "sft.jsonl").read_text().splitlines()]
 
 
 def quick(tmp_path, code):
@@ -115,6 +127,20 @@ def test_a_rank_that_breaks_is_told_with_its_last_words(tmp_path):
         ProcessError, match="process 1 of 2 ended with status 1, so all .*rank-1.log: ValueError: lost$"
     ):
         quick(tmp_path, breaks)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_whatever_ends_the_launcher_leaves_nothing(tmp_path, number):
+    """Ctrl-C, `stop`, and a kill that it cannot see."""
+    (tmp_path / "sleep.py").write_text("import time\nprint('awake', flush=True)\ntime.sleep(10_000)")
+    launcher = run_ranks(2, tmp_path / "sleep.py", tmp_path)
+    logs = (tmp_path / "launcher.log", ranks.log_path(tmp_path, 1))
+    wait_until(lambda: all(log.exists() and "awake" in log.read_text() for log in logs), process=launcher)
+    family = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(family) == 2
+    launcher.send_signal(number)
+    launcher.wait(60)
+    assert psutil.wait_procs(family, timeout=60)[1] == []
 
 
 def test_ranks_that_end_well_are_no_error(tmp_path):

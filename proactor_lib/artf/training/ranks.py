@@ -20,7 +20,7 @@ from proactor_lib import processes
 from proactor_lib.errors import ProcessError, UserError
 
 MEETING = "PROACTOR_RANKS"  # the file in which ranks meet; only a rank has it in its environment
-GRACE = 5.0  # seconds that rank 0 has to stop its servers
+GRACE = 3.0  # seconds that rank 0 has to stop its servers
 
 
 def is_rank() -> bool:
