@@ -190,6 +190,7 @@ _DATE_RULES = [
     ),
 ]
 _TIME_RULES = [
+    ("", re.compile(r"\b(\d+)(?:st|nd|rd)\b"), r"\1th"),
     ("noon", re.compile(r"\b(?:12 |twelve )?noon\b"), "12:00"),
     ("midnight", re.compile(r"\b(?:12 )?midnight\b"), "00:00"),
     (
@@ -283,12 +284,12 @@ def same_value(a: str, b: str) -> bool:
     x, y = key(a), key(b)
     if x != y:
         return _same_day(x, y) or (not (a.isascii() and b.isascii()) and _transcribed(a) == _transcribed(b))
-    currencies = {_currency(a), _currency(b)} - {None}
-    return len(currencies) < 2
+    one, other = _currency(a), _currency(b)
+    return one is None or other is None or one == other
 
 
 def _same_day(x: str, y: str) -> bool:
-    return "0000-" in (x[:5], y[:5]) and len(x) == len(y) == 10 and x[4:] == y[4:]
+    return len(x) == len(y) == 10 and x[4:] == y[4:] and "0000-" in (x[:5], y[:5])
 
 
 @lru_cache(maxsize=1 << 14)
@@ -341,12 +342,14 @@ class Heard:
 _LETTER = re.compile(r"[^\W\d_]")
 _BETWEEN = re.compile(r"[ -]+")
 _DATE = re.compile(r"\d{4}(-\d\d-\d\d)")
-_AFTERNOON = re.compile(r"(1[3-9]|2[0-3]):(\d\d)")
+_DAY = re.compile(r"(\d{1,2})th")
+_CLOCK = re.compile(r"([01]\d|2[0-3]):(\d\d)")
 
 
 @lru_cache(maxsize=1 << 14)
 def _spellings(value: str) -> tuple[str, ...]:
-    """What to look for in a normalised text: the value, a date without its year, an afternoon hour without `pm`."""
+    """What to look for in a normalised text: the value, a date without its year, a day of any month, an hour without
+    `am` or `pm`."""
     text = normalise(value)
     if not text:
         return ()
@@ -354,6 +357,10 @@ def _spellings(value: str) -> tuple[str, ...]:
         return (text,)
     if date := _DATE.fullmatch(text):
         return (f"{date[1]} ",) if text.startswith("0000") else (f" {text} ", f" 0000{date[1]} ")
-    if time := _AFTERNOON.fullmatch(text):
-        return f" {text} ", f" {int(time[1]) - 12:02d}:{time[2]} "
+    if day := _DAY.fullmatch(text):
+        return f" {text} ", f"-{int(day[1]):02d} "
+    if time := _CLOCK.fullmatch(text):
+        hour = (int(time[1]) - 1) % 12 + 1
+        bare = (f" at {hour} ",) if time[2] == "00" else ()
+        return (f" {text} ", *((f" {hour:02d}:{time[2]} ",) if int(time[1]) > 12 else ()), *bare)
     return (f" {text} ",)

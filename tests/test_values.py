@@ -123,6 +123,10 @@ def test_values_that_a_person_keeps_apart(a, b):
         ("serían 1.234,50 euros", "1234.5", True),
         ("we moved it to March the eighth", "2019-03-08", True),
         ("half past three works", "15:30", True),
+        ("how about wednesday at 4?", "4 pm", True),
+        ("it costs 4", "4 pm", False),
+        ("from June 11th on", "11th", True),
+        ("from June 21st on", "11th", False),
     ],
 )
 def test_a_value_is_found_in_what_is_said_by_the_same_rules(text, value, said):
