@@ -284,12 +284,12 @@ def same_value(a: str, b: str) -> bool:
     x, y = key(a), key(b)
     if x != y:
         return _same_day(x, y) or (not (a.isascii() and b.isascii()) and _transcribed(a) == _transcribed(b))
-    currencies = {_currency(a), _currency(b)} - {None}
-    return len(currencies) < 2
+    one, other = _currency(a), _currency(b)
+    return one is None or other is None or one == other
 
 
 def _same_day(x: str, y: str) -> bool:
-    return "0000-" in (x[:5], y[:5]) and len(x) == len(y) == 10 and x[4:] == y[4:]
+    return len(x) == len(y) == 10 and x[4:] == y[4:] and "0000-" in (x[:5], y[:5])
 
 
 @lru_cache(maxsize=1 << 14)
