@@ -361,11 +361,21 @@ def test_the_airlines_chats_keep_every_call(tmp_path):
     lines = [evidence.annotate(d, c.catalog, tally) for c in corpora for d in c.dialogues]
     assert sum(len(line.references) for line in lines) == 137 and tally.share_not_found < 0.1
     booked = next(r for line in lines for r in line.references if r.name == "book_reservation")
+    catalog = corpora[0].catalog.by_name["book_reservation"]
+    described = {p.name: p.description for p in catalog.params}
+    assert described["flights"] == "a list of objects with flight_number, date" and not described["cabin"]
     flights = booked.params["flights"].value
     first = json.loads(flights)[0]
     assert first.keys() == {"flight_number", "date"}
     # Two keys of one flight, of which one agrees: 2 * 1 / (2 + 2).
     assert agreement(json.dumps([first]), json.dumps([first | {"date": "2023-01-01"}])) == 0.5
+
+
+@needs_shared
+@pytest.mark.parametrize("folder, form", [("04-openai-ft", "chat"), ("06-whisper", "whisper")])
+def test_other_forms_in_an_own_domain_point_to_the_import(folder, form):
+    with pytest.raises(UserError, match=f"line 1: id: .*; `proactor data import .*--from {form}` reads such files"):
+        datasets.load("jsonl", SHARED / "cases" / folder, "train")
 
 
 @needs_shared
