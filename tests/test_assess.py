@@ -4,6 +4,7 @@ import json
 
 import pytest
 from proactor_lib import policies
+from proactor_lib.annotate import evidence
 from proactor_lib.cli import app
 from proactor_lib.datasets import forms
 from proactor_lib.errors import UserError
@@ -12,6 +13,7 @@ from proactor_lib.schema import Case, DialogueReferences, ReferenceAction, Refer
 from typer.testing import CliRunner
 
 from support.fake_endpoint import FakeEndpoint
+from support.shared import SHARED, needs_shared
 from support.truthful_oracle import Truthful
 
 VTT = """WEBVTT
@@ -116,3 +118,31 @@ def test_nothing_triggered_and_no_oracle_for_a_dry_run_are_named(call):
     assert "nothing was triggered in these files" in str(CliRunner().invoke(app, base).exception)
     assert "--oracle-url" in str(CliRunner().invoke(app, [*base, "--dry-run"]).exception)
     assert not (call / "o").exists()
+
+
+@needs_shared
+def test_the_airlines_chats_with_a_scripted_oracle(tmp_path, monkeypatch):
+    """The oracle sees the needs of two look-ups (14 and 31 calls) and no others: every other execution is false.
+
+    Three calls of airline-13-0 (update_reservation_flights) repeat an earlier one, and execute nothing: 137 - 3 = 134.
+    """
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("proactor_lib.report.build", lambda out: None)
+    path = SHARED / "data" / "tau" / "airline-chat.jsonl"
+    found = forms.read([path], "chat")
+    lines = [evidence.annotate(d, found.catalog) for d in found.dialogues]
+    seen = ("get_user_details", "get_reservation_details")
+    truth = [
+        line.model_copy(update={"references": tuple(r for r in line.references if r.name in seen)}) for line in lines
+    ]
+    with FakeEndpoint(Truthful(list(found.dialogues), truth)) as server:
+        command = ["assess", path, "--from", "chat", "--out", tmp_path / "out", "--json"]
+        oracle = ["--oracle-url", server.url, "--oracle-model", "m"]
+        done = CliRunner().invoke(app, [str(word) for word in [*command, *oracle]])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "out" / "assessment.md").read_text()
+    assert "24 dialogues, 45 opportunities, 137 triggers in the log." in page and "could not be annotated" not in page
+    assert "0 of 45 opportunities were never triggered" in page
+    assert "89 of 134 triggers helped with nothing" in page
+    assert json.loads(done.stdout)["logged"]["execution_precision"][0] == pytest.approx(45 / 134)
