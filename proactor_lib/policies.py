@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from proactor_lib.agent import reference_output
+from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Case, PredictedAction, ReferenceAction, Status, TurnPrediction
 
 References = Sequence[ReferenceAction]
@@ -109,6 +110,23 @@ def one_of_two(case: Case, seed: int = 0) -> list[TurnPrediction]:
         return tuple(a for a in actions if a not in late)
 
     return _each_turn(case, say)
+
+
+def logged(case: Case, seed: int = 0) -> list[TurnPrediction]:
+    """What the log says was triggered, at the turn at which it was: the people or the agent in it, as a policy.
+
+    Raises UserError for a dialogue without a log.
+    """
+    observed = case.dialogue.observed
+    if observed is None:
+        raise UserError(f"dialogue {case.dialogue.id!r} has no log of triggers: policy 'logged' needs one")
+    return _each_turn(
+        case, lambda turn: tuple(PredictedAction(name=o.name, params=o.params) for o in observed if o.turn == turn)
+    )
+
+
+# Who can be evaluated without a model.
+FIXED_POLICIES: dict[str, Policy] = {**POLICIES, "logged": logged}
 
 
 # What does a reward pay for an output that looks for its openings? The oracle's triggers, spoilt.

@@ -12,13 +12,19 @@ import pytest
 
 import support  # noqa: F401 (first: it keeps each test process to one thread)
 
-# What costs most begins first. A group's tests run in one process, so that what they share is started once.
-FIRST = ["test_whole_run", "test_readme", "vllm", "ray", "browser", "test_resume", "test_training_faults"]
+# Files whose tests run in one process, so that what they share is started once; any other file is a group of its own.
+GROUPS = {
+    "vllm": ("test_cluster_vllm", "test_oracle_vllm", "test_evaluate", "test_judges"),
+    "browser": ("test_watch_browser", "test_annotation_notebook", "test_report", "test_sweep_report"),
+}
+GROUP_OF_FILE = {file: group for group, files in GROUPS.items() for file in files}
+GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}
+# What costs most begins first.
+FIRST = ["test_whole_run", "test_readme", "vllm", "test_sweep_run", "browser", "test_resume", "test_training_faults"]
 CHROMIUM_FLAGS = (
     "headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1600", "disable-gpu", "disable-quic",
     "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
 )  # fmt: skip
-GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}
 
 
 def pytest_configure(config):
@@ -30,18 +36,30 @@ def pytest_xdist_auto_num_workers(config):
     return len(os.sched_getaffinity(0)) + 1
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-    """A test's group is the one that it names, else that of the server that it uses, else its file."""
+def group_of(file: str) -> str:
+    """The group of the test file with that path or node id."""
+    stem = file.partition("::")[0].rpartition("/")[2].removesuffix(".py")
+    return GROUP_OF_FILE.get(stem, stem)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Deals whole groups. (xdist's `loadgroup` writes them into the ids of tests, which pytest 9.2 keeps elsewhere.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = group_of
+    return scheduler
+
+
+def pytest_collection_modifyitems(items):
+    """What costs most first. UsageError for a test that would start a server which another process has started."""
     for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            shared = [group for name, group in GROUP_OF_FIXTURE.items() if name in item.fixturenames]
-            item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.stem))
-    items.sort(key=lambda item: _turn(item.get_closest_marker("xdist_group").args[0]))
-
-
-def _turn(group: str) -> int:
-    return FIRST.index(group) if group in FIRST else len(FIRST)
+        for fixture in GROUP_OF_FIXTURE.keys() & set(item.fixturenames):
+            if group_of(item.nodeid) != (group := GROUP_OF_FIXTURE[fixture]):
+                raise pytest.UsageError(
+                    f"{item.nodeid} uses {fixture}: add its file to GROUPS[{group!r}] in conftest.py"
+                )
+    items.sort(key=lambda item: FIRST.index(g) if (g := group_of(item.nodeid)) in FIRST else len(FIRST))
 
 
 def pytest_terminal_summary(terminalreporter, config):

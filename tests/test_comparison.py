@@ -2,6 +2,7 @@
 
 import json
 
+import jsonschema
 import pytest
 from proactor_lib.agent import parse, render
 from proactor_lib.annotate import evidence, oracle
@@ -118,3 +119,13 @@ def test_the_oracles_references_say_how_they_are_compared():
     answer["report"] = [{"params": {"what": {"value": FRAUD, "turn": 1}}, "candidate": [], "ready": [1]}]
     (found,) = oracle.read(answer, CATALOG.actions, part, [])
     assert found.params["what"].match == "text" and found.params["what"].text_threshold == 0.6
+
+
+def test_the_oracle_gives_a_list_as_a_list():
+    part = oracle.parts(3, 60, 0)[0]
+    answer = {a.name: [] for a in CATALOG.actions}
+    answer["book"] = [{"params": {"people": {"value": ["Ann", "Bo"], "turn": 1}}, "candidate": [], "ready": [1]}]
+    jsonschema.validate(answer, oracle.answer_schema(CATALOG.actions, part, []))
+    (found,) = oracle.read(answer, CATALOG.actions, part, [])
+    assert found.params["people"].value == '["Ann", "Bo"]'
+    assert agreement(found.params["people"].value, '["bo", "ann"]') == 1

@@ -144,6 +144,39 @@ def test_free_text_is_guessed_from_lengths_and_variety(tmp_path):
     assert [(p.name, p.match) for p in found.catalog.actions[0].params] == [("text", "text"), ("tag", "exact")]
 
 
+def test_a_batchs_line_free_text_tools_and_arguments_that_are_not_json(tmp_path):
+    calls = [
+        {"type": "custom", "custom": {"name": "note", "input": "a quiet one"}},
+        {"name": "f", "args": {"a b": True}},
+    ]
+    calls += [{"function": {"name": "f", "arguments": '{"a b": '}}, {"function": {"name": "g", "arguments": "[1]"}}]
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": calls}]
+    found = forms.read([written(tmp_path, "e.jsonl", {"custom_id": "q7", "body": {"messages": messages}})], "chat")
+    assert found.dialogues[0].id == "q7" and observed(found.dialogues[0]) == [
+        (1, "note", {"input": "a quiet one"}),
+        (1, "f", {"a_b": "True"}),
+        (1, "f", {}),
+        (1, "g", {"input": "[1]"}),
+    ]
+    assert list(found.notes.left_out) == ["the arguments of a call, which are not JSON (q7: f)"]
+    assert [(p.name, p.type, p.required) for p in found.catalog.by_name["f"].params] == [("a_b", "boolean", False)]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"choices": [{"message": {"role": "assistant", "content": "Yes?"}}]},
+        {"body": {"choices": [{"message": {"role": "assistant", "content": "Yes?"}}]}},
+        {"type": "message", "role": "assistant", "content": [{"type": "text", "text": "Yes?"}]},
+    ],
+)
+def test_a_logged_requests_answer_is_its_last_message(tmp_path, response):
+    request = {"system": "Be kind.", "messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL]}
+    found = forms.read([written(tmp_path, "r.json", {"id": "1", "request": request, "response": response})], "chat")
+    assert [(s, t) for s, t, _ in turns(found.dialogues[0])] == [("user", "Hi"), ("assistant", "Yes?")]
+    assert "a system message is no turn (1)" in list(found.notes.left_out)
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
@@ -361,11 +394,21 @@ def test_the_airlines_chats_keep_every_call(tmp_path):
     lines = [evidence.annotate(d, c.catalog, tally) for c in corpora for d in c.dialogues]
     assert sum(len(line.references) for line in lines) == 137 and tally.share_not_found < 0.1
     booked = next(r for line in lines for r in line.references if r.name == "book_reservation")
+    catalog = corpora[0].catalog.by_name["book_reservation"]
+    described = {p.name: p.description for p in catalog.params}
+    assert described["flights"] == "a list of objects with flight_number, date" and not described["cabin"]
     flights = booked.params["flights"].value
     first = json.loads(flights)[0]
     assert first.keys() == {"flight_number", "date"}
     # Two keys of one flight, of which one agrees: 2 * 1 / (2 + 2).
     assert agreement(json.dumps([first]), json.dumps([first | {"date": "2023-01-01"}])) == 0.5
+
+
+@needs_shared
+@pytest.mark.parametrize("folder, form", [("04-openai-ft", "chat"), ("06-whisper", "whisper")])
+def test_other_forms_in_an_own_domain_point_to_the_import(folder, form):
+    with pytest.raises(UserError, match=f"line 1: id: .*; `proactor data import .*--from {form}` reads such files"):
+        datasets.load("jsonl", SHARED / "cases" / folder, "train")
 
 
 @needs_shared

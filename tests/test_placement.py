@@ -90,7 +90,8 @@ def vllm_parser():
         ("h200x4-abcd", {}, "0,1,2,3"),
         ("h100x8-homeloan", {}, "0,1,2,3,4,5,6,7"),
         ("h200x4-abcd", {"trainers": 1, "servers": 1, "max_servers": 2}, "2,5,7"),  # sleeps while there is little to do
-        ("cpu-demo", {"device": "cuda", "gpu_memory_utilization": 0.4}, "GPU-5f1c"),  # one GPU for both
+        ("cpu-demo", {"device": "cuda"}, "GPU-5f1c"),  # one GPU for both
+        ("smoke", {}, "MIG-a"),
     ],
 )
 def test_vllm_accepts_every_command_line_for_a_gpu(preset, settings, gpus, vllm_parser, tmp_path):

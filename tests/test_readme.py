@@ -102,11 +102,12 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
     outside = re.sub(r"```.*?```|<!-- map:.*<!-- end of map -->", "", README, flags=re.S)
     inline = re.findall(r"`((?:make|proactor) [^`]*)`", outside)
     blocks = "\n".join(BLOCKS)
-    # tests/test_environments.py; tests/test_catalog.py; tests/test_bench_*.py; tests/test_cluster.py.
+    # tests/test_environments.py; test_assess.py; test_catalog.py; test_bench_*.py; test_cluster.py.
     known = {
         "make env",
         "make env EXTRA=gpu",
         "make env EXTRA=light",
+        "proactor assess chats.jsonl --from chat --out outputs/first",
         "proactor catalog import",
         "proactor bench",
         "proactor bench intervals",

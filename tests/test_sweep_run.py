@@ -33,8 +33,6 @@ from support.notebooks import write_notebook
 from support.sweeps import SCORE, SCORES, draws, score_cell, score_some_in_kernels, write_sweep
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 @pytest.fixture(scope="module")
 def ray_token():

@@ -15,11 +15,21 @@ from typing import Any, NamedTuple
 
 from proactor_lib.agent import _template, turn_line
 from proactor_lib.endpoint import Endpoint, Failed, Messages
-from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, ReferenceAction, ReferenceParam, Window
+from proactor_lib.schema import (
+    Action,
+    Catalog,
+    Dialogue,
+    DialogueReferences,
+    Parameter,
+    ReferenceAction,
+    ReferenceParam,
+    Window,
+)
 
 # A value without quotes, backslashes and line breaks. Hosted models know `pattern` but refuse `maxLength`; xgrammar
 # fails to compile repeats above 128.
 VALUE = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,100}$'}
+MOST_ITEMS = 20  # of a list as a value
 MOST = 8  # opportunities of one action in one answer
 FEWEST = 8  # turns of the smallest part that is asked about where answers do not fit
 
@@ -212,7 +222,7 @@ def _item(action: Action, part: Part, numbers: list[int], fewest_ready: int) -> 
         p.name: {
             "anyOf": [
                 {"type": "null"},
-                _object({"value": {"type": "string", "enum": list(p.values)} if p.values else VALUE, "turn": seen}),
+                _object({"value": _value(p), "turn": seen}),
             ]
         }
         for p in action.params
@@ -220,6 +230,12 @@ def _item(action: Action, part: Part, numbers: list[int], fewest_ready: int) -> 
     continues = {"continues": {"type": "integer", "enum": numbers}} if len(numbers) > 1 else {}
     ready = turns | ({"minItems": fewest_ready} if fewest_ready else {})
     return _object({**continues, "params": _object(params), "candidate": turns, "ready": ready})
+
+
+def _value(p: Parameter) -> dict[str, Any]:
+    if p.values:
+        return {"type": "string", "enum": list(p.values)}
+    return {"type": "array", "items": VALUE, "maxItems": MOST_ITEMS} if p.type == "array" else VALUE
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

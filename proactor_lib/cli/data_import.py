@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proactor_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from proactor_lib.datasets.transcripts import Options
 
 Files = Annotated[list[Path], typer.Argument(help="What to read, one or more files of one form.")]
 From = Annotated[str, typer.Option("--from", help="chat, vtt, srt, whisper, csv or vcon.")]
@@ -35,18 +38,25 @@ def import_(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Read chats or transcripts; the folder's import.md says what was read, guessed and left out."""
-    from proactor_lib.datasets import forms, imported, transcripts
+    from proactor_lib.datasets import forms, imported
 
-    options = transcripts.Options(columns=_pairs(column, "--column"), speakers=_pairs(speaker, "--speaker"))
-    if unknown := [key for key in options.columns if key not in transcripts.COLUMNS]:
-        raise UserError(f"--column {unknown[0]}=...: accepted keys: {', '.join(transcripts.COLUMNS)}")
-    found = forms.read(files, source, tools, triggers, options, domain)
+    found = forms.read(files, source, tools, triggers, options(column, speaker), domain)
     parts = imported.split(found.dialogues, _shares(split), seed)
     imported.write(found, out, parts, files)
     if as_json:
         notes = {"guessed": list(found.notes.guessed), "left_out": list(found.notes.left_out)}
         typer.echo(json.dumps(found.counts | {"splits": {k: len(v) for k, v in parts.items()}} | notes, indent=2))
     typer.echo((out / imported.PAGE).read_text(encoding="utf-8"), err=True)
+
+
+def options(columns: list[str], speakers: list[str]) -> "Options":
+    """What KEY=NAME options say of a source. UserError for a column that no table has."""
+    from proactor_lib.datasets.transcripts import COLUMNS, Options
+
+    found = Options(columns=_pairs(columns, "--column"), speakers=_pairs(speakers, "--speaker"))
+    if unknown := [key for key in found.columns if key not in COLUMNS]:
+        raise UserError(f"--column {unknown[0]}=...: accepted keys: {', '.join(COLUMNS)}")
+    return found
 
 
 def _pairs(given: list[str], option: str) -> dict[str, str]:

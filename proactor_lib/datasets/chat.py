@@ -32,6 +32,8 @@ def read(path: Path, notes: Notes) -> Iterator[Conversation]:
         try:
             chat = _unwrapped(raw)
             id = next((str(chat[key]) for key in IDS if chat.get(key)), f"{stem}-{number}")
+            if chat.get("system"):
+                notes.left_out.add("a system message is no turn", id)
             yield Conversation(id, tuple(_all_events(chat["messages"], id, notes)), _tools(chat, id, notes))
         except (KeyError, TypeError, AttributeError, ValueError, Malformed) as error:
             raise UserError(f"{place} is not a chat with messages: {reason(error)}") from None
@@ -55,10 +57,23 @@ def _unwrapped(raw: Any) -> dict:
         raise ValueError(f"a chat must be an object or a list, got {str(raw)[:60]!r}")
     for key in AROUND:
         if "messages" not in raw and isinstance(raw.get(key), dict):
-            return {k: raw[k] for k in IDS if k in raw} | raw[key]
+            inner = _unwrapped(raw[key])
+            own = {k: raw[k] for k in IDS if k in raw}
+            return own | inner | {"messages": [*inner["messages"], *_answers(raw.get("response"))]}
     if not isinstance(raw.get("messages"), list):
         raise ValueError(f"no list 'messages'; its keys: {', '.join(map(str, raw)) or 'none'}")
     return raw
+
+
+def _answers(response: Any) -> list[dict]:
+    """The message that a logged request was answered with; none where there is none."""
+    if not isinstance(response, dict):
+        return []
+    if isinstance(response.get("body"), dict):
+        return _answers(response["body"])
+    if response.get("choices"):
+        return [response["choices"][0]["message"]]
+    return [response] if response.get("role") == "assistant" else []
 
 
 def _tools(chat: dict, id: str, notes: Notes) -> tuple[Action, ...]:

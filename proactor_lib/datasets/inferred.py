@@ -76,7 +76,14 @@ def _parameter(name: str, action: str, seen: list[dict[str, Any]], required: boo
     match = {"match": "text"} if _free_text(values) else {}
     if match:
         guessed.add("long and varied values: free text, compared by similarity (match: text)", f"{action}.{name}")
-    return Parameter(name=name, type=_type(values), required=required, **match)
+    return Parameter(name=name, type=_type(values), description=_parts(values), required=required, **match)
+
+
+def _parts(values: list[Any]) -> str:
+    """What the objects in lists have, in words; empty where there are none."""
+    objects = [item for value in values if isinstance(value, list) for item in value if isinstance(item, dict)]
+    keys = dict.fromkeys(key for item in objects for key in item)
+    return f"a list of objects with {', '.join(map(str, keys))}" if keys else ""
 
 
 def _type(values: list[Any]) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proactor_lib.errors import UserError
-from proactor_lib.files import numbered_jsonl, plain_or_gzipped, read_json, write_json, write_jsonl
+from proactor_lib.files import numbered_jsonl, numbered_lines, plain_or_gzipped, read_json, write_json, write_jsonl
 from proactor_lib.schema import Catalog, Dialogue
+
+FOREIGN = {"messages": "chat", "segments": "whisper", "transcription": "whisper"}  # a key that tells another form
 
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
@@ -25,12 +27,23 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
 
 def _dialogues(path: Path, catalog: Catalog) -> Iterator[Dialogue]:
     seen: dict[str, int] = {}
-    for line, dialogue in numbered_jsonl(path, Dialogue):
+    for line, dialogue in _lines(path):
         if problem := _problem(dialogue, catalog):
             raise UserError(f"{path}, line {line}: {problem}")
         if (first := seen.setdefault(dialogue.id, line)) != line:
             raise UserError(f"{path}, line {line}: the id {dialogue.id!r} was used at line {first} before")
         yield dialogue
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Dialogue]]:
+    """The file's dialogues; where they are of a form that `proactor data import` reads, its UserError says so."""
+    try:
+        yield from numbered_jsonl(path, Dialogue)
+    except UserError as error:
+        first = next((text for _, text in numbered_lines(path)), "")
+        form = next((form for key, form in FOREIGN.items() if f'"{key}"' in first), None)
+        hint = f"; `proactor data import {path} --from {form}` reads such files" if form else ""
+        raise UserError(f"{error}{hint}") from None
 
 
 def _problem(dialogue: Dialogue, catalog: Catalog) -> str | None:

@@ -54,7 +54,7 @@ class Fixed:
     at_once = 1
 
     def __init__(self, name: str, seed: int):
-        self._policy, self._seed = policies.POLICIES[name], seed
+        self._policy, self._seed = policies.FIXED_POLICIES[name], seed
 
     async def follow(self, case: EvalCase, known: Known, on_prediction: OnPrediction) -> None:
         """As Agent; nothing is asked."""

@@ -11,7 +11,7 @@ from proactor_lib.annotate.oracle_run import cache_dir
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.agents import PROMPTS, Agent, Fixed, Prompted
-from proactor_lib.policies import POLICIES
+from proactor_lib.policies import FIXED_POLICIES
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PolicySet:
 
         UserError for a name that nobody has, and for a named adapter that is not there.
         """
-        known = [*self._adapters, *PROMPTS, *POLICIES]
+        known = [*self._adapters, *PROMPTS, *FIXED_POLICIES]
         if unknown := [name for name in names if name not in known]:
             raise UserError(f"unknown policy {unknown[0]!r}; accepted: {', '.join(known)}")
         missing = {n: a for n in names if (a := self._adapters.get(n)) and not (a / "adapter_config.json").exists()}
@@ -53,7 +53,7 @@ class PolicySet:
     def made_from(self, name: str) -> dict:
         """What the policy's outputs depend on, the dialogues apart: JSON values."""
         p = self._run.params
-        if name in POLICIES:
+        if name in FIXED_POLICIES:
             return {"seed": p.seed}
         ours = {"model": p.model, "quantization": p.quantization, "max_context": p.max_context}
         ours |= {"chat_template_args": p.chat_template_args} if p.chat_template_args else {}
@@ -69,7 +69,7 @@ class PolicySet:
     def agent(self, name: str) -> Agent:
         """The policy, ready to be asked. ServerDied if our server does not start."""
         p = self._run.params
-        if name in POLICIES:
+        if name in FIXED_POLICIES:
             return Fixed(name, p.seed)
         if name in self._adapters:
             return self._served().agent(self._adapters[name])

@@ -12,7 +12,7 @@ from proactor_lib.evaluate.agents import Agent, EvalCase, Unanswered
 from proactor_lib.evaluate.policy_set import PolicySet
 from proactor_lib.evaluate.predictions import DEV, TEST, PredictionLog, folder
 from proactor_lib.evaluate.results import focus, load_or_score
-from proactor_lib.policies import POLICIES
+from proactor_lib.policies import FIXED_POLICIES
 from proactor_lib.run_folder import RunFolder
 
 TELL_EVERY = 0.2  # seconds between two lines of progress
@@ -61,7 +61,7 @@ class EvalSplit:
     def made_from(self, policy: str) -> dict:
         """What the policy's predictions depend on in the data: JSON values. Only fixed policies see the references."""
         run = self.run
-        files = run.sources(self.split) if policy in POLICIES else [run.data / f"{self.split}.jsonl"]
+        files = run.sources(self.split) if policy in FIXED_POLICIES else [run.data / f"{self.split}.jsonl"]
         return {
             "files": [provenance.fingerprint(f) for f in files],
             "catalog": run.catalog.digest,
