@@ -22,11 +22,8 @@ NOTEBOOK = ROOT / "notebooks" / "05_performance.ipynb"
 def executed(out, bench):
     """The outputs' text of the notebook, run headless on a folder."""
     params = json.loads((out / "params.json").read_text()) if (out / "params.json").exists() else {}
-    settings = {
-        k: params[k]
-        for k in ("max_staleness", "num_generations", "turns_per_dialogue", "dialogues_per_step")
-        if k in params
-    }
+    names = "max_staleness", "num_generations", "turns_per_dialogue", "dialogues_per_step", "evaluation_turns"
+    settings = {name: params[name] for name in names if name in params}
     given = {"params_file": str(ROOT / "params" / "smoke.yaml"), "out": str(out), "overrides": settings,
              "bench": str(bench), "simulated_steps": 2}  # fmt: skip
     target = out.parent / "executed.ipynb"

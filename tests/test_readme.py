@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -70,13 +71,15 @@ def run_block(copy, block):
     mark = f"{os.getpid()}-{len(block)}"
     venv = str(Path(sys.executable).parent)
     env = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "FIRST": "127.0.0.1", "README_BLOCK": mark}
-    env |= {"RAY_TMPDIR": str(copy.parent), "RAY_USAGE_STATS_ENABLED": "0"}
+    short = tempfile.mkdtemp(prefix="ray-")  # a socket's path has at most 107 characters
+    env |= {"RAY_TMPDIR": short, "RAY_USAGE_STATS_ENABLED": "0"}
     try:
         return subprocess.run(["bash", "-c", script], cwd=copy, env=env, capture_output=True, text=True, timeout=500)
     finally:
         for process in psutil.process_iter():
             if _marked(process, mark):
                 process.send_signal(signal.SIGKILL)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def _marked(process, mark):
@@ -91,7 +94,7 @@ def _block(number):
     return pytest.param(number, id=name, marks=needs_shared if "../shared" in BLOCKS[number] else ())
 
 
-@pytest.mark.parametrize("number", map(_block, range(len(BLOCKS))))
+@pytest.mark.parametrize("number", [_block(number) for number in range(len(BLOCKS))])
 def test_a_block_runs_as_it_stands(copy, number):
     done = run_block(copy, BLOCKS[number])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

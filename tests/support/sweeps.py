@@ -66,6 +66,7 @@ def score_cell(source, target, given, timeout=None):
     if state != "done":
         error = {"output_type": "error", "ename": "Error", "evalue": problem, "traceback": [problem]}
         node["cells"][-1]["outputs"].append(error)
+    target.with_name(f".{target.stem}.running.ipynb").unlink(missing_ok=True)  # of an execution that was killed
     target.write_text(json.dumps(node))
     if state == "done":
         progress.report(out, "draws", 1, 2)
