@@ -9,10 +9,8 @@ commands and notebooks ask nobody.
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import logging
-import os
 import random
 import tempfile
 import time
@@ -20,18 +18,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from proactor_lib import replies
+from proactor_lib.connection import api_key, from_environment, openai_client
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 from proactor_lib.replies import Fault, Kind
 from proactor_lib.schema import Form
-
-if TYPE_CHECKING:
-    import openai
 
 log = logging.getLogger(__name__)
 
@@ -127,10 +122,10 @@ class Endpoint:
         if self.cache:
             _check_writable(self.cache)
         # Sent with each request, not by the client's defaults: only so does the client take a key among them.
-        self._headers = {name: _from_environment(name, value) for name, value in (headers or {}).items()}
+        self._headers = {name: from_environment(name, value) for name, value in (headers or {}).items()}
         if not key and _KEY_HEADERS & {name.lower() for name in self._headers}:
             key, self._headers = "in the headers", {"Authorization": openai.Omit(), **self._headers}
-        self._client = _client(url, key or _key(url, key_variable))
+        self._client = openai_client(url, key or api_key(url, key_variable))
         self._slots = asyncio.Semaphore(concurrency)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -299,46 +294,6 @@ def price(prompt_tokens: int, output_tokens: int, prices: tuple[float, float]) -
 def estimated_tokens(messages: Messages) -> int:
     """About how many tokens `messages` take: a token every 3.5 bytes and 4 for each message's frame [ours]."""
     return sum(4 + -(-2 * len(m["content"].encode()) // 7) for m in messages)
-
-
-def is_loopback(url: str) -> bool:
-    """Whether `url` names this machine only."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _client(url: str, key: str) -> "openai.AsyncOpenAI":
-    """Retries are ours: the client's are not counted, and hold no slot of our concurrency."""
-    import openai
-
-    parts = urlsplit(url)
-    return openai.AsyncOpenAI(
-        base_url=urlunsplit(parts._replace(query="", fragment="")),
-        api_key=key,
-        default_query=dict(parse_qsl(parts.query)),
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(url), timeout=None),
-        max_retries=0,
-        timeout=None,
-    )
-
-
-def _key(url: str, variable: str) -> str:
-    if key := os.environ.get(variable):
-        return key
-    if is_loopback(url):
-        return "none"
-    raise UserError(f"{url} needs an API key: set the environment variable {variable}")
-
-
-def _from_environment(header: str, value: str) -> str:
-    if not value.startswith("$"):
-        return value
-    if found := os.environ.get(value[1:].strip("{}")):
-        return found
-    raise UserError(f"the header {header!r} wants the environment variable {value[1:].strip('{}')}, which is not set")
 
 
 def _check_writable(cache: Path) -> None:

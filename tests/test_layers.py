@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "proactor_lib"
 LAYERS = [
     "errors files yaml_text replies values comparison schema",
     "progress processes provenance concurrency ray_session notebook",
-    "agent policies endpoint models",
+    "agent policies connection endpoint models",
     "catalog datasets",
     "annotate metrics",
     "rewards",
