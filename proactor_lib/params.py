@@ -126,6 +126,7 @@ class ServingParams(BaseModel):
     gpu_memory_utilization: Share = 0.9  # share of a GPU's memory that a server takes
     kv_cache_gb: Positive = 2.0  # a CPU server's KV cache
     max_num_seqs: Count = 64  # sequences that a server decodes at once
+    server_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # as trainer_dtype
     policy_sync: Literal["auto", "adapter", "merged"] = "auto"  # auto: adapters on GPUs, merged weights on a CPU
     start_timeout: Positive = 300.0  # seconds until a server must be ready
 
