@@ -49,7 +49,9 @@ class PolicyServer:
     def _sync(self) -> AdapterSync | MergedSync:
         if adapters_served(self._job.params):
             return AdapterSync([self.server], ADAPTERS)
-        return MergedSync([self.server], self._job.served, scratch_folder(self._log_path.parent))
+        return MergedSync(
+            [self.server], self._job.served, scratch_folder(self._log_path.parent), self._job.server_dtype
+        )
 
     def serve(self, adapter: Path | None) -> str:
         """Have the base (None) or the base with an adapter served; the model name that requests carry."""
