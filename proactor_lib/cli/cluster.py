@@ -53,7 +53,7 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
     made = make_cluster(params, weights, out, lora=params.policy_sync == "adapter", port=port, key=key)
     try:
         with ray_session(params), made:
-            _write_access(out, made.key)
+            write_access(out, made.key)
             made.wait_ready(params.start_timeout)
             typer.echo(f"{made.url}/v1 serves {', '.join(made.serving()[0].models())}; its key is in {out / ACCESS}")
             while made.failure is None:
@@ -66,7 +66,8 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
         (out / ACCESS).unlink(missing_ok=True)
 
 
-def _write_access(out: Path, key: str) -> None:
+def write_access(out: Path, key: str) -> None:
+    """Write the process and its key to access.json, for their owner only."""
     import psutil
 
     access = {"pid": os.getpid(), "created": psutil.Process().create_time(), "key": key}
