@@ -106,9 +106,7 @@ def test_a_threshold_says_what_fires(readiness, statuses):
 
 def test_the_service_says_what_evaluation_predicts_turn_by_turn(tmp_path):
     run = opened(tmp_path / "run", evaluation_turns=0)
-    cases = [
-        EvalCase(c.dialogue, (), c.catalog, tuple(range(1, len(c.dialogue.turns) + 1))) for c in run.split("test")
-    ][:1]
+    cases = EvalSplit(run).cases[:1]
     with Completions(drawn_at_all) as model:
         log = PredictionLog(tmp_path / "predictions", "p", {})
         asyncio.run(predict(scripted_agent(model), cases, log, lambda: None))

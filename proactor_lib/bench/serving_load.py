@@ -16,8 +16,8 @@ import httpx
 import psutil
 
 from proactor_lib import datasets, processes
+from proactor_lib.artf.serving.access import ACCESS
 from proactor_lib.artf.serving.process import free_port
-from proactor_lib.cli.cluster import ACCESS
 from proactor_lib.errors import ProcessError
 from proactor_lib.files import write_json
 from proactor_lib.schema import Dialogue

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
+from proactor_lib.artf.serving.access import ACCESS, write_access
 from proactor_lib.errors import UserError
 
 cluster = typer.Typer(no_args_is_help=True, help="vLLM servers behind a router, as many as the load needs.")
 
 Out = Annotated[Path, typer.Option(help="The cluster's folder: cluster.json (what is), cluster.jsonl, logs.")]
-ACCESS = "access.json"  # the process, and the key that requests carry: for its owner only
 
 
 def register(app: typer.Typer) -> None:
@@ -64,17 +64,6 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
         typer.echo("proactor: the cluster is down", err=True)
     finally:
         (out / ACCESS).unlink(missing_ok=True)
-
-
-def write_access(out: Path, key: str) -> None:
-    """Write the process and its key to access.json, for their owner only."""
-    import psutil
-
-    access = {"pid": os.getpid(), "created": psutil.Process().create_time(), "key": key}
-    out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out / ACCESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as f:
-        json.dump(access, f)
 
 
 @cluster.command()

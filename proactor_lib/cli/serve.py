@@ -69,8 +69,8 @@ def _listening(host: str, port: int) -> socket.socket:
 def _serve(found: "Source", listening: socket.socket, limits: "Limits", name: str, remember: int, out: Path) -> None:
     import uvicorn
 
+    from proactor_lib.artf.serving.access import ACCESS, write_access
     from proactor_lib.artf.serving.launch import ray_session
-    from proactor_lib.cli.cluster import ACCESS, write_access
     from proactor_lib.evaluate.policy_set import PolicySet
     from proactor_lib.run_folder import RunFolder
     from proactor_lib.service.agent_service import AgentService
