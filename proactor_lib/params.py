@@ -96,7 +96,8 @@ class TrainingParams(BaseModel):
     open_share: Share = 0.5  # of such a sample: turns with something to do
     max_completion_tokens: Count = 120  # an output's limit
     temperature: Positive = 1.0
-    credit: Literal["turn", "trajectory"] = "turn"  # reward at the turn, or along the k-th outputs of all turns
+    # reward at the turn, along the k-th outputs of all turns, or what the output adds to the dialogue
+    credit: Literal["turn", "trajectory", "counterfactual"] = "turn"
     scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages by the standard deviation of that
     turn_weights: Literal["natural", "none"] = "none"  # natural: each kind of turn weighs as in its dialogue
     loss: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "dapo"  # dapo: GRPO's, averaged over a step's tokens
@@ -126,6 +127,7 @@ class ServingParams(BaseModel):
     gpu_memory_utilization: Share = 0.9  # share of a GPU's memory that a server takes
     kv_cache_gb: Positive = 2.0  # a CPU server's KV cache
     max_num_seqs: Count = 64  # sequences that a server decodes at once
+    server_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # as trainer_dtype
     policy_sync: Literal["auto", "adapter", "merged"] = "auto"  # auto: adapters on GPUs, merged weights on a CPU
     start_timeout: Positive = 300.0  # seconds until a server must be ready
 
@@ -176,8 +178,8 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError("quality_filter: 'iou' needs a second_annotator")
         if self.judge != "rubric" and self.judge_url is None:
             raise ValueError(f"judge {self.judge!r} needs judge_url")
-        if self.credit == "trajectory" and (self.reward != "utility" or self.turns_per_dialogue):
-            raise ValueError("credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0, all turns")
+        if self.credit != "turn" and (self.reward != "utility" or self.turns_per_dialogue):
+            raise ValueError(f"credit {self.credit!r} needs reward 'utility' and turns_per_dialogue 0, all turns")
         if (self.policy_url is None) != (self.policy_model is None):
             raise ValueError("policy_url and policy_model need each other")
         return self

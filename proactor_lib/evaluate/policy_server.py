@@ -60,7 +60,8 @@ class PolicyServer:
         if adapters_served(self._job.params):
             sync = AdapterSync(pool, ADAPTERS)
         else:
-            sync = MergedSync(pool, self._job.served, scratch_folder(self._log_path.parent))
+            scratch = scratch_folder(self._log_path.parent)
+            sync = MergedSync(pool, self._job.served, scratch, self._job.server_dtype)
         if self._clustered:
             pool.sync = sync  # servers that join hold the policy too
         return sync
