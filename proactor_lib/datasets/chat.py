@@ -93,11 +93,14 @@ def _all_events(messages: list[dict], id: str, notes: Notes) -> Iterator[Spoken 
     if chat_without := [m for m in messages if not isinstance(m, dict)]:
         raise ValueError(f"a message must be an object, got {str(chat_without[0])[:60]!r}")
     for message in messages:
-        yield from _events(message, id, notes)
+        yield from events(message, id, notes)
 
 
-def _events(message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:
-    """What a message says, calls and answers, in its order; calls beside its content come after it."""
+def events(message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:
+    """What a message says, calls and answers, in its order; calls beside its content come after it.
+
+    ValueError, KeyError, TypeError or AttributeError for what is not a message.
+    """
     role = message.get("role")
     if role in SILENT:
         notes.left_out.add(f"a {role} message is no turn", id)
