@@ -46,6 +46,7 @@ class DataParams(BaseModel):
     catalog_scope: datasets.Scope = "distractors"  # what a dialogue is shown: its services, and which others
     distractor_services: Natural = 3  # those others, drawn by seed and dialogue; fewer where max_context is full
     schema_variant: datasets.Variant | None = None  # the test split's catalog in SGD-X's words; none: SGD's own
+    transcript: datasets.Transcript = "human"  # of Harper Valley's calls: the transcribers' words, or the recogniser's
     max_turns: Count = 50  # dialogues with more turns are left out [paper: 50]
     homeloan_log: bool = True  # whether the simulator logs the human agent's triggers [paper: its corpus has none]
 
@@ -96,7 +97,8 @@ class TrainingParams(BaseModel):
     open_share: Share = 0.5  # of such a sample: turns with something to do
     max_completion_tokens: Count = 120  # an output's limit
     temperature: Positive = 1.0
-    credit: Literal["turn", "trajectory"] = "turn"  # reward at the turn, or along the k-th outputs of all turns
+    # reward at the turn, along the k-th outputs of all turns, or what the output adds to the dialogue
+    credit: Literal["turn", "trajectory", "counterfactual"] = "turn"
     scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages by the standard deviation of that
     turn_weights: Literal["natural", "none"] = "none"  # natural: each kind of turn weighs as in its dialogue
     loss: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "dapo"  # dapo: GRPO's, averaged over a step's tokens
@@ -130,6 +132,7 @@ class ServingParams(BaseModel):
     # What servers hold where the trainer's base is in 4 bits, the same numbers either way: `matched`, dequantised to
     # bfloat16, or `nf4`, the 4 bits themselves: for GPUs on which the first do not fit.
     serve_weights: Literal["matched", "nf4"] = "matched"
+    server_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # as trainer_dtype
     policy_sync: Literal["auto", "adapter", "merged"] = "auto"  # auto: adapters on GPUs, merged weights on a CPU
     start_timeout: Positive = 300.0  # seconds until a server must be ready
 
@@ -188,8 +191,8 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError(f"judge_url 'serve' serves one judge, not {self.judge!r}")
         if self.judge_url != SERVE and SERVE in (self.judge_url or "").split(","):
             raise ValueError(f"judge_url {self.judge_url!r}: 'serve' stands alone")
-        if self.credit == "trajectory" and (self.reward != "utility" or self.turns_per_dialogue):
-            raise ValueError("credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0, all turns")
+        if self.credit != "turn" and (self.reward != "utility" or self.turns_per_dialogue):
+            raise ValueError(f"credit {self.credit!r} needs reward 'utility' and turns_per_dialogue 0, all turns")
         if (self.policy_url is None) != (self.policy_model is None):
             raise ValueError("policy_url and policy_model need each other")
         return self

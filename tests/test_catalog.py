@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from proactor_lib import catalog as catalogs
 from proactor_lib.datasets import homeloan
+from proactor_lib.datasets.forms import read_catalog
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Parameter
 
@@ -161,7 +162,7 @@ def test_round_trip_says_what_is_lost(tmp_path):
 
 @needs_shared
 def test_sgd_survives_openai(tmp_path):
-    before = catalogs.read(SHARED / "data" / "sgd" / "dev" / "schema.json.gz", "sgd").catalog
+    before = read_catalog(SHARED / "data" / "sgd" / "dev" / "schema.json.gz", "sgd").catalog
     exported, _ = catalogs.export(before, "openai")
     after = catalogs.read(write(tmp_path, exported), "openai", domain="sgd").catalog
     assert [a.model_copy(update={"group": "", "effect": "write"}) for a in before.actions] == list(after.actions)
@@ -170,7 +171,7 @@ def test_sgd_survives_openai(tmp_path):
 
 @needs_shared
 def test_sgd_schema():
-    found = catalogs.read(SHARED / "data" / "sgd" / "dev" / "schema.json.gz", "sgd")
+    found = read_catalog(SHARED / "data" / "sgd" / "dev" / "schema.json.gz", "sgd")
     action = found.catalog.by_name["Alarm_1.AddAlarm"]
     assert (action.effect, action.required, action.group) == ("write", ("new_alarm_time",), "Alarm_1")
     assert [p.name for p in action.params] == ["new_alarm_time", "new_alarm_name"]
@@ -179,7 +180,7 @@ def test_sgd_schema():
 
 @needs_shared
 def test_abcd_ontology_with_its_guidelines():
-    found = catalogs.read(SHARED / "data" / "abcd" / "ontology.json", "abcd")
+    found = read_catalog(SHARED / "data" / "abcd" / "ontology.json", "abcd")
     actions = found.catalog.by_name
     assert len(actions) == 30
     assert actions["validate-purchase"].required == ("username", "email", "order_id")
@@ -206,5 +207,5 @@ def test_bad_files_are_named(source, text, said, tmp_path):
     path = tmp_path / "input.json"
     path.write_text(text)
     with pytest.raises(UserError, match="^(?s:.*)" + said.replace("[", r"\[")) as error:
-        catalogs.read(path, source)
+        read_catalog(path, source)
     assert source == "graphql" or str(path) in str(error.value)

@@ -12,7 +12,8 @@ LAYERS = [
     "errors files yaml_text replies values comparison schema",
     "progress processes provenance concurrency ray_session notebook",
     "agent policies connection endpoint models",
-    "catalog datasets",
+    "catalog",
+    "datasets",
     "annotate metrics",
     "rewards",
     "params run_folder sweep_folder",
@@ -20,7 +21,8 @@ LAYERS = [
     "reward_lab artf.serving artf.training artf.capacity",
     "evaluate",
     "report",
-    "run pipeline sweep widgets bench doctor",
+    "run pipeline sweep widgets service interop doctor",
+    "bench",
     "cli __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

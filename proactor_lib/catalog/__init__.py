@@ -4,7 +4,7 @@ What a source says and a catalog cannot hold is never dropped in silence: it com
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from pydantic import ValidationError
 from proactor_lib.catalog import openapi, tools
 from proactor_lib.catalog.json_schema import Notes
 from proactor_lib.catalog.references import Malformed, document
-from proactor_lib.datasets.raw import parsed
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error
 from proactor_lib.schema import Action, Catalog
+
+Reader = Callable[[Path, Notes], Catalog]  # notes down what the catalog does not hold of the file
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,18 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
 
-def read(path: Path, source: str, domain: str | None = None) -> Imported:
-    """The file as a catalog; `source` is a key of `SOURCES`; `domain` in place of the name that the file gives itself.
+def read(path: Path, source: str, domain: str | None = None, readers: Mapping[str, Reader] | None = None) -> Imported:
+    """The file as a catalog; `domain` in place of the name that the file gives itself.
 
+    source: a key of `readers` (None: `SOURCES`; with the corpora's own: `datasets.forms.CATALOGS`).
     Raises UserError: an unknown source, a file that is not of that kind, two actions of one name.
     """
-    if source not in SOURCES:
-        raise UserError(f"unknown catalog source {source!r}; accepted: {', '.join(SOURCES)}")
+    readers = readers or SOURCES
+    if source not in readers:
+        raise UserError(f"unknown catalog source {source!r}; accepted: {', '.join(readers)}")
     notes = Notes()
     try:
-        catalog = SOURCES[source](Path(path), notes)
+        catalog = readers[source](Path(path), notes)
         if domain:
             catalog = catalog.model_copy(update={"domain": domain})
         return Imported(catalog, notes)
@@ -64,37 +67,9 @@ def _openapi(path: Path, notes: Notes) -> Catalog:
     return _listed(path, actions, title or path.name.partition(".")[0], version)
 
 
-def _sgd(path: Path, notes: Notes) -> Catalog:
-    from proactor_lib.datasets import sgd
-
-    schema = parsed(path)
-    made = sgd.catalog(schema, path)
-    for intent in (i for service in schema for i in service["intents"]):
-        notes.add("result slots of an intent have no place in a catalog", intent["name"], intent.get("result_slots"))
-        notes.add(
-            "default values of optional slots have no place in a catalog", intent["name"], intent["optional_slots"]
-        )
-    return made
-
-
-def _abcd(path: Path, notes: Notes) -> Catalog:
-    from proactor_lib.datasets import abcd
-
-    guidelines = path.parent / "guidelines.json"
-    made = abcd.catalog(parsed(path), parsed(guidelines) if guidelines.exists() else None, path)
-    if not guidelines.exists():
-        notes.add(f"no guidelines.json beside {path.name}: no descriptions and preconditions")
-    for action in made.actions:
-        notes.add("of alternative slots the guidelines want some, none of them always: all are optional", action.name,
-                  action.name in abcd.ALTERNATIVES)  # fmt: skip
-    return made
-
-
-SOURCES: dict[str, Callable[[Path, Notes], Catalog]] = {
+SOURCES: dict[str, Reader] = {
     "openapi": _openapi,
     **dict.fromkeys(("mcp", "openai", "anthropic", "bedrock", "gemini"), _tools),  # one reader of all their forms
-    "sgd": _sgd,
-    "abcd": _abcd,
 }
 TARGETS: dict[str, Callable[[Catalog, Notes], Any]] = {"openai": tools.to_openai, "mcp": tools.to_mcp}
 

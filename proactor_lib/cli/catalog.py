@@ -31,10 +31,10 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Make a catalog; what it cannot hold of the source is reported."""
-    from proactor_lib import catalog as catalogs
+    from proactor_lib.datasets.forms import read_catalog
     from proactor_lib.files import write_json
 
-    found = catalogs.read(file, source, domain)
+    found = read_catalog(file, source, domain)
     write_json(out, found.catalog.model_dump(mode="json"))
     _report(f"{len(found.catalog.actions)} actions in {out}", found.notes, as_json)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from proactor_lib.catalog.json_schema import Notes
 from proactor_lib.datasets.raw import parsed, reason
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
@@ -97,6 +98,18 @@ def catalog(ontology: dict, guidelines: dict | None = None, source: Path | str =
             f"{source} is not ABCD's ontology (actions and values) with its guidelines: {reason(error)}"
         ) from None
     return Catalog(domain="abcd", version="1.1", actions=actions)
+
+
+def imported(path: Path, notes: Notes) -> Catalog:
+    """An ontology file's catalog (`catalog.Reader`), with the guidelines beside it."""
+    guidelines = path.parent / "guidelines.json"
+    read = catalog(parsed(path), parsed(guidelines) if guidelines.exists() else None, path)
+    if not guidelines.exists():
+        notes.add(f"no guidelines.json beside {path.name}: no descriptions and preconditions")
+    for action in read.actions:
+        notes.add("of alternative slots the guidelines want some, none of them always: all are optional", action.name,
+                  action.name in ALTERNATIVES)  # fmt: skip
+    return read
 
 
 def _action(name: str, group: str, slots: list[str], values: dict, steps: list[list[tuple[str, str]]]) -> Action:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from proactor_lib import catalog
 from proactor_lib.catalog.references import document
-from proactor_lib.datasets import chat, transcripts, triggers
+from proactor_lib.datasets import abcd, chat, sgd, transcripts, triggers
 from proactor_lib.datasets.conversations import Conversation, Notes
 from proactor_lib.datasets.imported import Imported, collect
 from proactor_lib.errors import UserError
@@ -13,6 +13,12 @@ from proactor_lib.files import read_json
 from proactor_lib.schema import Action, Catalog
 
 FORMS = ("chat", *transcripts.SOURCES)
+CATALOGS = catalog.SOURCES | {"sgd": sgd.imported, "abcd": abcd.imported}
+
+
+def read_catalog(path: Path, source: str, domain: str | None = None) -> catalog.Imported:
+    """`catalog.read` of any source, the corpora's own files (`CATALOGS`) too."""
+    return catalog.read(path, source, domain, CATALOGS)
 
 
 def read(

@@ -8,6 +8,7 @@ MultiWOZ in this form) logs no triggers.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from proactor_lib.catalog.json_schema import Notes
 from proactor_lib.datasets.raw import parsed, reason
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
@@ -53,6 +54,18 @@ def catalog(schema: list[dict], source: Path | str = "the schema") -> Catalog:
             f"{source} is not an SGD schema (a list of services with intents and slots): {reason(error)}"
         ) from None
     return Catalog(domain="sgd", actions=actions)
+
+
+def imported(path: Path, notes: Notes) -> Catalog:
+    """A schema file's catalog (`catalog.Reader`)."""
+    schema = parsed(path)
+    read = catalog(schema, path)
+    for intent in (i for service in schema for i in service["intents"]):
+        notes.add("result slots of an intent have no place in a catalog", intent["name"], intent.get("result_slots"))
+        notes.add(
+            "default values of optional slots have no place in a catalog", intent["name"], intent["optional_slots"]
+        )
+    return read
 
 
 def _action(service: dict, intent: dict) -> Action:

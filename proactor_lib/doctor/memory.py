@@ -114,16 +114,21 @@ def _host(params: Params, machine: Machine, roles: Roles, model: ModelSizes, tra
         count = servers + (params.trainers + roles.judges) * trains
         needs["processes"] = count * memory.VLLM
     else:
-        needs["servers"] = servers * sum(memory.cpu_server(model, params).values())
+        wide = _is_float32(params.server_dtype, machine)
+        needs["servers"] = servers * sum(memory.cpu_server(model, params, wide).values())
         if trains:
-            one = memory.trainer(model, params, gpu=False, float32=not machine.bfloat16)
+            one = memory.trainer(model, params, gpu=False, float32=_is_float32(params.trainer_dtype, machine))
             needs["training"] = params.trainers * sum(one.values())
             judge = model_sizes(params.judge) if roles.judges else None
-            needs["judge"] = sum(memory.cpu_server(judge, params).values()) if judge else 0.0
+            needs["judge"] = sum(memory.cpu_server(judge, params, wide).values()) if judge else 0.0
     total, has = sum(needs.values()), machine.memory_gb * GB
     problem = (f"the processes of the run need {_gb(total)} of memory at once ({_told(needs)}) and {machine.name} has "
                f"{_gb(has)}: lower token_budget, kv_cache_gb or servers, or take a smaller model")  # fmt: skip
     return Row("memory", "host", total, has, problem if total > has * USABLE else None, parts=needs)
+
+
+def _is_float32(dtype: str, machine: Machine) -> bool:
+    return dtype == "float32" or (dtype == "auto" and not machine.bfloat16)
 
 
 def _disk(params: Params, machine: Machine, model: ModelSizes, gpu: bool) -> Row:

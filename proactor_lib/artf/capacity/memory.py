@@ -48,9 +48,13 @@ def _activations(model: ModelSizes, params: Params) -> float:
     return params.token_budget * (model.num_hidden_layers + 1) * layer
 
 
-def cpu_server(model: ModelSizes, params: Params) -> Parts:
+def cpu_server(model: ModelSizes, params: Params, float32: bool) -> Parts:
     """A server on a CPU, of the policy or of a model of its own."""
-    return {"weights": model.weights(), "KV cache": max(1, round(params.kv_cache_gb)) * GB, "process": VLLM}
+    return {
+        "weights": model.weights() * (1 + float32),
+        "KV cache": max(1, round(params.kv_cache_gb)) * GB,
+        "process": VLLM,
+    }
 
 
 def gpu_server(model: ModelSizes, params: Params, bits: float = 16, adapters: bool = False, longest: int = 0) -> Parts:

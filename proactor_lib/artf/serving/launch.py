@@ -6,6 +6,7 @@ import secrets
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from proactor_lib import models
 from proactor_lib.artf.serving.autoscaler import ScalingPolicy
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.on_ray import on_ray
@@ -71,6 +72,7 @@ def make_server(params: Params, weights: str, log_path: Path, lora: bool, slot: 
         key=key or None,
         cores=slot.cores,
         gpu=slot.gpu,
+        dtype=models.dtype_name(params.server_dtype, cuda=slot.gpu is not None),
         max_model_len=params.max_context,
         max_num_seqs=params.max_num_seqs,
         kv_cache_gb=params.kv_cache_gb,

@@ -74,6 +74,7 @@ def own_server(params: Params, model: str, weights: str, folder: Path, slot: Slo
     """A server for `model` on a slot, with the context that the model has, not yet started."""
     return Server(
         model=weights, name=model, log_path=folder / f"server-{slot.name}.log", key=key, cores=slot.cores, gpu=slot.gpu,
+        dtype=models.dtype_name(params.server_dtype, cuda=slot.gpu is not None),
         max_model_len=None, max_num_seqs=params.max_num_seqs, kv_cache_gb=params.kv_cache_gb,
         gpu_memory_utilization=params.gpu_memory_utilization,
     )  # fmt: skip

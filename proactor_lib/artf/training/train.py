@@ -71,6 +71,11 @@ class Job:
         """The weights that servers hold: the trainer's 4-bit ones, dequantised unless `serve_weights` is nf4."""
         return models.served_weights(self.base, self.params.quantization, self.params.serve_weights)
 
+    @property
+    def server_dtype(self) -> str:
+        """The type of numbers that servers compute with."""
+        return models.dtype_name(self.params.server_dtype, _on_gpu(self.params))
+
     @cached_property
     def tokenizer(self):
         return models.load_tokenizer(self.base)
@@ -267,7 +272,7 @@ def _sync(job: Job, server: Server | Cluster, scratch: Path) -> PolicySync:
     if adapters_served(job.params):
         sync = AdapterSync(fleet, job.params.max_staleness)
     else:
-        sync = MergedSync(fleet, job.served, scratch)
+        sync = MergedSync(fleet, job.served, scratch, job.server_dtype)
     if isinstance(server, Cluster):
         server.sync = sync
     return sync
