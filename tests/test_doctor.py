@@ -58,7 +58,7 @@ def test_a_preset_passes_on_its_machine(preset, name):
     ("preset", "settings", "where", "says"),
     [
         ("smoke", {}, described("cpu-2cores", memory_gb=4), "need 5.6 GB of memory at once .* has 4.0 GB"),
-        ("cpu-demo", {}, described("cpu-2cores", memory_gb=8), "need 10.7 GB of memory .*servers 3.8, training 6"),
+        ("cpu-demo", {}, described("cpu-2cores", memory_gb=8), "need 11.0 GB of memory .*servers 4.0, training 6"),
         ("cpu-recipe", {}, described("cpu-2cores", disk_gb=1), "need 1.4 GB of disk .* with 2 cores has 1.0"),
         # 14B in bfloat16: 29.5 GB of weights
         ("h200x4-abcd", {}, described("h200x4", gpus=gpus(24, 4)),
