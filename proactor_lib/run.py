@@ -159,7 +159,10 @@ def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...]
     for done, split in enumerate(splits):
         for path, annotator, repeat in _annotations(run, split):
             progress.report(run.out, "annotate", done, len(splits), path.stem)
-            said = _by_oracle(run, split, path, repeat) if annotator == "oracle" else _by_evidence(run, split, path)
+            if annotator == "evidence":
+                said = _by_evidence(run, split, path)
+            else:
+                said = _by_oracle(run, split, path, annotator, repeat)
             log(f"{path.stem}: {said}")
         if run.params.quality_filter:
             log(f"{split}: {_filter(run, split)}")
@@ -175,7 +178,7 @@ def _annotations(run: Run, split: str) -> list[tuple[Path, str, int]]:
     files = [(run.annotations / f"{split}.jsonl", first, 0)]
     if second:
         files.append((run.annotations / f"second-{split}.jsonl", second, int(first == second)))
-    return sorted(files, key=lambda file: file[1] == "oracle")
+    return sorted(files, key=lambda file: file[1] != "evidence")
 
 
 def _by_evidence(run: Run, split: str, path: Path) -> str:
@@ -190,7 +193,7 @@ def _by_evidence(run: Run, split: str, path: Path) -> str:
     return f"{len(dialogues)} dialogues, {tally}"
 
 
-def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
+def _by_oracle(run: Run, split: str, path: Path, annotator: str, repeat: int) -> str:
     from proactor_lib.annotate import oracle_run
 
     if path.exists():
@@ -204,13 +207,15 @@ def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
             done = SPLITS.index(split) + summary.dialogues / len(dialogues)
             progress.report(run.out, "annotate", done, len(SPLITS), f"{path.stem}: {summary}")
 
-        return str(oracle_run.annotate_file(dialogues, run.catalog, path, oracle_settings(run.params, repeat), tell))
+        settings = oracle_settings(run.params, repeat, annotator)
+        return str(oracle_run.annotate_file(dialogues, run.catalog, path, settings, tell))
 
 
-def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
-    """A run's oracle; another `repeat` asks it all again."""
+def oracle_settings(params: Params, repeat: int = 0, annotator: str | None = None) -> "OracleSettings":
+    """The oracle of a run's annotator (or of another one); another `repeat` asks it all again."""
     from proactor_lib.annotate.oracle_run import OracleSettings, cache_dir
 
+    opening = (annotator or params.annotator) == "evidence+oracle"
     return OracleSettings(
         url=params.oracle_url,
         model=params.oracle_model,
@@ -218,7 +223,9 @@ def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
         form=params.oracle_form,
         headers=params.oracle_headers,
         key_variable=params.oracle_key_variable,
-        oracle={"repeat": repeat, "sampling": params.oracle_sampling, "actions": params.oracle_actions},
+        ask="open" if opening else params.oracle_protocol,
+        oracle={"repeat": repeat, "sampling": params.oracle_sampling}
+        | ({} if opening else {"actions": params.oracle_actions}),
     )
 
 
