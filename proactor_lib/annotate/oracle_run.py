@@ -45,6 +45,7 @@ class OracleSettings:
     form: Form = "schema"  # what the endpoint can hold answers to
     headers: dict[str, str] = field(default_factory=dict)
     key_variable: str = "OPENAI_API_KEY"
+    key: str | None = field(default=None, repr=False)  # in the place of that variable's
     ask: str = "dialogue"  # a key of ORACLES
     oracle: dict[str, Any] = field(default_factory=dict)  # fields of that class: attempts, repeat, sampling, ...
 
@@ -53,7 +54,7 @@ class OracleSettings:
         return ORACLES[self.ask](endpoint, catalog, **self.oracle)
 
     def endpoint(self, kind: type[Endpoint] = Endpoint, key: str | None = None) -> Endpoint:
-        """A client of the model; UserError where a key is missing."""
+        """A client of the model; UserError where a key is missing. key: in the place of all others."""
         return kind(
             self.url,
             self.model,
@@ -64,7 +65,7 @@ class OracleSettings:
             cache=self.cache,
             prices=self.prices,
             form=self.form,
-            key=key,
+            key=key or self.key,
             key_variable=self.key_variable,
             headers=self.headers if key is None else {},
         )
