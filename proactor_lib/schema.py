@@ -60,6 +60,7 @@ class Parameter(Record):
     description: str = ""
     required: bool = False
     values: tuple[Value, ...] = ()  # allowed values; empty: any
+    keys: tuple[str, ...] = ()  # of an object, or of the objects in a list; empty: not known
     source: Literal["user", "agent", "system", "derived"] = "user"
     match: Match = "exact"
     text_threshold: Share = 0.6  # similarity from which two free texts agree
