@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from proactor_lib.artf.training import head, parts, tree_attention
+from proactor_lib.artf.training.rows import DialogueRow, dialogue_rows
 from proactor_lib.artf.training.trainer import AsyncGRPOTrainer, DialogueTrainer, micro_batches
 from proactor_lib.bench.packing import tiny_float32
 from safetensors import SafetensorError
@@ -32,8 +33,8 @@ def samples() -> list[dict]:
     return [sample(end, output, 0.5 + n) for end, outputs in OUTPUTS.items() for n, output in enumerate(outputs)]
 
 
-def row_of(some: list[dict]) -> tree_attention.DialogueRow:
-    row = tree_attention.DialogueRow()
+def row_of(some: list[dict]) -> DialogueRow:
+    row = DialogueRow()
     for s in some:
         row.add(s)
     return row
@@ -82,7 +83,7 @@ def model():
     return tiny_float32()
 
 
-def loss_and_gradients(model, rows: list[tree_attention.DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(model, rows: list[DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     total = 0.0
     for row in rows:
@@ -268,14 +269,14 @@ def test_log_probabilities_are_those_of_the_plain_model(model):
 
 def test_rows_keep_dialogues_apart_and_obey_the_budget():
     some = [sample(3, [7, 2], dialogue="a"), sample(12, [9, 2], dialogue="a"), sample(3, [7, 2], dialogue="b")]
-    assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=100)] == [2, 1]
-    assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
+    assert [len(r.samples) for r in dialogue_rows(some, token_budget=100)] == [2, 1]
+    assert [len(r.samples) for r in dialogue_rows(some, token_budget=16)] == [1, 1, 1]
     with pytest.raises(ValueError, match="16 tokens, token_budget is 15"):
-        tree_attention.dialogue_rows(some, token_budget=15)
+        dialogue_rows(some, token_budget=15)
 
 
 def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
-    rows = tree_attention.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
+    rows = dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
     batches = micro_batches(rows, ranks=2, pad_token_id=0)
     assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
     assert [b["real"].tolist() for b in batches] == [[1, 1], [1, 0]]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from proactor_lib import models
-from proactor_lib.artf.training import head, losses, tree_attention
+from proactor_lib.artf.training import head, losses
 from proactor_lib.artf.training.rollouts import StepBatch
+from proactor_lib.artf.training.rows import DialogueRow
 from proactor_lib.artf.training.sft import lora_config, trainer_base
 from proactor_lib.artf.training.train import grpo_config
 from proactor_lib.artf.training.trainer import DialogueTrainer, trained_weights
@@ -85,7 +86,7 @@ def test_the_supervised_term_is_the_mean_over_the_references_tokens(tmp_path):
     found = {}
 
     def expect(trainer):
-        row = tree_attention.DialogueRow()
+        row = DialogueRow()
         for s in supervised(1.0):
             row.add(s)
         loss = -head.row_log_probs(trainer.model, row.pack()).mean()
