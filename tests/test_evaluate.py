@@ -17,9 +17,10 @@ from proactor_lib.errors import UserError
 from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, load_or_score, readiness
 from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.predictions import PredictionLog
-from proactor_lib.evaluate.run import EvalSplit, predict, spread
+from proactor_lib.evaluate.run import predict
+from proactor_lib.evaluate.splits import EvalSplit, spread
 from proactor_lib.files import read_jsonl
-from proactor_lib.metrics.thresholds import persistence
+from proactor_lib.metrics.thresholds import fired_from, persistence
 from proactor_lib.models import TINY, load_tokenizer, resolve
 from proactor_lib.schema import PredictedAction, TurnPrediction
 
@@ -230,7 +231,9 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
 
 
 def test_an_unknown_policy_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="unknown policy 'orcale'; accepted: base, sft, trained, non_reasoning"):
+    with pytest.raises(
+        UserError, match="unknown policy 'orcale'; accepted: base, sft, sft_equal_time, trained, non_reasoning"
+    ):
         evaluate_run(opened(tmp_path, policies=["orcale"]))
     with pytest.raises(UserError, match="the adapter of policy 'mine' is not there"):
         evaluate_run(opened(tmp_path / "b", policies=["mine"], adapters={"mine": str(tmp_path / "no")}))
@@ -242,6 +245,19 @@ def test_a_threshold_is_tuned_on_dev(tmp_path):
     found = readiness.tune_run(run, "oracle_early", prices=(0.0, 1.0))
     assert list(found.table.price) == [0.0, 1.0] and set(found.curve.threshold) >= {0.0, 1.0}
     assert found.table.utility[0] >= found.table.utility[1] and found.chosen in set(found.curve.threshold)
+
+
+def test_a_tuned_policy_fires_from_the_threshold_that_is_best_on_dev(tmp_path):
+    run = opened(tmp_path, policies=["random", "random_tuned"], evaluation_turns=0, execution_price=1.0)
+    evaluate_run(run)
+    found, threshold = load_or_score(run), readiness.tune_run(run, "random").chosen
+    own, tuned = (found.predictions[name] for name in ("random", "random_tuned"))
+    assert tuned == fired_from(persistence(own), threshold) and tuned != own
+    primary = found.primary()
+    assert primary["dev"]["random_tuned"] > primary["dev"]["random"]
+    assert list(primary["policies"]) == ["random", "random_tuned"]
+    with pytest.raises(UserError, match="unknown policy 'orcale_tuned'"):
+        evaluate_run(opened(tmp_path / "b", policies=["orcale_tuned"]))
 
 
 def test_a_row_of_ready_turns_goes_over_turns_that_were_not_asked():

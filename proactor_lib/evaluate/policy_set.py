@@ -11,13 +11,14 @@ from proactor_lib.annotate.oracle_run import cache_dir
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.agents import PROMPTS, Agent, Fixed, Prompted
+from proactor_lib.evaluate.readiness import TUNED, untuned
 from proactor_lib.policies import FIXED_POLICIES
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from proactor_lib.evaluate.policy_server import PolicyServer
 
-BASE, SFT, TRAINED = "base", "sft", "trained"
+BASE, SFT, SFT_EQUAL_TIME, TRAINED = "base", "sft", "sft_equal_time", "trained"
 TIMEOUT = 600.0  # seconds a request
 
 
@@ -26,7 +27,8 @@ class PolicySet:
 
     def __init__(self, run: RunFolder):
         self._run, self._stack, self._host = run, ExitStack(), None
-        own = {BASE: None, SFT: run.training / "sft", TRAINED: run.training / "adapter"}
+        folders = {SFT: "sft", SFT_EQUAL_TIME: "sft_equal_time", TRAINED: "adapter"}
+        own = {BASE: None, **{name: run.training / folder for name, folder in folders.items()}}
         self._adapters: dict[str, Path | None] = {**own, **run.params.adapters}
 
     def __enter__(self) -> "PolicySet":
@@ -41,9 +43,11 @@ class PolicySet:
         UserError for a name that nobody has, and for a named adapter that is not there.
         """
         known = [*self._adapters, *PROMPTS, *FIXED_POLICIES]
-        if unknown := [name for name in names if name not in known]:
-            raise UserError(f"unknown policy {unknown[0]!r}; accepted: {', '.join(known)}")
-        missing = {n: a for n in names if (a := self._adapters.get(n)) and not (a / "adapter_config.json").exists()}
+        if unknown := [name for name in names if (untuned(name) or name) not in known]:
+            accepted = f"{', '.join(known)}, or one of these with {TUNED}"
+            raise UserError(f"unknown policy {unknown[0]!r}; accepted: {accepted}")
+        adapters = {name: self._adapters.get(untuned(name) or name) for name in names}
+        missing = {n: a for n, a in adapters.items() if a and not (a / "adapter_config.json").exists()}
         for name, folder in missing.items():
             if name in self._run.params.adapters:
                 raise UserError(f"the adapter of policy {name!r} is not there: {folder}")
