@@ -46,6 +46,7 @@ class DataParams(BaseModel):
     catalog_scope: datasets.Scope = "distractors"  # what a dialogue is shown: its services, and which others
     distractor_services: Natural = 3  # those others, drawn by seed and dialogue; fewer where max_context is full
     schema_variant: datasets.Variant | None = None  # the test split's catalog in SGD-X's words; none: SGD's own
+    transcript: datasets.Transcript = "human"  # of Harper Valley's calls: the transcribers' words, or the recogniser's
     max_turns: Count = 50  # dialogues with more turns are left out [paper: 50]
     homeloan_log: bool = True  # whether the simulator logs the human agent's triggers [paper: its corpus has none]
 

@@ -127,6 +127,7 @@ def _prepare_split(run: Run, split: str, taken: list[Dialogue], hidden: frozense
     name, limit = getattr(p, f"{split}_split"), getattr(p, f"{split}_dialogues")
     corpus = datasets.load(
         p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log, taken=taken,
+        transcript=p.transcript,
         wanted=None if hidden is None else lambda d: services.belongs(d, hidden, held_out),
     )  # fmt: skip
     if hidden and not held_out:

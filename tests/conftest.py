@@ -15,8 +15,14 @@ import support  # noqa: F401 (first: it keeps each test process to one thread)
 # Files whose tests run in one process, so that what they share is started once; any other file is a group of its own.
 GROUPS = {
     "vllm": ("test_cluster_vllm", "test_oracle_vllm", "test_evaluate", "test_judges"),
-    "browser": ("test_watch_browser", "test_annotation_notebook", "test_report", "test_sweep_report"),
-}
+    "browser": (
+        "test_watch_browser",
+        "test_service_page",
+        "test_annotation_notebook",
+        "test_report",
+        "test_sweep_report",
+    ),
+}  # fmt: skip
 GROUP_OF_FILE = {file: group for group, files in GROUPS.items() for file in files}
 GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}
 # What costs most begins first.

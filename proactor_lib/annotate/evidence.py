@@ -102,6 +102,7 @@ class _Reader:
             params={p: ReferenceParam(value=v, turn=known[p], **how.get(p, {})) for p, v in o.params.items()},
             window=Window(open=min(opened, ready), ready=ready, close=o.turn),
             observed_turn=o.turn,
+            **({} if o.time is None else {"observed_time": o.time}),
         )
 
     def remember(self, o: ObservedAction, found: dict[str, int | None]) -> None:

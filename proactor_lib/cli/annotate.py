@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proactor_lib.cli.data import AsJson, DataDir, Dataset, Limit, Log, MaxTurns, Seed, Split, bar
+from proactor_lib.cli.data import AsJson, DataDir, Dataset, Limit, Log, MaxTurns, Seed, Split, Transcript, bar
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import UserError
 
@@ -51,6 +51,7 @@ def annotate(
     dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
     seed: Seed = 0,
     log: Log = True,
+    transcript: Transcript = "human",
     as_json: AsJson = False,
 ) -> None:
     """Find the windows of opportunity of a split's dialogues."""
@@ -60,7 +61,7 @@ def annotate(
         raise UserError(f"unknown annotator {annotator!r}; accepted: evidence, oracle")
     if annotator == "oracle" and not (model and url):
         raise UserError("annotator 'oracle' needs --model and --url")
-    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log)
+    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log, transcript=transcript)
     if annotator == "evidence":
         summary, text = _by_evidence(corpus, out)
     else:

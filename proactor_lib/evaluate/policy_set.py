@@ -23,13 +23,16 @@ TIMEOUT = 600.0  # seconds a request
 
 
 class PolicySet:
-    """The policies of a run. Use it as a context manager: a server that it starts ends with the block."""
+    """The policies of a run. Use it as a context manager: servers that it starts end with the block.
 
-    def __init__(self, run: RunFolder):
-        self._run, self._stack, self._host = run, ExitStack(), None
+    clustered: our own servers are as many as the parameters allow and the load needs; else one.
+    """
+
+    def __init__(self, run: RunFolder, clustered: bool = False):
+        self._run, self._clustered, self._stack, self._host = run, clustered, ExitStack(), None
         folders = {SFT: "sft", SFT_EQUAL_TIME: "sft_equal_time", TRAINED: "adapter"}
         own = {BASE: None, **{name: run.training / folder for name, folder in folders.items()}}
-        self._adapters: dict[str, Path | None] = {**own, **run.params.adapters}
+        self.adapters: dict[str, Path | None] = {**own, **run.params.adapters}
 
     def __enter__(self) -> "PolicySet":
         return self
@@ -42,11 +45,11 @@ class PolicySet:
 
         UserError for a name that nobody has, and for a named adapter that is not there.
         """
-        known = [*self._adapters, *PROMPTS, *FIXED_POLICIES]
+        known = [*self.adapters, *PROMPTS, *FIXED_POLICIES]
         if unknown := [name for name in names if (untuned(name) or name) not in known]:
             accepted = f"{', '.join(known)}, or one of these with {TUNED}"
             raise UserError(f"unknown policy {unknown[0]!r}; accepted: {accepted}")
-        adapters = {name: self._adapters.get(untuned(name) or name) for name in names}
+        adapters = {name: self.adapters.get(untuned(name) or name) for name in names}
         missing = {n: a for n, a in adapters.items() if a and not (a / "adapter_config.json").exists()}
         for name, folder in missing.items():
             if name in self._run.params.adapters:
@@ -61,10 +64,10 @@ class PolicySet:
             return {"seed": p.seed}
         ours = {"model": p.model, "quantization": p.quantization, "max_context": p.max_context}
         ours |= {"chat_template_args": p.chat_template_args} if p.chat_template_args else {}
-        if name in self._adapters:
+        if name in self.adapters:
             return ours | {
                 "prompt": self._prompt("agent.system.j2"),
-                "adapter": _weights(self._adapters[name]),
+                "adapter": _weights(self.adapters[name]),
                 "max_tokens": p.max_completion_tokens,
             }
         there = {"url": p.policy_url, "model": p.policy_model} if p.policy_url else ours
@@ -75,8 +78,8 @@ class PolicySet:
         p = self._run.params
         if name in FIXED_POLICIES:
             return Fixed(name, p.seed)
-        if name in self._adapters:
-            return self._served().agent(self._adapters[name])
+        if name in self.adapters:
+            return self._served().agent(self.adapters[name])
         sampling = {}
         if p.policy_url:
             endpoint = Endpoint(
@@ -106,7 +109,7 @@ class PolicySet:
                 progress.report(self._run.out, "evaluate", 0, 1, text)
 
             log_path = self._run.out / "logs" / "evaluation-server.log"
-            self._host = self._stack.enter_context(PolicyServer(self._run, log_path, on_progress))
+            self._host = self._stack.enter_context(PolicyServer(self._run, log_path, on_progress, self._clustered))
         return self._host
 
 
