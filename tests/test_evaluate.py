@@ -182,8 +182,10 @@ def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_no
 class AnotherAnswers:
     """A server's client whose every request another model answers."""
 
-    async def warm(self, model, prompt, session):
+    async def warm(self, *request):
         raise WrongModel("policy-v1 was asked, base answered")
+
+    sample = warm
 
     async def close(self):
         pass
