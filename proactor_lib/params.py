@@ -14,7 +14,7 @@ from proactor_lib import datasets
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
 from proactor_lib.rewards import REWARDS
-from proactor_lib.rewards.params import RewardParams
+from proactor_lib.rewards.params import SERVE, RewardParams
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 from proactor_lib.yaml_text import read_yaml
 
@@ -57,7 +57,7 @@ class AnnotationParams(BaseModel):
     annotator: Annotator = "evidence"
     second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same again
     oracle_model: str | None = None  # the model's name at the endpoint
-    oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
+    oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1; `serve`: a server of our own
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
     oracle_form: Form = "schema"
     oracle_headers: Headers = {}
@@ -124,6 +124,7 @@ class ServingParams(BaseModel):
     max_servers: Count = 1  # and up to this many while requests queue; if both are 1: one server, no router
     scale_up_after: NonNegative = 5.0  # seconds that a queue lasts before servers are added
     scale_down_after: Positive = 60.0  # seconds that servers are too many before some sleep or end
+    judge_servers: Count = 1  # of the judge's own, a GPU each, where judge_url is `serve`
     ray_address: str | None = None  # host:port of a Ray cluster on whose nodes the servers go; none: this machine
     server_cpus: Count = 1  # cores that Ray gives a server there
     server_cores: str | None = None  # e.g. "1": the cores that a server is pinned to; none: not pinned
@@ -131,6 +132,9 @@ class ServingParams(BaseModel):
     gpu_memory_utilization: Share = 0.9  # share of a GPU's memory that a server takes
     kv_cache_gb: Positive = 2.0  # a CPU server's KV cache
     max_num_seqs: Count = 64  # sequences that a server decodes at once
+    # What servers hold where the trainer's base is in 4 bits, the same numbers either way: `matched`, dequantised to
+    # bfloat16, or `nf4`, the 4 bits themselves: for GPUs on which the first do not fit.
+    serve_weights: Literal["matched", "nf4"] = "matched"
     server_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # as trainer_dtype
     policy_sync: Literal["auto", "adapter", "merged"] = "auto"  # auto: adapters on GPUs, merged weights on a CPU
     start_timeout: Positive = 300.0  # seconds until a server must be ready
@@ -184,6 +188,14 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError(f"judge {self.judge!r} needs judge_url")
         if self.sft_equal_time and not (self.max_steps and (self.sft_steps or self.start_from)):
             raise ValueError("sft_equal_time needs a warm start and GRPO, whose time it takes")
+        if self.serve_weights == "nf4" and (self.quantization != "nf4" or self.device == "cpu"):
+            raise ValueError("serve_weights 'nf4' needs quantization 'nf4' and a GPU")
+        if self.serve_weights == "nf4" and self.policy_sync == "merged":
+            raise ValueError("serve_weights 'nf4' needs policy_sync 'adapter': nothing can be merged into 4 bits")
+        if self.judge_url == SERVE and "," in self.judge:
+            raise ValueError(f"judge_url 'serve' serves one judge, not {self.judge!r}")
+        if self.judge_url != SERVE and SERVE in (self.judge_url or "").split(","):
+            raise ValueError(f"judge_url {self.judge_url!r}: 'serve' stands alone")
         if self.credit != "turn" and (self.reward != "utility" or self.turns_per_dialogue):
             raise ValueError(f"credit {self.credit!r} needs reward 'utility' and turns_per_dialogue 0, all turns")
         if (self.policy_url is None) != (self.policy_model is None):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -156,13 +157,16 @@ def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...]
     may be gone. Delete the file to ask again. Raises UserError: an evidence annotator without logged actions, an oracle
     that cannot be reached.
     """
-    for done, split in enumerate(splits):
-        for path, annotator, repeat in _annotations(run, split):
-            progress.report(run.out, "annotate", done, len(splits), path.stem)
-            said = _by_oracle(run, split, path, repeat) if annotator == "oracle" else _by_evidence(run, split, path)
-            log(f"{path.stem}: {said}")
-        if run.params.quality_filter:
-            log(f"{split}: {_filter(run, split)}")
+    from proactor_lib.artf.serving.own import oracle_address
+
+    with oracle_address(run.params, run.annotations / "oracle") as address:
+        for done, split in enumerate(splits):
+            for path, annotator, repeat in _annotations(run, split):
+                progress.report(run.out, "annotate", done, len(splits), path.stem)
+                by_oracle = annotator == "oracle"
+                log(f"{path.stem}: {_by_oracle(run, path, repeat, address) if by_oracle else _by_evidence(run, path)}")
+            if run.params.quality_filter:
+                log(f"{split}: {_filter(run, split)}")
     progress.report(run.out, "annotate", len(splits), len(splits))
 
 
@@ -178,9 +182,10 @@ def _annotations(run: Run, split: str) -> list[tuple[Path, str, int]]:
     return sorted(files, key=lambda file: file[1] == "oracle")
 
 
-def _by_evidence(run: Run, split: str, path: Path) -> str:
+def _by_evidence(run: Run, path: Path) -> str:
     from proactor_lib.annotate import evidence
 
+    split = path.stem.removeprefix("second-")
     made_from = {"dialogues": _fingerprint(run.data / f"{split}.jsonl"), "catalog": run.catalog.digest}
     with _once(run.annotations, path.stem, made_from, [path]) as there:
         if there:
@@ -190,13 +195,16 @@ def _by_evidence(run: Run, split: str, path: Path) -> str:
     return f"{len(dialogues)} dialogues, {tally}"
 
 
-def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
+def _by_oracle(run: Run, path: Path, repeat: int, address: Callable[[], tuple[str, str | None]]) -> str:
     from proactor_lib.annotate import oracle_run
 
+    split = path.stem.removeprefix("second-")
     if path.exists():
         failed = len(failures(path))
         return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
     dialogues = run.conversations(split)
+    url, key = address()
+    settings = replace(oracle_settings(run.params, repeat), url=url, key=key)
     with oracle_run.shown(len(dialogues), path.stem) as bar:
 
         def tell(summary: oracle_run.Summary) -> None:
@@ -204,7 +212,7 @@ def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
             done = SPLITS.index(split) + summary.dialogues / len(dialogues)
             progress.report(run.out, "annotate", done, len(SPLITS), f"{path.stem}: {summary}")
 
-        return str(oracle_run.annotate_file(dialogues, run.catalog, path, oracle_settings(run.params, repeat), tell))
+        return str(oracle_run.annotate_file(dialogues, run.catalog, path, settings, tell))
 
 
 def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":

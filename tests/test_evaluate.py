@@ -14,7 +14,7 @@ from proactor_lib.artf.serving.completions import CompletionClient, Output, Wron
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
-from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, load_or_score, readiness
+from proactor_lib.evaluate import agents, confidence, evaluate_run, few_shot, graph, load_or_score, readiness
 from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import predict
@@ -22,7 +22,7 @@ from proactor_lib.evaluate.splits import EvalSplit, spread
 from proactor_lib.files import read_jsonl
 from proactor_lib.metrics.thresholds import fired_from, persistence
 from proactor_lib.models import TINY, load_tokenizer, resolve
-from proactor_lib.schema import PredictedAction, TurnPrediction
+from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, TurnPrediction
 
 from support.fake_endpoint import FakeEndpoint, Reply
 from support.runs import opened
@@ -113,6 +113,20 @@ def test_non_reasoning_sees_the_turns_so_far_and_answers_in_our_format(tmp_path)
     assert [text.count("\n") for text in seen] == [1, 2, 3] and seen[2].startswith(seen[1])
     assert all(r["temperature"] == 0 and r["max_tokens"] == 64 and "seed" not in r for r in requests)
     assert "pull_credit(" in requests[0]["messages"][0]["content"]
+
+
+def test_few_shots_show_each_kind_of_turn_and_what_may_be_said(tmp_path):
+    run = opened(tmp_path)
+    shown = few_shot.shots(run.split("train"))
+    answers = [m["content"] for m in shown if m["role"] == "assistant"]
+    assert [m["role"] for m in shown] == ["user", "assistant"] * 3
+    assert [a.split(":")[0] for a in answers] == ["ready", "candidate", "none"]  # due, early, silent
+    actions = (Action(name="pay"), Action(name="book", params=(Parameter(name="day"), Parameter(name="to"))))
+    assert few_shot.grammar(Catalog(domain="d", actions=actions)).splitlines()[1:4] == [
+        'act ::= ("ready: " | "candidate: ") (a0 | a1)',
+        'a0 ::= "pay"',
+        'a1 ::= "book" (" | " ("day" | "to") "=" value){0,8}',
+    ]
 
 
 def test_reasoning_is_asked_to_think_and_its_thoughts_are_kept_but_not_done(tmp_path):
@@ -234,7 +248,8 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
 
 def test_an_unknown_policy_is_one_sentence(tmp_path):
     with pytest.raises(
-        UserError, match="unknown policy 'orcale'; accepted: base, sft, sft_equal_time, trained, non_reasoning"
+        UserError,
+        match="unknown policy 'orcale'; accepted: base, sft, sft_equal_time, trained, non_reasoning, few",
     ):
         evaluate_run(opened(tmp_path, policies=["orcale"]))
     with pytest.raises(UserError, match="the adapter of policy 'mine' is not there"):

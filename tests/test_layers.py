@@ -21,7 +21,7 @@ LAYERS = [
     "reward_lab artf.serving artf.training artf.capacity",
     "evaluate",
     "report",
-    "run pipeline sweep widgets service interop",
+    "run pipeline sweep widgets service interop doctor",
     "bench",
     "cli __main__",
 ]

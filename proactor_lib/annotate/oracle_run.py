@@ -41,12 +41,13 @@ class OracleSettings:
     form: Form = "schema"  # what the endpoint can hold answers to
     headers: dict[str, str] = field(default_factory=dict)
     key_variable: str = "OPENAI_API_KEY"
+    key: str | None = field(default=None, repr=False)  # in the place of that variable's
     oracle: dict[str, Any] = field(
         default_factory=dict
     )  # fields of Oracle: judged, overlap, attempts, repeat, sampling
 
     def endpoint(self, kind: type[Endpoint] = Endpoint, key: str | None = None) -> Endpoint:
-        """A client of the model; UserError where a key is missing."""
+        """A client of the model; UserError where a key is missing. key: in the place of all others."""
         return kind(
             self.url,
             self.model,
@@ -57,7 +58,7 @@ class OracleSettings:
             cache=self.cache,
             prices=self.prices,
             form=self.form,
-            key=key,
+            key=key or self.key,
             key_variable=self.key_variable,
             headers=self.headers if key is None else {},
         )

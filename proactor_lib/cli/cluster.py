@@ -49,7 +49,7 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
     from proactor_lib import models
     from proactor_lib.artf.serving.launch import make_cluster, ray_session
 
-    weights = models.matched_export(models.resolve(params.model), params.quantization)
+    weights = models.served_weights(models.resolve(params.model), params.quantization, params.serve_weights)
     made = make_cluster(params, weights, out, lora=params.policy_sync == "adapter", port=port, key=key)
     try:
         with ray_session(params), made:

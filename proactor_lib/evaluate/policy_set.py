@@ -10,6 +10,7 @@ from proactor_lib import agent, progress, provenance
 from proactor_lib.annotate.oracle_run import cache_dir
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
+from proactor_lib.evaluate import few_shot
 from proactor_lib.evaluate.agents import PROMPTS, Agent, Fixed, Prompted
 from proactor_lib.evaluate.readiness import TUNED, untuned
 from proactor_lib.policies import FIXED_POLICIES
@@ -71,7 +72,11 @@ class PolicySet:
                 "max_tokens": p.max_completion_tokens,
             }
         there = {"url": p.policy_url, "model": p.policy_model} if p.policy_url else ours
-        return there | {"prompt": self._prompt(PROMPTS[name]), "max_tokens": self._max_tokens(name)}
+        return there | {
+            "prompt": self._prompt(PROMPTS[name]),
+            "max_tokens": self._max_tokens(name),
+            **({"shots": self._shots(name)} if name == "few_shot" else {}),
+        }
 
     def agent(self, name: str) -> Agent:
         """The policy, ready to be asked. ServerDied if our server does not start."""
@@ -91,11 +96,15 @@ class PolicySet:
             url, many = f"{server.url}/v1", p.max_num_seqs
             endpoint = Endpoint(url, base, timeout=TIMEOUT, concurrency=many, key=server.key)
             sampling = {"chat_template_kwargs": p.chat_template_args} if p.chat_template_args else {}
-        return Prompted(name, endpoint, self._max_tokens(name), sampling)
+        constrained = name == "few_shot" and p.policy_url is None
+        return Prompted(name, endpoint, self._max_tokens(name), sampling, self._shots(name), constrained)
+
+    def _shots(self, name: str) -> list[dict[str, str]]:
+        return few_shot.shots(self._run.split("train")) if name == "few_shot" else []
 
     def _max_tokens(self, name: str) -> int:
         p = self._run.params
-        return p.max_completion_tokens if name == "non_reasoning" else p.reasoning_tokens
+        return p.reasoning_tokens if name.startswith("reasoning") else p.max_completion_tokens
 
     def _prompt(self, template: str) -> str:
         return hashlib.sha256(agent.system_text(self._run.catalog, template).encode()).hexdigest()[:12]

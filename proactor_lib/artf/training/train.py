@@ -19,6 +19,7 @@ from proactor_lib import models, progress
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import ray_session, serve
+from proactor_lib.artf.serving.own import judged
 from proactor_lib.artf.serving.placement import core_numbers, core_slots
 from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, scratch_folder
 from proactor_lib.artf.serving.server import Server
@@ -72,8 +73,8 @@ class Job:
 
     @cached_property
     def served(self) -> str:
-        """The weights that servers hold, on a CPU and on GPUs: the trainer's 4-bit ones, dequantised to bfloat16."""
-        return models.matched_export(self.base, self.params.quantization)
+        """The weights that servers hold: the trainer's 4-bit ones, dequantised unless `serve_weights` is nf4."""
+        return models.served_weights(self.base, self.params.quantization, self.params.serve_weights)
 
     @property
     def server_dtype(self) -> str:
@@ -136,18 +137,21 @@ def _warm_start_and_reinforce(job: Job, **kwargs) -> None:
 
 
 def serve_and_reinforce(job: Job, **kwargs) -> None:
-    """GRPO, if the parameters ask for any, on servers that end with it."""
-    out, server = job.run.out, serve(job.params, job.served, job.folder, lora=adapters_served(job.params))
-    try:
-        progress.report(out, "serve", 0, 1, "waiting for the vLLM server")
-        server.wait_ready(job.params.start_timeout)
-        progress.report(out, "serve", 1, 1)
-        if job.params.max_steps:
+    """GRPO, if the parameters ask for any, on servers that end with it, the judge's own one among them."""
+    if not job.params.max_steps:
+        _copy(job.sft_adapter, job.adapter)
+        return
+    progress.report(job.run.out, "serve", 0, 1, "waiting for the vLLM server")
+    weights = job.served  # made before anything is on a GPU
+    with judged(job.params, job.folder / "judge") as params:
+        kwargs["reward"] = kwargs.get("reward") or make_reward(params)
+        server = serve(job.params, weights, job.folder, lora=adapters_served(job.params))
+        try:
+            server.wait_ready(job.params.start_timeout)
+            progress.report(job.run.out, "serve", 1, 1)
             reinforce(job, server, **kwargs)
-        else:
-            _copy(job.sft_adapter, job.adapter)
-    finally:
-        server.stop()
+        finally:
+            server.stop()
 
 
 def _on_gpu(params: Params) -> bool:
