@@ -6,9 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from proactor_lib.artf.training import parts, tree_attention
-from proactor_lib.bench import arithmetic, gpu_train, layouts, packing
+from proactor_lib.artf.training import parts
+from proactor_lib.bench import arithmetic, packing
 from proactor_lib.bench.shapes import SHAPES, Shape, samples
+
+from support.late import Late
+
+gpu_train, layouts = Late("proactor_lib.bench.gpu_train"), Late("proactor_lib.bench.layouts")
+tree_attention = Late("proactor_lib.artf.training.tree_attention")
 
 SMALL = Shape(turns=4, k=2, output=3, catalog=10, turn=4, token_budget=44, model="tiny")
 
@@ -83,7 +88,9 @@ def test_trls_rows_are_its_own_batchers_and_hold_every_sample_once():
     assert [len(row.samples) for row in rows] == [5, 3]
 
 
-def test_the_command_prints_tokens_and_the_gradients_error(cli):
+def test_the_command_prints_tokens_and_the_gradients_error(cli, monkeypatch):
+    """In this process: test_bench_async.py measures in processes of their own."""
+    monkeypatch.setattr(packing.isolated, "call", lambda module, *arguments: packing.main(*arguments))
     said = cli("bench", "packing", "--shape", "tiny", "--layouts", "ours", "--json")
     measured = json.loads(said.stdout)
     assert measured["padded_tokens"] > measured["library_tokens"] >= measured["packed_tokens"] > 0
