@@ -11,7 +11,7 @@ class ProcessError(RuntimeError):
 
 HEAVY = (
     "torch", "transformers", "tokenizers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "safetensors",
-    "vllm", "vllm_router", "gguf",
+    "vllm", "vllm_router", "gguf", "starlette", "uvicorn",
 )  # fmt: skip
 
 

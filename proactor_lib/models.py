@@ -1,7 +1,8 @@
 """A model's name -> weights on disk, 4-bit loading, and the matched export that servers hold.
 
 Trainer and server must hold the same weights: the server gets the weights dequantised from the trainer's NF4 model, in
-bfloat16, never the original ones (KL 0.35 and 40% of tokens clipped at step 1 otherwise, measured).
+bfloat16, or those 4 bits themselves, never the original ones (KL 0.35 and 40% of tokens clipped at step 1 otherwise,
+measured), nor what vLLM makes of them as it loads them: it quantises the scales once more.
 """
 
 import importlib.util
@@ -39,14 +40,23 @@ def resolve(name: str) -> str:
         return str(_once(EMBEDDED, _convert_embedded))
     if name == TINY:
         return str(_once(TINY, _make_tiny))
-    looks_like_path = name.startswith((".", "/", "~")) or Path(name).exists()
-    if not looks_like_path and name.count("/") <= 1:
+    if is_hub_id(name):
         return name
-    folder = Path(name).expanduser()
-    if not (folder / "config.json").is_file():
+    if not (folder(name) / "config.json").is_file():
         accepted = f"{EMBEDDED!r}, {TINY!r}, a model folder, a hub id"
         raise UserError(f"model {name!r}: no config.json there; accepted: {accepted}")
-    return str(folder)
+    return str(folder(name))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name that is neither `tiny` nor the embedded model's means a model of the hub, not a folder."""
+    looks_like_path = name.startswith((".", "/", "~")) or Path(name).exists()
+    return not looks_like_path and name.count("/") <= 1
+
+
+def folder(name: str) -> Path:
+    """The folder that a name which is no hub id means."""
+    return Path(name).expanduser()
 
 
 def load_tokenizer(path: str):
@@ -89,18 +99,27 @@ class TrainerBase(NamedTuple):
     dtype: "torch.dtype"
 
 
-def trainer_base(path: str, quantization: str, cuda: bool, dtype: str = "auto") -> TrainerBase:
-    """On a GPU the model itself, quantised as it is loaded; on a CPU the same weights dequantised (`matched_export`).
+def dtype_name(dtype: str, cuda: bool) -> str:
+    """`bfloat16` or `float32`; `auto` is bfloat16 except on a processor that has no such arithmetic [ours].
 
-    They are the same numbers, bit for bit; dequantised once they need not be at each use. dtype: `auto`, `bfloat16` or
-    `float32`; auto is bfloat16 except on a processor that has no such arithmetic, where it is 8 times slower [ours].
+    There it is emulated: 8 times slower in training.
     """
     import torch
 
-    if dtype == "auto":
-        fast = cuda or any("bf16" in name and has for name, has in torch.cpu.get_capabilities().items())
-        dtype = "bfloat16" if fast else "float32"
-    chosen = getattr(torch, dtype)
+    if dtype != "auto":
+        return dtype
+    fast = cuda or any("bf16" in name and has for name, has in torch.cpu.get_capabilities().items())
+    return "bfloat16" if fast else "float32"
+
+
+def trainer_base(path: str, quantization: str, cuda: bool, dtype: str = "auto") -> TrainerBase:
+    """On a GPU the model itself, quantised as it is loaded; on a CPU the same weights dequantised (`matched_export`).
+
+    They are the same numbers, bit for bit; dequantised once they need not be at each use. dtype: as `dtype_name`.
+    """
+    import torch
+
+    chosen = getattr(torch, dtype_name(dtype, cuda))
     return (
         TrainerBase(path, quantization, chosen)
         if cuda
@@ -114,6 +133,20 @@ def matched_export(path: str, quantization: str) -> str:
         return path
     label = f"{Path(path).name}-{_fingerprint(path)}-{quantization}-matched"
     return str(_once(label, lambda folder: _export_dequantised(path, quantization, folder)))
+
+
+def served_weights(path: str, quantization: str, serve_weights: str) -> str:
+    """A folder with the trainer's weights as servers hold them; made once.
+
+    serve_weights: `matched` (`matched_export`), or `nf4`, for vLLM with vllm-bnb-plugin: the 4-bit model itself.
+    """
+    if serve_weights == "matched" or quantization == "none":
+        return matched_export(path, quantization)
+    return str(_once(f"{Path(path).name}-{_fingerprint(path)}-nf4", lambda folder: _export_nf4(path, folder)))
+
+
+def _export_nf4(path: str, folder: Path) -> None:
+    _save(load_base(path, "nf4"), load_tokenizer(path), folder)
 
 
 def _export_dequantised(path: str, quantization: str, folder: Path) -> None:

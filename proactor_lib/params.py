@@ -14,11 +14,11 @@ from proactor_lib import datasets
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
 from proactor_lib.rewards import REWARDS
-from proactor_lib.rewards.params import RewardParams
+from proactor_lib.rewards.params import SERVE, RewardParams
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 from proactor_lib.yaml_text import read_yaml
 
-Annotator = Literal["evidence", "oracle"]
+Annotator = Literal["evidence", "oracle", "evidence+oracle"]  # the last: the log, and an oracle for `open` alone
 Threshold = Literal["coverage", "param_agreement", "lead", "logged", "iou"]
 
 
@@ -46,6 +46,7 @@ class DataParams(BaseModel):
     catalog_scope: datasets.Scope = "distractors"  # what a dialogue is shown: its services, and which others
     distractor_services: Natural = 3  # those others, drawn by seed and dialogue; fewer where max_context is full
     schema_variant: datasets.Variant | None = None  # the test split's catalog in SGD-X's words; none: SGD's own
+    transcript: datasets.Transcript = "human"  # of Harper Valley's calls: the transcribers' words, or the recogniser's
     max_turns: Count = 50  # dialogues with more turns are left out [paper: 50]
     homeloan_log: bool = True  # whether the simulator logs the human agent's triggers [paper: its corpus has none]
 
@@ -55,8 +56,9 @@ class AnnotationParams(BaseModel):
 
     annotator: Annotator = "evidence"
     second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same again
+    oracle_protocol: Literal["dialogue", "turn"] = "dialogue"  # asked about: all of it at once, or each turn [paper]
     oracle_model: str | None = None  # the model's name at the endpoint
-    oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1
+    oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1; `serve`: a server of our own
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
     oracle_form: Form = "schema"
     oracle_headers: Headers = {}
@@ -96,7 +98,8 @@ class TrainingParams(BaseModel):
     open_share: Share = 0.5  # of such a sample: turns with something to do
     max_completion_tokens: Count = 120  # an output's limit
     temperature: Positive = 1.0
-    credit: Literal["turn", "trajectory"] = "turn"  # reward at the turn, or along the k-th outputs of all turns
+    # reward at the turn, along the k-th outputs of all turns, or what the output adds to the dialogue
+    credit: Literal["turn", "trajectory", "counterfactual"] = "turn"
     scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages by the standard deviation of that
     turn_weights: Literal["natural", "none"] = "none"  # natural: each kind of turn weighs as in its dialogue
     loss: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "dapo"  # dapo: GRPO's, averaged over a step's tokens
@@ -119,6 +122,7 @@ class ServingParams(BaseModel):
     max_servers: Count = 1  # and up to this many while requests queue; if both are 1: one server, no router
     scale_up_after: NonNegative = 5.0  # seconds that a queue lasts before servers are added
     scale_down_after: Positive = 60.0  # seconds that servers are too many before some sleep or end
+    judge_servers: Count = 1  # of the judge's own, a GPU each, where judge_url is `serve`
     ray_address: str | None = None  # host:port of a Ray cluster on whose nodes the servers go; none: this machine
     server_cpus: Count = 1  # cores that Ray gives a server there
     server_cores: str | None = None  # e.g. "1": the cores that a server is pinned to; none: not pinned
@@ -126,6 +130,10 @@ class ServingParams(BaseModel):
     gpu_memory_utilization: Share = 0.9  # share of a GPU's memory that a server takes
     kv_cache_gb: Positive = 2.0  # a CPU server's KV cache
     max_num_seqs: Count = 64  # sequences that a server decodes at once
+    # What servers hold where the trainer's base is in 4 bits, the same numbers either way: `matched`, dequantised to
+    # bfloat16, or `nf4`, the 4 bits themselves: for GPUs on which the first do not fit.
+    serve_weights: Literal["matched", "nf4"] = "matched"
+    server_dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # as trainer_dtype
     policy_sync: Literal["auto", "adapter", "merged"] = "auto"  # auto: adapters on GPUs, merged weights on a CPU
     start_timeout: Positive = 300.0  # seconds until a server must be ready
 
@@ -168,16 +176,25 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError(f"dataset {self.dataset!r} needs data_dir, the folder that holds it")
         if self.schema_variant and self.dataset != "sgd":
             raise ValueError(f"schema_variant: SGD-X rewords dataset 'sgd' alone, not {self.dataset!r}")
-        if "oracle" in (self.annotator, self.second_annotator) and not (self.oracle_model and self.oracle_url):
-            raise ValueError("annotator 'oracle' needs oracle_model and oracle_url")
+        for annotator in (self.annotator, self.second_annotator):
+            if annotator and "oracle" in annotator and not (self.oracle_model and self.oracle_url):
+                raise ValueError(f"annotator {annotator!r} needs oracle_model and oracle_url")
         if self.annotator == self.second_annotator == "evidence":
             raise ValueError("second_annotator: the evidence annotator always says the same; name an oracle for one")
         if "iou" in self.quality_filter and self.second_annotator is None:
             raise ValueError("quality_filter: 'iou' needs a second_annotator")
         if self.judge != "rubric" and self.judge_url is None:
             raise ValueError(f"judge {self.judge!r} needs judge_url")
-        if self.credit == "trajectory" and (self.reward != "utility" or self.turns_per_dialogue):
-            raise ValueError("credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0, all turns")
+        if self.serve_weights == "nf4" and (self.quantization != "nf4" or self.device == "cpu"):
+            raise ValueError("serve_weights 'nf4' needs quantization 'nf4' and a GPU")
+        if self.serve_weights == "nf4" and self.policy_sync == "merged":
+            raise ValueError("serve_weights 'nf4' needs policy_sync 'adapter': nothing can be merged into 4 bits")
+        if self.judge_url == SERVE and "," in self.judge:
+            raise ValueError(f"judge_url 'serve' serves one judge, not {self.judge!r}")
+        if self.judge_url != SERVE and SERVE in (self.judge_url or "").split(","):
+            raise ValueError(f"judge_url {self.judge_url!r}: 'serve' stands alone")
+        if self.credit != "turn" and (self.reward != "utility" or self.turns_per_dialogue):
+            raise ValueError(f"credit {self.credit!r} needs reward 'utility' and turns_per_dialogue 0, all turns")
         if (self.policy_url is None) != (self.policy_model is None):
             raise ValueError("policy_url and policy_model need each other")
         return self

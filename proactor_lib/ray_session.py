@@ -61,7 +61,7 @@ def _joined(address: str):
     import ray
 
     if address != "auto":
-        _answers(address)
+        require_answer(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
@@ -70,7 +70,7 @@ def _joined(address: str):
     yield ray
 
 
-def _answers(address: str) -> None:
+def require_answer(address: str) -> None:
     """UserError unless something listens at host:port: Ray itself would knock for minutes."""
     host, _, port = address.rpartition(":")
     try:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -127,6 +128,7 @@ def _prepare_split(run: Run, split: str, taken: list[Dialogue], hidden: frozense
     name, limit = getattr(p, f"{split}_split"), getattr(p, f"{split}_dialogues")
     corpus = datasets.load(
         p.dataset, p.data_dir, name, limit=limit, max_turns=p.max_turns, seed=p.seed, log=p.homeloan_log, taken=taken,
+        transcript=p.transcript,
         wanted=None if hidden is None else lambda d: services.belongs(d, hidden, held_out),
     )  # fmt: skip
     if hidden and not held_out:
@@ -155,13 +157,19 @@ def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...]
     may be gone. Delete the file to ask again. Raises UserError: an evidence annotator without logged actions, an oracle
     that cannot be reached.
     """
-    for done, split in enumerate(splits):
-        for path, annotator, repeat in _annotations(run, split):
-            progress.report(run.out, "annotate", done, len(splits), path.stem)
-            said = _by_oracle(run, split, path, repeat) if annotator == "oracle" else _by_evidence(run, split, path)
-            log(f"{path.stem}: {said}")
-        if run.params.quality_filter:
-            log(f"{split}: {_filter(run, split)}")
+    from proactor_lib.artf.serving.own import oracle_address
+
+    with oracle_address(run.params, run.annotations / "oracle") as address:
+        for done, split in enumerate(splits):
+            for path, annotator, repeat in _annotations(run, split):
+                progress.report(run.out, "annotate", done, len(splits), path.stem)
+                if annotator == "evidence":
+                    text = _by_evidence(run, path)
+                else:
+                    text = _by_oracle(run, path, annotator, repeat, address)
+                log(f"{path.stem}: {text}")
+            if run.params.quality_filter:
+                log(f"{split}: {_filter(run, split)}")
     progress.report(run.out, "annotate", len(splits), len(splits))
 
 
@@ -174,12 +182,13 @@ def _annotations(run: Run, split: str) -> list[tuple[Path, str, int]]:
     files = [(run.annotations / f"{split}.jsonl", first, 0)]
     if second:
         files.append((run.annotations / f"second-{split}.jsonl", second, int(first == second)))
-    return sorted(files, key=lambda file: file[1] == "oracle")
+    return sorted(files, key=lambda file: file[1] != "evidence")
 
 
-def _by_evidence(run: Run, split: str, path: Path) -> str:
+def _by_evidence(run: Run, path: Path) -> str:
     from proactor_lib.annotate import evidence
 
+    split = path.stem.removeprefix("second-")
     made_from = {"dialogues": _fingerprint(run.data / f"{split}.jsonl"), "catalog": run.catalog.digest}
     with _once(run.annotations, path.stem, made_from, [path]) as there:
         if there:
@@ -189,13 +198,16 @@ def _by_evidence(run: Run, split: str, path: Path) -> str:
     return f"{len(dialogues)} dialogues, {tally}"
 
 
-def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
+def _by_oracle(run: Run, path: Path, annotator: str, repeat: int, address: Callable[[], tuple[str, str | None]]) -> str:
     from proactor_lib.annotate import oracle_run
 
+    split = path.stem.removeprefix("second-")
     if path.exists():
         failed = len(failures(path))
         return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
     dialogues = run.conversations(split)
+    url, key = address()
+    settings = replace(oracle_settings(run.params, repeat, annotator), url=url, key=key)
     with oracle_run.shown(len(dialogues), path.stem) as bar:
 
         def tell(summary: oracle_run.Summary) -> None:
@@ -203,13 +215,14 @@ def _by_oracle(run: Run, split: str, path: Path, repeat: int) -> str:
             done = SPLITS.index(split) + summary.dialogues / len(dialogues)
             progress.report(run.out, "annotate", done, len(SPLITS), f"{path.stem}: {summary}")
 
-        return str(oracle_run.annotate_file(dialogues, run.catalog, path, oracle_settings(run.params, repeat), tell))
+        return str(oracle_run.annotate_file(dialogues, run.catalog, path, settings, tell))
 
 
-def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
-    """A run's oracle; another `repeat` asks it all again."""
+def oracle_settings(params: Params, repeat: int = 0, annotator: str | None = None) -> "OracleSettings":
+    """The oracle of a run's annotator (or of another one); another `repeat` asks it all again."""
     from proactor_lib.annotate.oracle_run import OracleSettings, cache_dir
 
+    opening = (annotator or params.annotator) == "evidence+oracle"
     return OracleSettings(
         url=params.oracle_url,
         model=params.oracle_model,
@@ -217,7 +230,9 @@ def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
         form=params.oracle_form,
         headers=params.oracle_headers,
         key_variable=params.oracle_key_variable,
-        oracle={"repeat": repeat, "sampling": params.oracle_sampling, "actions": params.oracle_actions},
+        ask="open" if opening else params.oracle_protocol,
+        oracle={"repeat": repeat, "sampling": params.oracle_sampling}
+        | ({} if opening else {"actions": params.oracle_actions}),
     )
 
 

@@ -60,6 +60,7 @@ class Parameter(Record):
     description: str = ""
     required: bool = False
     values: tuple[Value, ...] = ()  # allowed values; empty: any
+    keys: tuple[str, ...] = ()  # of an object, or of the objects in a list; empty: not known
     source: Literal["user", "agent", "system", "derived"] = "user"
     match: Match = "exact"
     text_threshold: Share = 0.6  # similarity from which two free texts agree
@@ -140,6 +141,12 @@ class Turn(Record):
     speaker: str
     text: str
     start: NonNegative | None = None  # seconds into the dialogue; None: the source has no time stamps
+    end: NonNegative | None = None  # seconds; None: only its start is known
+
+    @property
+    def moment(self) -> float | None:
+        """When an agent that hears it can act, seconds into the dialogue: at its end, else at its start [ours]."""
+        return self.start if self.end is None else self.end
 
 
 class ObservedAction(Record):
@@ -150,6 +157,7 @@ class ObservedAction(Record):
     params: dict[str, Value] = {}
     evidence: dict[str, TurnIndex] = {}  # where the corpus's own state first holds each value; empty: it has no state
     intent_turn: TurnIndex | None = None  # where the corpus's own state first shows the intent; None: it has no state
+    time: NonNegative | None = None  # its true moment, seconds into the dialogue; None: its turn's
 
 
 class Dialogue(Record):
@@ -207,6 +215,7 @@ class ReferenceAction(Record):
     params: dict[str, ReferenceParam] = {}
     window: Window
     observed_turn: TurnIndex | None = None
+    observed_time: NonNegative | None = None  # seconds into the dialogue; None: the observed turn's
 
     def values(self, known_by: int | None = None) -> dict[str, str]:
         """Parameter values; with `known_by`, only those whose evidence turn is at most that turn."""

@@ -17,7 +17,8 @@ GROUPS = {
     "training": ("test_resume", "test_training_faults", "test_ranks", "test_packing", "test_bench_packing",
                  "test_trainer_step", "test_trainer_base", "test_bench_async"),
     "vllm": ("test_cluster_vllm", "test_oracle_vllm", "test_evaluate", "test_judges"),
-    "browser": ("test_watch_browser", "test_annotation_notebook", "test_report", "test_sweep_report"),
+    "browser": ("test_watch_browser", "test_service_page", "test_annotation_notebook", "test_report",
+                "test_sweep_report"),
 }  # fmt: skip
 GROUP_OF_FILE = {file: group for group, files in GROUPS.items() for file in files}
 GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}

@@ -32,7 +32,7 @@ TRIGGERS = "turn,action,room\n2,ask_day,\n3,hold,B 12\n"
 
 @pytest.fixture
 def call(tmp_path, monkeypatch):
-    """A call in which the room is held two turns, 9.5 s, after it was named, and a day is asked for."""
+    """A call in which the room is held two turns, 9 s, after it was named, and a day is asked for."""
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
     (tmp_path / "call.vtt").write_text(VTT)
@@ -64,8 +64,8 @@ def test_windows_by_the_log_tell_how_much_earlier(call, monkeypatch):
     assert done.exit_code == 0, done.output
     page = (call / "out" / "assessment.md").read_text()
     assert "1 dialogues, 2 opportunities, 2 triggers" in page and "found from the log itself" in page
-    assert "1 of 2 triggers came as soon as all was known; on average they came 1.00 turns later, 4.8 s where" in page
-    assert "- call: `hold` at turn 3, 2 turns after all was known (9.5 s)" in page
+    assert "1 of 2 triggers came as soon as all was known; on average they came 1.00 turns later, 4.5 s where" in page
+    assert "- call: `hold` at turn 3, 2 turns after all was known (9.0 s)" in page
     assert "| opportunity timing | 0.667 |" in page and (call / "out" / "report.html").exists()
     lines = list(read_jsonl(call / "out" / "predictions" / "logged.jsonl", TurnPrediction))
     monkeypatch.setattr("proactor_lib.report.build", lambda out: None)  # its figures are drawn above

@@ -2,6 +2,7 @@
 
 import pytest
 from proactor_lib.agent import parse
+from proactor_lib.artf.training.counterfactual import counterfactual_scores
 from proactor_lib.artf.training.credit import advantages, natural_weights, trajectory_scores
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
@@ -88,9 +89,41 @@ def test_later_gains_are_of_references_open_at_the_turn_alone():
     assert components[1][0].components == {"right": 1.5, "false": 0, "later": 0}
 
 
-def test_trajectories_need_all_turns_and_utility():
-    asked = {"credit": "trajectory", "reward": "utility"}
-    assert load_params(None, asked).credit == "trajectory"
+@pytest.mark.parametrize("credit", ["trajectory", "counterfactual"])
+def test_beyond_the_turn_credit_needs_all_turns_and_utility(credit):
+    asked = {"credit": credit, "reward": "utility"}
+    assert load_params(None, asked).credit == credit
     for other in ({"turns_per_dialogue": 4}, {"reward": "rac"}):
-        with pytest.raises(UserError, match="credit 'trajectory' needs reward 'utility' and turns_per_dialogue 0"):
+        with pytest.raises(UserError, match=f"credit '{credit}' needs reward 'utility' and turns_per_dialogue 0"):
             load_params(None, asked | other)
+
+
+def added(*turns, references=None, price=0.25):
+    """Counterfactual rewards of the outputs of each turn, the turns counted from 1."""
+    references = references or [reference(window=(2, 3, 4), day="friday")]
+    outputs = [(turn, [parse(text) for text in texts]) for turn, texts in enumerate(turns, start=1)]
+    found = counterfactual_scores(references, outputs, 0.75, price, "seed", backgrounds=500)
+    return [[score.value for score in scores] for scores in found]
+
+
+def test_an_output_is_worth_what_it_adds_to_the_dialogue():
+    """Half of the trajectories trigger in time (1), which takes the place of the late trigger (one half)."""
+    wait, punctual, late, after = added(["none", WAIT], [READY, "none"], ["none", "none"], [READY, READY])
+    assert wait == [0, 0] and late == [0, 0]
+    assert punctual == [0.5, 0]  # without it the late trigger comes in any case
+    assert after[0] == after[1] == pytest.approx(0.25, abs=0.06)  # a half, where the punctual one has not come
+
+
+def test_a_false_execution_is_charged_where_it_is_the_first_of_its_kind():
+    first, second, unreadable = added([OTHER, "none"], [OTHER, OTHER], [GARBAGE, "none"])
+    assert first == [0, 0]  # the second comes in any case: without the first, it is the false one
+    assert second[0] == second[1] == pytest.approx(-0.125, abs=0.03)
+    assert unreadable == [-0.25, 0]
+    assert added([OTHER, "none"], price=0.12) == [[-0.12, 0]]
+
+
+def test_equal_outputs_get_equal_rewards_and_a_seed_the_same_again():
+    outputs = [(turn, [parse(READY), parse("none"), parse(READY)]) for turn in range(1, 6)]
+    given = [reference(window=(2, 3, 4), day="friday")]
+    once, again = (counterfactual_scores(given, outputs, 0.75, 0.25, "a", backgrounds=3) for _ in range(2))
+    assert once == again and all(scores[0] == scores[2] for scores in once)

@@ -177,6 +177,23 @@ def test_a_logged_requests_answer_is_its_last_message(tmp_path, response):
     assert "a system message is no turn (1)" in list(found.notes.left_out)
 
 
+def test_messages_with_time_stamps(tmp_path):
+    """ISO, seconds and milliseconds since 1970; a call has its message's time; what is no time is noted."""
+    noon = 1_795_867_200  # 2026-11-28 12:00 UTC
+    messages = [
+        {"role": "user", "content": "Garden Hall", "timestamp": "2026-11-28T12:00:00Z"},
+        {"role": "assistant", "content": "One moment.", "created_at": noon + 4.5},
+        {"role": "tool", "content": "free", "created_at": noon + 5},
+        {"role": "assistant", "content": None, "ts": (noon + 9) * 1000, "function_call": LATER},
+        {"role": "user", "content": "Thanks", "time": "soon"},
+    ]
+    found = forms.read([written(tmp_path, "a.json", messages)], "chat")
+    (dialogue,) = found.dialogues
+    assert [t.start for t in dialogue.turns] == [0.0, 4.5, None]
+    assert [(o.turn, o.time) for o in dialogue.observed] == [(2, 9.0)]
+    assert list(found.notes.left_out) == ["a message's time stamp, which cannot be read (a-1: 'soon')"]
+
+
 @pytest.mark.parametrize(
     "text, said",
     [

@@ -21,7 +21,8 @@ LAYERS = [
     "reward_lab artf.serving artf.training artf.capacity",
     "evaluate",
     "report",
-    "run pipeline sweep widgets bench",
+    "run pipeline sweep widgets service interop doctor",
+    "bench",
     "cli __main__",
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names.split()}

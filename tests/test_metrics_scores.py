@@ -13,7 +13,7 @@ from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
 from proactor_lib.errors import UserError
 from proactor_lib.metrics import METRICS, evaluate_predictions, score_predictions, turn_scores
 from proactor_lib.metrics.intervals import estimate
-from proactor_lib.schema import TurnPrediction
+from proactor_lib.schema import Dialogue, Turn, TurnPrediction
 
 from support.metric_cases import candidate, dialogue, needs, ready, reference, says
 
@@ -49,6 +49,22 @@ def test_two_dialogues_by_hand():
     assert found["opportunity_timing"] == 1 / 3 and found["missed"] == 1 / 3
     assert found["late"] == 1 / 3 and found["premature"] == 0
     assert found["lead"] == ((5 - 3) + (2 - 3)) / 2
+
+
+def test_leads_and_waits_in_seconds():
+    """A turn's moment is its end, else its start; a logged trigger's own time goes before its turn's."""
+    turns = [Turn(speaker="a", text="-", start=10 * i, end=10 * i + 4) for i in range(5)] + [
+        Turn(speaker="a", text="-", start=60)
+    ]
+    timed = Dialogue(id="d", domain="d", turns=turns)
+    own_time = reference("pay", (1, 1, 6), 6).model_copy(update={"observed_time": 57.5})
+    references = [needs(reference(window=(2, 3, 6), observed=6), own_time, reference("find", (2, 2, 4)))]
+    found = metrics(references, says({2: [ready(), ready("find")], 4: ready("pay")}), [timed])
+    # book: said at 2 (14 s), logged at turn 6 (60 s); pay: said at 4 (34 s), ready at 1 (4 s); find: nothing logged
+    assert found["lead_seconds"] == ((60 - 14) + (57.5 - 34)) / 2
+    assert found["wait_seconds"] == (0 + 30 + 0) / 3
+    untimed = metrics(references, says({2: ready()}), [dialogue("d")])
+    assert untimed["lead_seconds"] is untimed["wait_seconds"] is None
 
 
 def test_difference_comes_from_the_averages():

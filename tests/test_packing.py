@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 
 from support.late import Late
 
-head, tree_attention, trainer = (
-    Late(f"proactor_lib.artf.training.{name}") for name in ("head", "tree_attention", "trainer")
+head, rows, tree_attention, trainer = (
+    Late(f"proactor_lib.artf.training.{name}") for name in ("head", "rows", "tree_attention", "trainer")
 )
 
 TRUNK = list(range(100, 112))
@@ -38,7 +38,7 @@ def samples() -> list[dict]:
 
 
 def row_of(some: list[dict]):
-    row = tree_attention.DialogueRow()
+    row = rows.DialogueRow()
     for s in some:
         row.add(s)
     return row
@@ -87,10 +87,10 @@ def model():
     return tiny_float32()
 
 
-def loss_and_gradients(model, rows: list) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(model, some: list) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     total = 0.0
-    for row in rows:
+    for row in some:
         packed = row.pack()
         loss = -(head.row_log_probs(model, packed) * packed["advantages"]).sum()
         loss.backward()
@@ -273,15 +273,15 @@ def test_log_probabilities_are_those_of_the_plain_model(model):
 
 def test_rows_keep_dialogues_apart_and_obey_the_budget():
     some = [sample(3, [7, 2], dialogue="a"), sample(12, [9, 2], dialogue="a"), sample(3, [7, 2], dialogue="b")]
-    assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=100)] == [2, 1]
-    assert [len(r.samples) for r in tree_attention.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
+    assert [len(r.samples) for r in rows.dialogue_rows(some, token_budget=100)] == [2, 1]
+    assert [len(r.samples) for r in rows.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
     with pytest.raises(ValueError, match="16 tokens, token_budget is 15"):
-        tree_attention.dialogue_rows(some, token_budget=15)
+        rows.dialogue_rows(some, token_budget=15)
 
 
 def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
-    rows = tree_attention.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
-    batches = trainer.micro_batches(rows, ranks=2, pad_token_id=0)
+    apart = rows.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
+    batches = trainer.micro_batches(apart, ranks=2, pad_token_id=0)
     assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
     assert [b["real"].tolist() for b in batches] == [[1, 1], [1, 0]]
     assert all(b["step_size"].tolist() == [[6, 3, 0]] * 2 for b in batches)  # tokens, outputs, supervised tokens

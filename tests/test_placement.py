@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from proactor_lib.artf.capacity import splits
+from proactor_lib.artf.capacity.workload import judged
 from proactor_lib.artf.serving.launch import make_server, max_servers
-from proactor_lib.artf.serving.placement import gpu_places, visible_gpus
+from proactor_lib.artf.serving.own import own_server
+from proactor_lib.artf.serving.placement import Slot, gpu_places, gpu_slots, run_places, visible_gpus
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
 
@@ -54,6 +56,34 @@ def test_one_gpu_is_shared_where_the_server_leaves_room():
     assert gpu_places(0, 1, ["0"], 0.9).shared == ()  # an evaluation trains nothing
 
 
+def test_a_judge_of_our_own_is_between_training_and_serving():
+    places = gpu_places(4, 2, visible_gpus(8, None), 0.9, judges=2)
+    assert (places.trainers, places.judges, places.servers) == ((0, 1, 2, 3), (4, 5), (6, 7))
+    assert (places.idle, places.shared) == ((), ())
+    assert str(places) == "training: 0, 1, 2, 3; judging: 4, 5; serving: 6, 7"
+    places = gpu_places(1, 1, ["0", "1"], 0.45, judges=1)  # nothing is left between them
+    assert (places.judges, places.servers, places.shared) == ((1,), (1,), (1,))
+    with pytest.raises(UserError, match="1 trainers, 1 of the judge's servers and 1 .* at most 0.475, got 0.9"):
+        gpu_places(1, 1, ["0", "1"], 0.9, judges=1)
+    with pytest.raises(UserError, match="at most 0.25, got 0.4"):
+        gpu_places(1, 1, ["0"], 0.4, judges=1)
+
+
+def test_only_a_reward_that_asks_a_judge_has_places_for_its_servers():
+    asked = {"judge": "tiny", "judge_url": "serve", "judge_servers": 2}
+    for reward, judges in {"custom_ruler": (1, 2), "adaptive_ruler": (1, 2), "utility": ()}.items():
+        params = load_params(None, asked | {"reward": reward})
+        assert run_places(params, visible_gpus(4, None)).judges == judges
+    on_ray = load_params(None, {"ray_address": "127.0.0.1:6379"})
+    assert run_places(on_ray, visible_gpus(2, None)).servers == ()
+
+
+def test_4_bit_servers_are_for_gpus(tmp_path):
+    params = load_params(None, {"serve_weights": "nf4"})
+    with pytest.raises(UserError, match="serve_weights: nf4 needs a GPU, and there is none"):
+        make_server(params, "weights", tmp_path / "server.log", True, Slot("cpu-0"), "key")
+
+
 def test_too_few_gpus_are_said():
     with pytest.raises(UserError, match="^4 servers need a GPU each, and there are 2: lower servers and max_servers$"):
         gpu_places(1, 4, ["0", "1"], 0.9)
@@ -68,11 +98,12 @@ def test_too_few_gpus_are_said():
 )
 def test_presets_leave_no_gpu_idle_and_split_them_as_the_simulator_advises(preset, cluster, gpus):
     params = load_params(PARAMS / f"{preset}.yaml")
-    names = visible_gpus(gpus, None)
-    places = gpu_places(params.trainers, max_servers(params), names, params.gpu_memory_utilization)
+    places = run_places(params, visible_gpus(gpus, None))
     assert places.idle == places.shared == ()
-    advised = splits.fastest(splits.splits(splits.cluster(cluster), params.max_staleness)).plan
-    assert (len(places.trainers), len(places.servers)) == (advised.trainers, advised.servers)
+    of = splits.cluster(cluster)
+    advised = splits.fastest(splits.splits(of._replace(workload=judged(of.workload)), params.max_staleness, 4)).plan
+    asked = (len(places.trainers), len(places.judges), len(places.servers))
+    assert asked == (advised.trainers, advised.judges, advised.servers)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +120,11 @@ def vllm_parser():
     [
         ("h200x4-abcd", {}, "0,1,2,3"),
         ("h100x8-homeloan", {}, "0,1,2,3,4,5,6,7"),
-        ("h200x4-abcd", {"trainers": 1, "servers": 1, "max_servers": 2}, "2,5,7"),  # sleeps while there is little to do
+        # sleeps while there is little to do
+        ("h200x4-abcd", {"trainers": 1, "max_servers": 2, "judge": "rubric", "judge_url": None}, "2,5,7"),
         ("cpu-demo", {"device": "cuda"}, "GPU-5f1c"),  # one GPU for both
         ("smoke", {}, "MIG-a"),
+        ("h200x4-abcd", {"serve_weights": "nf4"}, "0,1,2,3"),
     ],
 )
 def test_vllm_accepts_every_command_line_for_a_gpu(preset, settings, gpus, vllm_parser, tmp_path):
@@ -99,7 +132,7 @@ def test_vllm_accepts_every_command_line_for_a_gpu(preset, settings, gpus, vllm_
 
     params = load_params(PARAMS / f"{preset}.yaml", settings)
     names = visible_gpus(8, gpus)
-    places = gpu_places(params.trainers, max_servers(params), names, params.gpu_memory_utilization)
+    places = run_places(params, names)
     assert [slot.gpu for slot in places.slots] == names[-max_servers(params) :]
     for slot in places.slots:
         server = make_server(params, "weights", tmp_path / "server.log", True, slot, "key")
@@ -109,4 +142,12 @@ def test_vllm_accepts_every_command_line_for_a_gpu(preset, settings, gpus, vllm_
         validate_parsed_serve_args(parsed)
         assert parsed.gpu_memory_utilization == params.gpu_memory_utilization
         assert (parsed.max_lora_rank, parsed.enable_lora) == (params.lora_rank, True)
+        assert parsed.quantization == ("bitsandbytes" if params.serve_weights == "nf4" else None)
+        assert server._environment()["CUDA_VISIBLE_DEVICES"] == slot.gpu
+    for slot in gpu_slots(places.judges, names):
+        server = own_server(params, params.judge, "weights", tmp_path, slot, "key")
+        command = server._command()
+        parsed = vllm_parser.parse_args(command[command.index("vllm.entrypoints.openai.api_server") + 1 :])
+        validate_parsed_serve_args(parsed)
+        assert (parsed.served_model_name, parsed.max_model_len, parsed.enable_lora) == ([params.judge], None, None)
         assert server._environment()["CUDA_VISIBLE_DEVICES"] == slot.gpu

@@ -124,7 +124,7 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
     outside = re.sub(r"```.*?```|<!-- map:.*<!-- end of map -->", "", README, flags=re.S)
     inline = re.findall(r"`((?:make|proactor) [^`]*)`", outside)
     blocks = "\n".join(BLOCKS)
-    # tests/test_environments.py; test_assess.py; test_catalog.py; test_bench_*.py; test_cluster.py.
+    # tests/test_environments.py; test_assess.py; test_catalog.py; test_bench_*.py; test_cluster.py; test_service.py.
     known = {
         "make env",
         "make env EXTRA=gpu",
@@ -134,6 +134,7 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
         "proactor bench",
         "proactor bench intervals",
         "proactor cluster up",
+        "proactor serve outputs/demo",
     }
     for command in inline:
         assert command in known or " ".join(command.split()[:2]) in blocks, command

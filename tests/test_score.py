@@ -54,7 +54,8 @@ def test_one_object_of_values_with_intervals(score, files):
     executed = {"utility": 0.75, "false_executions": 1}  # `book` at 3 is right, `pay` at 5 false
     executed |= {"execution_precision": 1 / 2, "execution_recall": 1, "execution_f1": 2 / 3}
     needed = {"missed_needs": 1 / 2, "false_needs": 1 / 8, "balanced_accuracy": (1 / 2 + 7 / 8) / 2}
-    expected = by_turn | by_reference | executed | needed | {"argument_accuracy": 1}
+    timed = {"lead_seconds": None, "wait_seconds": None}
+    expected = by_turn | by_reference | executed | needed | {"argument_accuracy": 1} | timed
     assert values == pytest.approx(expected)  # scored turns 3, 4, 5: AC 1, 0, 0
     assert found["ac"]["low"] == found["ac"]["high"] == pytest.approx(1 / 3)
 

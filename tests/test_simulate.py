@@ -60,6 +60,19 @@ def test_requests_wait_where_slots_are_few():
     assert simulate(TIMES, two, Plan(2, 1), 1).wait_s == 0.0  # one dialogue per server
 
 
+def test_a_judges_server_reads_and_answers_each_turn():
+    """It reads 20 tokens in 0.2 s and writes 5 in 5 x 0.1 s, after the outputs; two of them take it in turns."""
+    work = ONE.model_copy(update={"question_tokens": 20, "answer_tokens": 5})
+    plan = Plan(1, 1, judges=1)
+    assert plan.gpus == 3
+    found = simulate(TIMES, work, plan, 1)
+    assert found.rollout_s == pytest.approx(ROLLOUT + 0.7)
+    assert (found.waiting, found.server_busy) == (0, pytest.approx((ROLLOUT - 0.5) / found.seconds))
+    two = work.model_copy(update={"dialogues": 2})
+    assert simulate(TIMES, two, Plan(2, 1, judges=1), 1).rollout_s > ROLLOUT + 0.8
+    assert simulate(TIMES, two, Plan(2, 1, judges=2), 1).rollout_s == pytest.approx(ROLLOUT + 0.7)
+
+
 def test_more_trainers_share_the_rows_and_padding_costs_its_tokens():
     work = ONE.model_copy(update={"dialogues": 4})
     alone, two = (simulate(TIMES, work, Plan(1, n), 1).train_s for n in (1, 2))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from proactor_lib import models
+from transformers import AutoModelForCausalLM
 
 
 def test_matched_weights_are_what_the_4_bit_layers_multiply_with_bit_for_bit():
@@ -15,6 +16,20 @@ def test_matched_weights_are_what_the_4_bit_layers_multiply_with_bit_for_bit():
         unit = torch.eye(matched[name].in_features)  # the product with it is the weight (biases are 0 here)
         with torch.no_grad():
             assert torch.equal(quantised[name](unit.bfloat16()).float(), matched[name](unit)), name
+
+
+def test_servers_may_hold_the_4_bits_themselves_and_these_are_the_matched_weights_bit_for_bit(monkeypatch, tmp_path):
+    path = models.resolve(models.TINY)
+    matched = dict(models.load_base(models.served_weights(path, "nf4", "matched"), "none").named_parameters())
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path))
+    folder = models.served_weights(path, "nf4", "nf4")
+    config = models.describe(folder)["quantization_config"]
+    assert (config["bnb_4bit_quant_type"], config["bnb_4bit_use_double_quant"]) == ("nf4", False)
+    quantised = AutoModelForCausalLM.from_pretrained(folder)  # as its own config.json says
+    assert {type(m).__name__ for m in quantised.modules()} >= {"Linear4bit"}
+    for name, weight in quantised.dequantize().named_parameters():
+        assert torch.equal(weight, matched[name]), name
+    assert models.served_weights(path, "none", "nf4") == path
 
 
 @pytest.mark.parametrize(

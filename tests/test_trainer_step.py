@@ -14,9 +14,7 @@ from proactor_lib.params import Params
 
 from support.late import Late
 
-head, sft, tree_attention, trainer = (
-    Late(f"proactor_lib.artf.training.{name}") for name in ("head", "sft", "tree_attention", "trainer")
-)
+head, rows, sft, trainer = (Late(f"proactor_lib.artf.training.{name}") for name in ("head", "rows", "sft", "trainer"))
 
 SHAPE = Shape(turns=2, k=2, output=3, catalog=10, turn=4, token_budget=60, model=models.TINY)
 
@@ -89,7 +87,7 @@ def test_the_supervised_term_is_the_mean_over_the_references_tokens(tmp_path):
     found = {}
 
     def expect(learner):
-        row = tree_attention.DialogueRow()
+        row = rows.DialogueRow()
         for s in supervised(1.0):
             row.add(s)
         loss = -head.row_log_probs(learner.model, row.pack()).mean()

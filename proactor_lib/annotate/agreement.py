@@ -55,12 +55,16 @@ def _fit_trigger(r: ReferenceAction, o: ObservedAction) -> float:
 
 
 def with_observed(line: DialogueReferences, dialogue: Dialogue) -> DialogueReferences:
-    """The references with the turns of the logged triggers that they pair with; as they are where nothing is logged."""
+    """The references with the turns and times of the logged triggers that they pair with; as they are without a log."""
     if not dialogue.observed:
         return line
-    turns = {r.id: o.turn for r, o in paired(line.references, dialogue.observed, _fit_trigger) if r and o}
-    seen = tuple(r.model_copy(update={"observed_turn": turns.get(r.id)}) for r in line.references)
-    return line.model_copy(update={"references": seen})
+    found = {r.id: o for r, o in paired(line.references, dialogue.observed, _fit_trigger) if r and o}
+    return line.model_copy(update={"references": tuple(_with_trigger(r, found.get(r.id)) for r in line.references)})
+
+
+def _with_trigger(r: ReferenceAction, o: ObservedAction | None) -> ReferenceAction:
+    time = {} if o is None or o.time is None else {"observed_time": o.time}
+    return r.model_copy(update={"observed_turn": o and o.turn, **time})
 
 
 def triggers(dialogues: Iterable[Dialogue], lines: Lines) -> "pd.DataFrame":

@@ -12,6 +12,7 @@ description or parameters have. It is never after `ready`.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -54,16 +55,23 @@ class Tally:
         return f"{self.references} references; {self.not_found} of {self.values} values found nowhere{share}"
 
 
-def annotate(dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None) -> DialogueReferences:
+def annotate(
+    dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None, opened: Mapping[str, int] | None = None
+) -> DialogueReferences:
     """One reference for each logged action, in their order, with ids `r1`, `r2`, ...; `tally` counts along.
 
-    Raises UserError for a dialogue without a log.
+    opened: by id, the turns of those whose `open` is known from elsewhere. Raises UserError for a dialogue without a
+    log.
     """
     require_log(dialogue)
-    reader = _Reader(dialogue, catalog, tally or Tally())
-    ordered = sorted(dialogue.observed, key=lambda o: o.turn)
-    references = tuple(reader.reference(f"r{i}", o) for i, o in enumerate(ordered, start=1))
+    reader = _Reader(dialogue, catalog, tally or Tally(), opened or {})
+    references = tuple(reader.reference(f"r{i}", o) for i, o in enumerate(ordered(dialogue), start=1))
     return DialogueReferences(dialogue_id=dialogue.id, references=references)
+
+
+def ordered(dialogue: Dialogue) -> list[ObservedAction]:
+    """What was logged, in the order of its turns."""
+    return sorted(dialogue.observed or (), key=lambda o: o.turn)
 
 
 def require_log(dialogue: Dialogue) -> None:
@@ -78,8 +86,8 @@ def require_log(dialogue: Dialogue) -> None:
 class _Reader:
     """Goes through one dialogue's log; remembers which action ran when, and which values were used."""
 
-    def __init__(self, dialogue: Dialogue, catalog: Catalog, tally: Tally):
-        self.dialogue, self.catalog, self.tally = dialogue, catalog, tally
+    def __init__(self, dialogue: Dialogue, catalog: Catalog, tally: Tally, opened: Mapping[str, int]):
+        self.dialogue, self.catalog, self.tally, self.given = dialogue, catalog, tally, opened
         self.ran: dict[str, list[int]] = {}  # turns, by action
         self.used: set[str] = set()  # keys of values
         self._texts: list[Heard] | None = None
@@ -90,7 +98,7 @@ class _Reader:
         how = action.comparisons
         found = {p: self.known(o, p, v, how.get(p, {})) for p, v in o.params.items()}
         known = {p: o.turn if t is None else t for p, t in found.items()}
-        opened = self.opened(o, {p: t for p, t in found.items() if t is not None})
+        opened = self.given.get(id) or self.opened(o, {p: t for p, t in found.items() if t is not None})
         free = {p for p, c in how.items() if c["match"] == "any" and found.get(p) is None}
         wanted = action.required or tuple(known)
         needed = [known[p] for p in wanted if p in known and p not in free]
@@ -102,6 +110,7 @@ class _Reader:
             params={p: ReferenceParam(value=v, turn=known[p], **how.get(p, {})) for p, v in o.params.items()},
             window=Window(open=min(opened, ready), ready=ready, close=o.turn),
             observed_turn=o.turn,
+            **({} if o.time is None else {"observed_time": o.time}),
         )
 
     def remember(self, o: ObservedAction, found: dict[str, int | None]) -> None:

@@ -68,8 +68,8 @@ def _coverage(tables: list[DialogueTable], dialogues: int, samples: int, bootstr
         equal = [pd.concat([x[~swapped], y[swapped]]).sort_index() for x, y in (drawn, drawn[::-1])]
         null, place = _estimates(equal, bootstrap, (1, -1)), METRICS.index(PRIMARY)
         apart += bool(null.low[place] > 0 or null.high[place] < 0)
-    shares = {k: dict(zip(METRICS, np.nanmean(v, axis=0).round(3).tolist(), strict=True)) for k, v in held.items()}
-    return shares | {"told_apart": round(apart / samples, 3)}
+    means = {k: pd.DataFrame(v, columns=list(METRICS)).mean().dropna().round(3) for k, v in held.items()}
+    return {k: of_metric.to_dict() for k, of_metric in means.items()} | {"told_apart": round(apart / samples, 3)}
 
 
 def _estimates(drawn: list[DialogueTable], bootstrap: int, signs: tuple[int, int]) -> statistics.Estimates:

@@ -22,8 +22,8 @@ def _about() -> None:
 
 # Each is a module here with `register(app)`.
 COMMANDS = (
-    "annotate", "assess", "bench", "catalog", "cluster", "data", "evaluate", "report", "rewards",
-    "run", "score", "simulate", "sweep", "train", "watch",
+    "annotate", "assess", "bench", "catalog", "cluster", "data", "doctor", "evaluate", "report", "rewards",
+    "run", "score", "serve", "simulate", "sweep", "train", "watch",
 )  # fmt: skip
 
 for name in COMMANDS:

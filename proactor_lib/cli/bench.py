@@ -177,6 +177,22 @@ def router(
 
 
 @bench.command()
+def serve(
+    source: Annotated[str, typer.Option(help="as for `proactor serve`")] = "tiny",
+    policy: Annotated[str | None, typer.Option(help="of a run: any, also `random`")] = None,
+    conversations: Annotated[int, typer.Option(min=1, help="at once")] = 16,
+    seconds: Annotated[float, typer.Option(min=1)] = 120.0,
+    out: Out = Path("outputs/bench-serve"),
+    as_json: Json = False,
+) -> None:
+    """`proactor serve` under load: latency of a turn, lost turns, repeated executions, memory early and at the end."""
+    from proactor_lib.bench.serving_load import benchmark
+
+    out.mkdir(parents=True, exist_ok=True)
+    show(benchmark(out.resolve(), source, policy, conversations, seconds), as_json)
+
+
+@bench.command()
 def adaptivity(
     bursts: Annotated[int, typer.Option(min=1)] = 3,
     seed: int = 0,

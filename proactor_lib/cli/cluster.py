@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
+from proactor_lib.artf.serving.access import ACCESS, write_access
 from proactor_lib.errors import UserError
 
 cluster = typer.Typer(no_args_is_help=True, help="vLLM servers behind a router, as many as the load needs.")
 
 Out = Annotated[Path, typer.Option(help="The cluster's folder: cluster.json (what is), cluster.jsonl, logs.")]
-ACCESS = "access.json"  # the process, and the key that requests carry: for its owner only
 
 
 def register(app: typer.Typer) -> None:
@@ -49,11 +49,11 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
     from proactor_lib import models
     from proactor_lib.artf.serving.launch import make_cluster, ray_session
 
-    weights = models.matched_export(models.resolve(params.model), params.quantization)
+    weights = models.served_weights(models.resolve(params.model), params.quantization, params.serve_weights)
     made = make_cluster(params, weights, out, lora=params.policy_sync == "adapter", port=port, key=key)
     try:
         with ray_session(params), made:
-            _write_access(out, made.key)
+            write_access(out, made.key)
             made.wait_ready(params.start_timeout)
             typer.echo(f"{made.url}/v1 serves {', '.join(made.serving()[0].models())}; its key is in {out / ACCESS}")
             while made.failure is None:
@@ -64,16 +64,6 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
         typer.echo("proactor: the cluster is down", err=True)
     finally:
         (out / ACCESS).unlink(missing_ok=True)
-
-
-def _write_access(out: Path, key: str) -> None:
-    import psutil
-
-    access = {"pid": os.getpid(), "created": psutil.Process().create_time(), "key": key}
-    out.mkdir(parents=True, exist_ok=True)
-    handle = os.open(out / ACCESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w") as f:
-        json.dump(access, f)
 
 
 @cluster.command()

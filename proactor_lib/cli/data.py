@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 data = typer.Typer(no_args_is_help=True, help="Get, import, describe and export conversations.")
 
-Dataset = Annotated[str, typer.Option(help="homeloan, sgd, abcd, star or jsonl.")]
+Dataset = Annotated[str, typer.Option(help="homeloan, sgd, abcd, star, harper or jsonl.")]
 DataDir = Annotated[Path | None, typer.Option(help="The corpus's folder; none for homeloan.")]
 Split = Annotated[str, typer.Option(help="Of the corpus: train, dev, test.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Dialogues at most.")]
 MaxTurns = Annotated[int | None, typer.Option(min=1, help="Leave out dialogues with more turns.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the simulator.")]
 Log = Annotated[bool, typer.Option(help="Whether the simulator logs triggers.")]
+Transcript = Annotated[str, typer.Option(help="Of Harper Valley's calls: human or recogniser.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
@@ -43,6 +44,7 @@ def export(
     references: Annotated[Path | None, typer.Option(help="chat: windows (JSONL); none: true ones, the log's.")] = None,
     seed: Seed = 0,
     log: Log = True,
+    transcript: Transcript = "human",
 ) -> None:
     """Write a split in the own-domain format, which `--dataset jsonl` reads, or as chats (<split>-chat.jsonl)."""
     from proactor_lib import datasets
@@ -51,7 +53,7 @@ def export(
 
     if form not in ("domain", "chat"):
         raise UserError(f"unknown form --form {form!r}; accepted: domain, chat")
-    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log)
+    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log, transcript=transcript)
     if form == "chat":
         _export_chats(corpus, references, out / f"{split}-chat.jsonl")
         return
@@ -94,13 +96,14 @@ def stats(
     max_turns: MaxTurns = None,
     seed: Seed = 0,
     log: Log = True,
+    transcript: Transcript = "human",
     as_json: AsJson = False,
 ) -> None:
     """Count a split's dialogues, turns and actions, beside the paper's numbers where it has them."""
     from proactor_lib import datasets
     from proactor_lib.datasets import statistics
 
-    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log)
+    corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log, transcript=transcript)
     ours = statistics.describe(corpus, _evidence(corpus))
     paper = statistics.published(dataset, split)
     if as_json:

@@ -19,7 +19,7 @@ Tools = Annotated[
 Triggers = Annotated[
     Path | None, typer.Option(help="For transcripts: CSV or JSONL with dialogue, turn or time, action, values.")
 ]
-Columns = Annotated[list[str], typer.Option(metavar="KEY=NAME", help="csv: dialogue, speaker, text, start.")]
+Columns = Annotated[list[str], typer.Option(metavar="KEY=NAME", help="csv: dialogue, speaker, text, start, end.")]
 Speakers = Annotated[list[str], typer.Option(metavar="NAME=OTHER", help="Another name for a speaker.")]
 Domain = Annotated[str | None, typer.Option(help="The domain's name; none: the first file's.")]
 

@@ -56,7 +56,7 @@ def print_rubric(reward: Annotated[str, typer.Argument(help="general_ruler or cu
 
 
 def probe_rewards(
-    dataset: Annotated[str, typer.Option(help="homeloan, sgd, abcd, star or jsonl")] = "homeloan",
+    dataset: Annotated[str, typer.Option(help="homeloan, sgd, abcd, star, harper or jsonl")] = "homeloan",
     data_dir: Annotated[Path | None, typer.Option(help="the corpus's folder")] = None,
     split: Annotated[str, typer.Option(help="train, dev or test")] = "train",
     limit: Annotated[int, typer.Option(min=1, help="dialogues")] = 200,
@@ -72,7 +72,7 @@ def probe_rewards(
     from proactor_lib.reward_lab import probe, scoring
 
     corpus = datasets.load(
-        dataset, data_dir, split, limit, chosen.max_turns, chosen.seed, log=True
+        dataset, data_dir, split, limit, chosen.max_turns, chosen.seed, log=True, transcript=chosen.transcript
     )  # the evidence annotator needs the simulator's log
     room = chosen.max_context - chosen.max_completion_tokens
     corpus = services.widened(corpus, chosen.catalog_scope, chosen.distractor_services, chosen.seed, room)

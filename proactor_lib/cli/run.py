@@ -41,6 +41,7 @@ def run(
     wanted = tuple(s.strip() for item in stage for s in item.split(",")) or pipeline.MAIN_JOB
     found = pipeline.find(notebooks or pipeline.notebooks_folder(), wanted)
     job = pipeline.Pipeline(params, out, parse_settings(settings), found)
+    _refuse_what_cannot_be(job, [path.stem[:2] for path in found if not job.finished(path)])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     with make_bars([p.stem for p in found]) as bars:
         for path in found:
@@ -49,6 +50,18 @@ def run(
         from proactor_lib import report
 
         typer.echo(report.build(out))
+
+
+def _refuse_what_cannot_be(job: pipeline.Pipeline, stages: list[str]) -> None:
+    """UserError with what the doctor says will fail in these stages; it looks at this machine alone."""
+    from proactor_lib.doctor import examine, this_machine
+
+    rows = examine(job.params, this_machine(job.out), stages, network=False)
+    for row in rows:
+        if row.warning:
+            typer.echo(f"proactor: {row.warning}", err=True)
+    if problems := [row.problem for row in rows if row.problem]:
+        raise UserError("; ".join(problems))
 
 
 def _run_stage(job: pipeline.Pipeline, path: Path, bars: "Bars") -> None:

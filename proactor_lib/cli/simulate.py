@@ -22,10 +22,11 @@ def simulate(
     workload: Annotated[Path | None, typer.Option(help="a step's workload (JSON); none: the paper's size")] = None,
     steps: Annotated[int, typer.Option(min=2, help="optimiser steps to simulate")] = 8,
     staleness: Annotated[list[int], typer.Option(min=0, help="versions that a sample may lag")] = [0, 1, 2],  # noqa: B006
+    judge: Annotated[bool, typer.Option(help="a model of the policy's size judges each turn")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Predict step time, utilisation and queueing: the synchronous loop against ART-F, at its fastest split of GPUs."""
-    found = _of_run(run) if run else _of_cluster(cluster, service, workload, steps, tuple(staleness))
+    found = _of_run(run) if run else _of_cluster(cluster, service, workload, steps, tuple(staleness), judge)
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
@@ -48,10 +49,13 @@ def _of_run(out: Path) -> dict:
     }
 
 
-def _of_cluster(name: str, service: Path | None, workload: Path | None, steps: int, staleness: tuple[int, ...]) -> dict:
+def _of_cluster(name: str, service: Path | None, workload: Path | None, steps: int, staleness: tuple[int, ...],
+                judge: bool) -> dict:  # fmt: skip
     from proactor_lib.artf.capacity import splits
+    from proactor_lib.artf.capacity.workload import judged
 
     of = splits.cluster(name, service, workload)
+    of = of._replace(workload=judged(of.workload)) if judge else of
     table = splits.compare(of, staleness, steps)
     return {
         "cluster": name,
@@ -74,6 +78,7 @@ def _tell(found: dict) -> None:
     part = f", one of {found['shards']} equal parts" if found["shards"] > 1 else ""
     typer.echo(f"{found['cluster']}, service times {found['source']}{part}")
     for plan in found["plans"]:
-        split = f"{plan['servers']} serve, {plan['trainers']} train" + (" in turn" if plan["in_turn"] else "")
+        judges = f"{plan['judges']} judge, " if plan["judges"] else ""
+        split = f"{judges}{plan['servers']} serve, {plan['trainers']} train" + (" in turn" if plan["in_turn"] else "")
         typer.echo(f"{plan['name']:22} {split:28} {plan['step_s']:8.1f} s a step {plan['speedup']:6.1f}x  "
                    f"servers {plan['server_busy']:4.0%}, trainers {plan['trainer_busy']:4.0%} busy")  # fmt: skip

@@ -11,9 +11,16 @@ from typing import Literal
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
 
-CORPORA = ("sgd", "abcd", "star", "jsonl")  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
+CORPORA = (
+    "sgd",
+    "abcd",
+    "star",
+    "harper",
+    "jsonl",
+)  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
 DATASETS = ("homeloan", *CORPORA)
 Scope = Literal["dialogue", "distractors", "all"]  # what a dialogue is shown, see `services.widened`
+Transcript = Literal["human", "recogniser"]  # of Harper Valley's calls: the transcribers' words or the recogniser's
 Variant = Literal["v1", "v2", "v3", "v4", "v5"]  # of SGD's wording, from the nearest to the farthest, see `sgd_x`
 
 
@@ -42,11 +49,13 @@ def load(
     log: bool = True,
     taken: Collection[Dialogue] = (),
     wanted: Callable[[Dialogue], bool] | None = None,
+    transcript: Transcript = "human",
 ) -> Corpus:
     """At most `limit` dialogues of a split (None: all), of at most `max_turns` turns, `wanted`, and not in `taken`.
 
     A limit draws by `seed` and dialogue id: a corpus has an order, and its first dialogues are about one thing. With a
-    greater limit the same dialogues come first. `seed` is the simulator's too, as `log` (whether triggers are logged).
+    greater limit the same dialogues come first. `seed` is the simulator's too, as `log` (whether triggers are logged);
+    `transcript` is Harper Valley's.
     Raises UserError: an unknown dataset, a folder or file that is not there, a malformed line, an action or parameter
     that the catalog does not have, a split without dialogues.
     """
@@ -55,7 +64,8 @@ def load(
     if dataset == "homeloan":
         return _simulated(split, limit, max_turns, seed, log, wanted)
     folder = _folder(dataset, data_dir)
-    catalog, dialogues = import_module(f"{__name__}.{dataset}").read(folder, split)
+    more = {"transcript": transcript} if dataset == "harper" else {}
+    catalog, dialogues = import_module(f"{__name__}.{dataset}").read(folder, split, **more)
     others = {(d.id, d.turns) for d in taken}
     free = (d for d in dialogues if (d.id, d.turns) not in others and (wanted is None or wanted(d)))
     kept, too_long = _keep(free if limit is None else shuffled(free, seed), lambda d: d, limit, max_turns)

@@ -2,17 +2,19 @@
 
 JSONL, a chat per line, or one JSON: a chat (an object with `messages`, or the list of them) or a list of chats. A
 system message and a tool's result are no turns. Each chat may have `tools` (or `functions`), in any provider's form.
+A message's time stamp (`timestamp`, `created_at`, ...) is its turn's, and its calls'.
 """
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from proactor_lib.catalog import tools
 from proactor_lib.catalog.json_schema import Notes as ToolNotes
 from proactor_lib.catalog.references import Malformed
-from proactor_lib.datasets.conversations import Call, Conversation, Notes, Result, Spoken
+from proactor_lib.datasets.conversations import Call, Conversation, Notes, Result, Spoken, seconds
 from proactor_lib.datasets.raw import documents, reason
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Action
@@ -21,7 +23,9 @@ SILENT = ("system", "developer")
 RESULTS = ("tool", "function")
 SPEAKERS = ("user", "assistant")
 TEXTS = ("text", "input_text", "output_text", "refusal")
+_TIMED = {Spoken: "start", Call: "time"}
 IDS = ("id", "custom_id", "conversation_id")
+TIMES = ("timestamp", "created_at", "createdAt", "created", "time", "date", "ts")
 AROUND = ("body", "request")  # what holds the chat in a batch's line or in a logged request
 
 
@@ -89,11 +93,14 @@ def _all_events(messages: list[dict], id: str, notes: Notes) -> Iterator[Spoken 
     if chat_without := [m for m in messages if not isinstance(m, dict)]:
         raise ValueError(f"a message must be an object, got {str(chat_without[0])[:60]!r}")
     for message in messages:
-        yield from _events(message, id, notes)
+        yield from events(message, id, notes)
 
 
-def _events(message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:
-    """What a message says, calls and answers, in its order; calls beside its content come after it."""
+def events(message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:
+    """What a message says, calls and answers, in its order; calls beside its content come after it.
+
+    ValueError, KeyError, TypeError or AttributeError for what is not a message.
+    """
     role = message.get("role")
     if role in SILENT:
         notes.left_out.add(f"a {role} message is no turn", id)
@@ -102,10 +109,26 @@ def _events(message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Re
     elif role not in SPEAKERS:
         raise ValueError(f"role {role!r}; accepted: {', '.join((*SILENT, *SPEAKERS, *RESULTS))}")
     else:
-        yield from _content(role, message.get("content"), id, notes)
-        for call in [*(message.get("tool_calls") or ()), message.get("function_call")]:
-            if call:
-                yield _call(call, id, notes)
+        time = _time(message, id, notes)
+        for event in _spoken_and_called(role, message, id, notes):
+            yield event if isinstance(event, Result) else replace(event, **{_TIMED[type(event)]: time})
+
+
+def _spoken_and_called(role: str, message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:
+    yield from _content(role, message.get("content"), id, notes)
+    for call in [*(message.get("tool_calls") or ()), message.get("function_call")]:
+        if call:
+            yield _call(call, id, notes)
+
+
+def _time(message: dict, id: str, notes: Notes) -> float | None:
+    """The message's time stamp; one that cannot be read is noted."""
+    written = next((message[key] for key in TIMES if message.get(key) is not None), None)
+    try:
+        return seconds(written)
+    except ValueError:
+        notes.left_out.add("a message's time stamp, which cannot be read", f"{id}: {str(written)[:40]!r}")
+        return None
 
 
 def _content(role: str, content: Any, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:

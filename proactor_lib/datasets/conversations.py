@@ -8,24 +8,27 @@ from typing import Any
 from proactor_lib.schema import Action
 
 CALENDAR = 1e8  # seconds: a time stamp from here on is a date's (since 1970), one below it is time into the dialogue
+MILLISECONDS = 1e11  # from here on a number counts milliseconds
 PLACES = 5  # at which a notice is shown
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """A turn. `start`: seconds, into the dialogue or of the calendar (`CALENDAR`); None where nothing says it."""
+    """A turn. `start`, `end`: seconds, into the dialogue or of the calendar (`CALENDAR`); None: nothing says it."""
 
     speaker: str
     text: str
     start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)
 class Call:
-    """A logged trigger, with its arguments as JSON values."""
+    """A logged trigger, with its arguments as JSON values. `time`: as a turn's `start`."""
 
     name: str
     arguments: dict[str, Any]
+    time: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,12 @@ class Notes:
 def seconds(written: Any) -> float | None:
     """A time stamp in seconds: a number, `MM:SS`, `HH:MM:SS,mmm`, or an ISO date-time (UTC where it has no zone).
 
-    None for what is empty; ValueError for anything else.
+    A number that would be after the year 5000 is milliseconds. None for what is empty; ValueError for anything else.
     """
-    if written is None or isinstance(written, int | float):
-        return written
+    if written is None:
+        return None
+    if isinstance(written, int | float):
+        return written / 1000 if written >= MILLISECONDS else written
     text = str(written).strip().replace(",", ".")
     if not text:
         return None
@@ -95,7 +100,8 @@ def seconds(written: Any) -> float | None:
         *above, last = text.split(":")
         if not 0 <= len(above) <= 2:
             raise ValueError
-        return sum(int(part) * 60 ** (len(above) - i) for i, part in enumerate(above)) + float(last)
+        time = sum(int(part) * 60 ** (len(above) - i) for i, part in enumerate(above)) + float(last)
+        return time / 1000 if time >= MILLISECONDS else time
     except ValueError:
         time = datetime.fromisoformat(str(written).strip())
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

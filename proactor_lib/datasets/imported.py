@@ -114,6 +114,7 @@ class _Reader:
         """A call before any turn belongs to the first."""
         self.said: list[Heard] = []
         self.answered: list[tuple[int, Heard]] = []  # with the turn before each
+        self.origin = origin(conversation.spoken)
         observed = []
         for event in conversation.events:
             turn = max(1, len(self.said))
@@ -135,7 +136,8 @@ class _Reader:
     def observed(self, call: Call, turn: int) -> ObservedAction:
         name = clean(call.name)
         params = dict(flat(call.arguments, {p.name for p in self.catalog.by_name[name].params}))
-        action = ObservedAction(turn=turn, name=name, params=params)
+        time = {} if call.time is None else {"time": max(0.0, round(call.time - self.origin, 3))}
+        action = ObservedAction(turn=turn, name=name, params=params, **time)
         known = {p: self.known(name, p, value) for p, value in action.params.items()}
         evidence = {p: first for p, first in known.items() if first is not None}
         return action.model_copy(update={"evidence": evidence}) if evidence else action
@@ -153,14 +155,20 @@ class _Reader:
         return max(turn for turn, _ in first) if found else None
 
 
+def origin(spoken: Sequence[Spoken]) -> float:
+    """What turns are timed from: the first one where their time stamps are the calendar's, else 0."""
+    first = min((s.start for s in spoken if s.start is not None), default=0.0)
+    return first if first >= CALENDAR else 0.0
+
+
 def turns(spoken: Sequence[Spoken]) -> tuple[Turn, ...]:
-    """The turns, timed from the first where their time stamps are the calendar's."""
-    starts = [s.start for s in spoken if s.start is not None]
-    origin = min(starts) if starts and min(starts) >= CALENDAR else 0.0
-    return tuple(
-        Turn(speaker=s.speaker, text=s.text, **({} if s.start is None else {"start": round(s.start - origin, 3)}))
-        for s in spoken
-    )
+    """The turns, with the times that they have, in seconds into the dialogue."""
+    zero, made = origin(spoken), []
+    for s in spoken:
+        times = {name: getattr(s, name) for name in ("start", "end")}
+        times = {name: round(time - zero, 3) for name, time in times.items() if time is not None}
+        made.append(Turn(speaker=s.speaker, text=s.text, **times))
+    return tuple(made)
 
 
 def _with_sources(catalog: Catalog, sources: dict, ours: set[str], notes: Notes) -> Catalog:

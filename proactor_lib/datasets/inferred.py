@@ -76,14 +76,15 @@ def _parameter(name: str, action: str, seen: list[dict[str, Any]], required: boo
     match = {"match": "text"} if _free_text(values) else {}
     if match:
         guessed.add("long and varied values: free text, compared by similarity (match: text)", f"{action}.{name}")
-    return Parameter(name=name, type=_type(values), description=_parts(values), required=required, **match)
+    keys = _keys(values)
+    description = f"a list of objects with {', '.join(keys)}" if keys else ""
+    return Parameter(name=name, type=_type(values), description=description, required=required, keys=keys, **match)
 
 
-def _parts(values: list[Any]) -> str:
-    """What the objects in lists have, in words; empty where there are none."""
+def _keys(values: list[Any]) -> tuple[str, ...]:
+    """What the objects in lists have."""
     objects = [item for value in values if isinstance(value, list) for item in value if isinstance(item, dict)]
-    keys = dict.fromkeys(key for item in objects for key in item)
-    return f"a list of objects with {', '.join(map(str, keys))}" if keys else ""
+    return tuple(dict.fromkeys(str(key) for item in objects for key in item))
 
 
 def _type(values: list[Any]) -> str:

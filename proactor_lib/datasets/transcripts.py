@@ -8,7 +8,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,14 @@ from proactor_lib.errors import UserError
 from proactor_lib.files import parse_json, read_text
 
 NOBODY = "speaker"  # who speaks where nothing says it
-COLUMNS = {"dialogue": False, "speaker": True, "text": True, "start": False}  # of a table; whether it must have it
-_TIMING = re.compile(r"((?:\d+:)?\d{1,2}:\d\d[.,]\d{1,3})[ \t]*-->")
+COLUMNS = {
+    "dialogue": False,
+    "speaker": True,
+    "text": True,
+    "start": False,
+    "end": False,
+}  # of a table; whether it must have it
+_TIMING = re.compile(r"((?:\d+:)?\d{1,2}:\d\d[.,]\d{1,3})[ \t]*-->[ \t]*((?:\d+:)?\d{1,2}:\d\d[.,]\d{1,3})?")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^>]+)>")
 _NAMED = re.compile(r"([^\W\d_][\w .'-]{0,29}):\s+(.+)", re.DOTALL)
 _NO_CUE = ("WEBVTT", "NOTE", "STYLE", "REGION")
@@ -27,11 +33,12 @@ _NO_CUE = ("WEBVTT", "NOTE", "STYLE", "REGION")
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a transcript; `speaker` None where nothing says it, `start` as in `Spoken`."""
+    """A piece of a transcript; `speaker` None where nothing says it, `start` and `end` as in `Spoken`."""
 
     text: str
     speaker: str | None = None
     start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,10 @@ def _turns(segments: list[Segment], id: str, speakers: dict[str, str], notes: No
         if segment.speaker is None:
             notes.guessed.add(f"nothing says who speaks: each segment is a turn of {NOBODY!r}", id)
         if segment.speaker is not None and segment.speaker == before:
-            turns[-1] = Spoken(turns[-1].speaker, f"{turns[-1].text} {text}", turns[-1].start)
+            turns[-1] = replace(turns[-1], text=f"{turns[-1].text} {text}", end=segment.end)
         else:
             name = segment.speaker or NOBODY
-            turns.append(Spoken(speakers.get(name, name), text, segment.start))
+            turns.append(Spoken(speakers.get(name, name), text, segment.start, segment.end))
         before = segment.speaker
     return tuple(turns)
 
@@ -83,8 +90,8 @@ def _subtitles(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str
         lines = block.strip().split("\n")
         at = next((i for i, line in enumerate(lines) if _TIMING.match(line.strip())), None)
         if at is not None:
-            start = seconds(_TIMING.match(lines[at].strip())[1])
-            segments += _voices(" ".join(lines[at + 1 :]), start)
+            times = map(seconds, _TIMING.match(lines[at].strip()).groups())
+            segments += _voices(" ".join(lines[at + 1 :]), *times)
         elif block.strip() and not block.strip().startswith(_NO_CUE):
             notes.left_out.add("text without a time", f"{id}: {lines[0][:40]!r}")
     if not segments:
@@ -92,13 +99,13 @@ def _subtitles(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str
     yield id, _named(segments, id, notes)
 
 
-def _voices(text: str, start: float) -> Iterator[Segment]:
+def _voices(text: str, start: float, end: float) -> Iterator[Segment]:
     before, *voices = _VOICE.split(text)
     pairs = [(None, before), *zip(voices[::2], voices[1::2], strict=True)]
     for speaker, part in pairs:
         plain = html.unescape(re.sub(r"<[^>]*>", "", part)).strip()
         if plain:
-            yield Segment(plain, speaker and html.unescape(speaker).strip(), start)
+            yield Segment(plain, speaker and html.unescape(speaker).strip(), start, end)
 
 
 def _named(segments: list[Segment], id: str, notes: Notes) -> list[Segment]:
@@ -110,7 +117,7 @@ def _named(segments: list[Segment], id: str, notes: Notes) -> list[Segment]:
     speaker, named = None, []
     for segment, match in zip(segments, found, strict=True):
         speaker = match[1] if match else speaker
-        named.append(Segment(match[2] if match else segment.text, speaker, segment.start))
+        named.append(replace(segment, text=match[2] if match else segment.text, speaker=speaker))
     return named
 
 
@@ -137,10 +144,17 @@ def _segments(value: Any) -> list[Segment]:
         Segment(
             s.get("text") or s.get("transcript") or "",
             None if s.get("speaker") in (None, "") else str(s["speaker"]),
-            s["offsets"]["from"] / 1000 if "offsets" in s else seconds(s.get("start")),
+            *_times(s),
         )
         for s in listed
     ]
+
+
+def _times(segment: dict) -> Iterator[float | None]:
+    """Its start and its end; `offsets` are in milliseconds."""
+    if "offsets" in segment:
+        return (t if t is None else t / 1000 for t in map(segment["offsets"].get, ("from", "to")))
+    return (seconds(segment.get(name)) for name in ("start", "end"))
 
 
 def _vcon(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
@@ -189,7 +203,7 @@ def _dialog(dialog: dict, transcripts: list, names: list[str], id: str, notes: N
         return
     for s in _segments(usable[0]):
         name = names[int(s.speaker)] if s.speaker and s.speaker.isdigit() and int(s.speaker) < len(names) else s.speaker
-        yield Segment(s.text, name, s.start if start is None or s.start is None else start + s.start)
+        yield Segment(s.text, name, *(t if start is None or t is None else start + t for t in (s.start, s.end)))
 
 
 def _table(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
@@ -207,8 +221,8 @@ def _table(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, li
     by_dialogue: dict[str, list[Segment]] = {}
     for row in rows:
         id = row.get(names["dialogue"]) or path.name.partition(".")[0]
-        start = seconds(row.get(names["start"]))
-        by_dialogue.setdefault(id, []).append(Segment(row[names["text"]], row[names["speaker"]] or None, start))
+        times = (seconds(row.get(names[key])) for key in ("start", "end"))
+        by_dialogue.setdefault(id, []).append(Segment(row[names["text"]], row[names["speaker"]] or None, *times))
     yield from by_dialogue.items()
 
 

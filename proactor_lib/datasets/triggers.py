@@ -48,7 +48,7 @@ def _trigger(place: str, row: dict[str, Any]) -> Trigger:
         time = seconds(given.get("time"))
         if turn is time is None or not isinstance(values, dict):
             raise ValueError(f"a trigger needs a turn or a time, and values that are an object; it has: {given}")
-        return Trigger(place, str(given.get("dialogue", "")), turn, time, Call(str(given["action"]), values))
+        return Trigger(place, str(given.get("dialogue", "")), turn, time, Call(str(given["action"]), values, time))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{place} is not a trigger (dialogue, turn or time, action, values): {reason(error)}") from None
 

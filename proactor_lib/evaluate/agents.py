@@ -153,13 +153,13 @@ class Served:
         self._longest, self.at_once = longest, at_once
 
     async def follow(self, case: EvalCase, known: Known, on_prediction: OnPrediction) -> None:
-        """As Agent: the longest prompt warms the server's cache, then all turns at once."""
+        """As Agent: of several prompts the longest warms the server's cache, then all turns at once."""
         trunk = self._trunk(case)
         left = {turn: trunk.prompt(turn) for turn in case.turns if turn not in known}
         fitting = {turn: prompt for turn, prompt in left.items() if len(prompt) <= self._longest}
         for turn in left.keys() - fitting.keys():
             on_prediction(_beyond_context(case, turn, len(left[turn])))
-        if fitting:
+        if len(fitting) > 1:
             await self._ask(self._sampler.warm(self._model, fitting[max(fitting)], case.dialogue.id))
         await asyncio.gather(*(self._turn(case, turn, prompt, on_prediction) for turn, prompt in fitting.items()))
 

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
-from proactor_lib.artf.serving.launch import start_server
-from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, scratch_folder
+from proactor_lib.artf.serving.launch import make_cluster, max_servers, start_server
+from proactor_lib.artf.serving.policy_sync import SERVED, AdapterSync, MergedSync, scratch_folder
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.artf.training.train import Job, adapters_served
@@ -20,11 +21,16 @@ ADAPTERS = 64  # policies of one evaluation whose adapters a GPU server may hold
 
 
 class PolicyServer:
-    """Use it as a context manager: what it started is ended with the block."""
+    """Use it as a context manager: what it started is ended with the block.
 
-    def __init__(self, run: RunFolder, log_path: Path, on_progress: Callable[[str], None] = lambda text: None):
+    clustered: several servers, where the parameters allow them, in place of one.
+    """
+
+    def __init__(self, run: RunFolder, log_path: Path, on_progress: Callable[[str], None] = lambda text: None,
+                 clustered: bool = False):  # fmt: skip
         self._job, self._log_path, self._on_progress = Job(run), log_path, on_progress
-        self._server: Server | None = None
+        self._clustered = clustered and max_servers(run.params) > 1
+        self._server: Server | Cluster | None = None
         self._held: Path | None = None  # the adapter that is merged into the server's weights; None: the base alone
         self._version = -1
 
@@ -37,29 +43,38 @@ class PolicyServer:
             shutil.rmtree(scratch_folder(self._log_path.parent), ignore_errors=True)
 
     @property
-    def server(self) -> Server:
-        """The server, ready. ServerDied if it does not start."""
+    def server(self) -> Server | Cluster:
+        """The server, or the cluster, ready. ServerDied if it does not start."""
         if self._server is None:
-            params = self._job.params
+            params, lora = self._job.params, adapters_served(self._job.params)
             self._on_progress("waiting for the vLLM server")
-            self._server = start_server(params, self._job.served, self._log_path, lora=adapters_served(params))
+            if self._clustered:
+                self._server = make_cluster(params, self._job.served, self._log_path.parent, lora).start()
+            else:
+                self._server = start_server(params, self._job.served, self._log_path, lora)
         return self._server.wait_ready(self._job.params.start_timeout)
 
     @cached_property
     def _sync(self) -> AdapterSync | MergedSync:
+        pool = self.server if self._clustered else [self.server]
         if adapters_served(self._job.params):
-            return AdapterSync([self.server], ADAPTERS)
-        return MergedSync([self.server], self._job.served, scratch_folder(self._log_path.parent))
+            sync = AdapterSync(pool, ADAPTERS)
+        else:
+            scratch = scratch_folder(self._log_path.parent)
+            sync = MergedSync(pool, self._job.served, scratch, self._job.server_dtype)
+        if self._clustered:
+            pool.sync = sync  # servers that join hold the policy too
+        return sync
 
     def serve(self, adapter: Path | None) -> str:
         """Have the base (None) or the base with an adapter served; the model name that requests carry."""
         server = self.server
         if adapter is None and (self._held is None or not self._sync.in_place):
-            return server.name
+            return SERVED
         if adapter is None:
             server.reload(self._job.served)
             self._held = None
-            return server.name
+            return SERVED
         self._version += 1
         self._sync.publish(self._version, adapter)
         self._held = adapter
@@ -69,7 +84,9 @@ class PolicyServer:
         """The policy of this adapter, as it is asked in training."""
         p = self._job.params
         server, limit = self.server, p.max_completion_tokens
-        sampler = CompletionClient(server.url, limit, temperature=0.0, key=server.key, top=confidence.ALTERNATIVES)
+        patience = 2 * p.start_timeout if self._clustered else 60.0  # a dead server of several is replaced
+        sampler = CompletionClient(server.url, limit, temperature=0.0, patience=patience, key=server.key,
+                                   top=confidence.ALTERNATIVES, routed=self._clustered)  # fmt: skip
         longest = p.max_context - p.max_completion_tokens
         return Served(self.serve(adapter), sampler, self._trunk, longest, at_once=max(2, p.max_num_seqs // 8))
 

@@ -22,12 +22,15 @@ TIMEOUT = 600.0  # seconds a request
 
 
 class PolicySet:
-    """The policies of a run. Use it as a context manager: a server that it starts ends with the block."""
+    """The policies of a run. Use it as a context manager: servers that it starts end with the block.
 
-    def __init__(self, run: RunFolder):
-        self._run, self._stack, self._host = run, ExitStack(), None
+    clustered: our own servers are as many as the parameters allow and the load needs; else one.
+    """
+
+    def __init__(self, run: RunFolder, clustered: bool = False):
+        self._run, self._clustered, self._stack, self._host = run, clustered, ExitStack(), None
         own = {BASE: None, SFT: run.training / "sft", TRAINED: run.training / "adapter"}
-        self._adapters: dict[str, Path | None] = {**own, **run.params.adapters}
+        self.adapters: dict[str, Path | None] = {**own, **run.params.adapters}
 
     def __enter__(self) -> "PolicySet":
         return self
@@ -40,10 +43,10 @@ class PolicySet:
 
         UserError for a name that nobody has, and for a named adapter that is not there.
         """
-        known = [*self._adapters, *PROMPTS, *FIXED_POLICIES]
+        known = [*self.adapters, *PROMPTS, *FIXED_POLICIES]
         if unknown := [name for name in names if name not in known]:
             raise UserError(f"unknown policy {unknown[0]!r}; accepted: {', '.join(known)}")
-        missing = {n: a for n in names if (a := self._adapters.get(n)) and not (a / "adapter_config.json").exists()}
+        missing = {n: a for n in names if (a := self.adapters.get(n)) and not (a / "adapter_config.json").exists()}
         for name, folder in missing.items():
             if name in self._run.params.adapters:
                 raise UserError(f"the adapter of policy {name!r} is not there: {folder}")
@@ -57,10 +60,10 @@ class PolicySet:
             return {"seed": p.seed}
         ours = {"model": p.model, "quantization": p.quantization, "max_context": p.max_context}
         ours |= {"chat_template_args": p.chat_template_args} if p.chat_template_args else {}
-        if name in self._adapters:
+        if name in self.adapters:
             return ours | {
                 "prompt": self._prompt("agent.system.j2"),
-                "adapter": _weights(self._adapters[name]),
+                "adapter": _weights(self.adapters[name]),
                 "max_tokens": p.max_completion_tokens,
             }
         there = {"url": p.policy_url, "model": p.policy_model} if p.policy_url else ours
@@ -71,8 +74,8 @@ class PolicySet:
         p = self._run.params
         if name in FIXED_POLICIES:
             return Fixed(name, p.seed)
-        if name in self._adapters:
-            return self._served().agent(self._adapters[name])
+        if name in self.adapters:
+            return self._served().agent(self.adapters[name])
         sampling = {}
         if p.policy_url:
             endpoint = Endpoint(
@@ -102,7 +105,7 @@ class PolicySet:
                 progress.report(self._run.out, "evaluate", 0, 1, text)
 
             log_path = self._run.out / "logs" / "evaluation-server.log"
-            self._host = self._stack.enter_context(PolicyServer(self._run, log_path, on_progress))
+            self._host = self._stack.enter_context(PolicyServer(self._run, log_path, on_progress, self._clustered))
         return self._host
 
 

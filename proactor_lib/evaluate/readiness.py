@@ -43,6 +43,12 @@ def tune_run(run: RunFolder, policy: str, prices: Sequence[float] | None = None)
     return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, p.execution_price), found)
 
 
+def tuned_threshold(run: RunFolder, policy: str) -> float:
+    """The threshold tuned on dev at the run's execution_price, as `tune_run` chooses it. UserError as there."""
+    p, (dev, asked) = run.params, _sure(run, policy, DEV)
+    return tune(sweep(dev, _quantiles(dev.predictions), p.theta, asked), p.execution_price)
+
+
 def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
     """What is scored, its predictions with confidences, and the turns that were asked."""
     said, evaluated_turns = predictions.read(run, policy, split), EvalSplit(run, split).evaluated_turns

@@ -1,17 +1,20 @@
 """What the numbers mean, in a line each. [paper] as published, [ours] our definition."""
 
+TIMED = ("lead_seconds", "wait_seconds")  # shown where turns have time stamps
 NAMES = {
     "utility": "utility", "execution_precision": "execution precision", "execution_recall": "execution recall",
     "execution_f1": "execution F1", "false_executions": "false executions per reference",
     "ac": "AC", "max_ac": "Max AC", "difference": "Difference", "pt": "PT", "ftr": "FTR", "rar": "RAR", "pri": "PRI",
-    "opportunity_timing": "opportunity timing", "lead": "lead, turns", "missed": "missed", "late": "late",
+    "opportunity_timing": "opportunity timing", "lead": "lead, turns",
+    "lead_seconds": "lead, seconds", "wait_seconds": "wait, seconds", "missed": "missed", "late": "late",
     "premature": "premature", "balanced_accuracy": "balanced accuracy", "missed_needs": "missed needs",
     "false_needs": "false needs", "argument_accuracy": "argument accuracy",
 }  # fmt: skip
 BETTER = {
     "utility": "↑", "execution_precision": "↑", "execution_recall": "↑", "execution_f1": "↑", "false_executions": "↓",
     "ac": "↑", "max_ac": "↑", "difference": "↓", "pt": "↑", "ftr": "↓", "rar": "", "pri": "↑",
-    "opportunity_timing": "↑", "lead": "", "missed": "↓", "late": "↓", "premature": "↓",
+    "opportunity_timing": "↑", "lead": "", "lead_seconds": "", "wait_seconds": "↓",
+    "missed": "↓", "late": "↓", "premature": "↓",
     "balanced_accuracy": "↑", "missed_needs": "↓", "false_needs": "↓", "argument_accuracy": "↑",
 }  # fmt: skip
 MEANINGS = {
@@ -31,6 +34,8 @@ MEANINGS = {
     "opportunity_timing": "1 for a first trigger from the window's opening to its ready turn, falling to 0 after it "
     "closes, 0 if never [ours].",
     "lead": "Turns between the first trigger and the logged one: how much earlier than the human agent [ours].",
+    "lead_seconds": "The same in seconds, by time stamps: a turn's moment is its end, else its start [ours].",
+    "wait_seconds": "Seconds from the ready turn to the first trigger, 0 where it came before [ours].",
     "missed": "References never triggered, as a share [ours].",
     "late": "References first triggered after they closed, as a share [ours].",
     "premature": "References first triggered before they opened, as a share [ours].",

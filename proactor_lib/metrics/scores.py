@@ -11,6 +11,7 @@ Four tables of one agent, each a plain frame that Parquet can hold:
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ CELL = ["dialogue_id", "turn", "action"]
 _SUMS = ["predictions", "ready", "faults", "aligned", "matched", "named", "exact", "open"]
 EXECUTION = ["dialogue_id", "turn", "action", "reference", "timing"]
 _COUNTS = ["predictions", "ready", "faults", "named", "exact", "needed", "unmet", "unneeded"]
+SECONDS = ("lead_seconds", "wait_seconds")  # of references whose turns have time stamps
+MEASURED = {"lead": "led", "lead_seconds": "led_in_seconds", "wait_seconds": "waited"}  # a sum and its count
 _OUTCOMES = ["missed", "late", "premature"]
 
 
@@ -36,7 +39,8 @@ class Scores:
     `cells`: dialogue_id, turn, action, predictions, ready, faults (counts), aligned (sum of best alignments), best
     (their maximum), matched (sum over ready matches), named, exact (ready predictions whose action is open, and of
     these the ones with every parameter right), open (references open). `references`: dialogue_id, id, action, open,
-    ready, close, observed (turn or NaN), triggered (turn or NaN), timing (score), outcome, lead (turns or NaN).
+    ready, close, observed (turn or NaN), triggered (turn or NaN), timing (score), outcome, lead (turns or NaN),
+    lead_seconds and wait_seconds (by the turns' time stamps, or NaN; `Clock`).
     `executions`: dialogue_id, turn, action, reference (its id; None of a false execution), timing (score); empty where
     turns were sampled. `about`: dialogue_id, domain, turns, asked (turns) of every dialogue, in order of id.
     """
@@ -101,7 +105,8 @@ def score_predictions(
         known, lines = references_of.get(dialogue_id, ()), sorted(outputs[dialogue_id], key=lambda o: o.turn)
         rows, first = _score_dialogue(known, lines, theta, values)
         predicted += rows
-        triggered += [_reference_row(dialogue_id, r, first.get(i), evaluated_turns) for i, r in enumerate(known)]
+        clock = checked.clocks[dialogue_id]
+        triggered += [_reference_row(dialogue_id, r, first.get(i), evaluated_turns, clock) for i, r in enumerate(known)]
         executed += _execution_rows(dialogue_id, known, lines, theta, values) if evaluated_turns is None else []
     references_ = _reference_frame(triggered)
     cells = _cells(_prediction_frame(predicted, theta), references_)
@@ -133,11 +138,34 @@ def _only(evaluated_turns: Mapping[str, set[int]], cells: pd.DataFrame) -> pd.Da
     return cells[np.array(kept, bool)]
 
 
+class Clock(NamedTuple):
+    """The moment of each turn of a dialogue, in seconds into it; None where it has no time stamp [ours]."""
+
+    moments: Sequence[float | None]
+
+    def lead(self, triggered: int | None, r: ReferenceAction) -> float:
+        """Seconds from the first trigger to the logged one; NaN where either has none."""
+        logged = r.observed_time if r.observed_time is not None else self._at(r.observed_turn)
+        return _difference(self._at(triggered), logged)
+
+    def wait(self, triggered: int | None, r: ReferenceAction) -> float:
+        """Seconds from `ready` to the first trigger: how late it is, 0 where it came before; NaN without one."""
+        return _difference(self._at(r.window.ready), self._at(triggered and max(triggered, r.window.ready)))
+
+    def _at(self, turn: int | None) -> float | None:
+        return None if turn is None else self.moments[turn - 1]
+
+
+def _difference(first: float | None, second: float | None) -> float:
+    return np.nan if first is None or second is None else round(second - first, 3)
+
+
 class Checked:
     """Dialogues by id, and records that fit them: a method returns its record or raises UserError with the reason."""
 
     def __init__(self, dialogues: Iterable[Dialogue]):
         self.lengths: dict[str, int] = {}
+        self.clocks: dict[str, Clock] = {}
         self._domains: dict[str, str] = {}
         self._seen = set()
         for dialogue in dialogues:
@@ -148,6 +176,7 @@ class Checked:
         if dialogue.id in self.lengths:
             raise UserError(f"dialogue {dialogue.id!r} is there twice; ids must be unique")
         self.lengths[dialogue.id] = len(dialogue.turns)
+        self.clocks[dialogue.id] = Clock([t.moment for t in dialogue.turns])
         self._domains[dialogue.id] = dialogue.domain
         return dialogue
 
@@ -233,13 +262,18 @@ def _execution_rows(
 
 
 def _reference_row(
-    dialogue_id: str, r: ReferenceAction, triggered: int | None, evaluated_turns: Mapping[str, set[int]] | None
+    dialogue_id: str,
+    r: ReferenceAction,
+    triggered: int | None,
+    evaluated_turns: Mapping[str, set[int]] | None,
+    clock: Clock,
 ) -> tuple:
     """`due`, the last value: the turn up to which a trigger scores 1; None where the reference does not count."""
     w = r.window
     turns = {w.ready} if evaluated_turns is None else evaluated_turns.get(dialogue_id, set())
     due = min((t for t in turns if w.ready <= t <= w.close), default=None)
-    return dialogue_id, r.id, r.name, w.open, w.ready, w.close, r.observed_turn, triggered, due
+    seconds = clock.lead(triggered, r), clock.wait(triggered, r)
+    return dialogue_id, r.id, r.name, w.open, w.ready, w.close, r.observed_turn, triggered, *seconds, due
 
 
 def _prediction_frame(rows: list[tuple], theta: float) -> pd.DataFrame:
@@ -258,9 +292,10 @@ def _prediction_frame(rows: list[tuple], theta: float) -> pd.DataFrame:
 
 
 def _reference_frame(rows: list[tuple]) -> pd.DataFrame:
-    columns = ["dialogue_id", "id", "action", "open", "ready", "close", "observed", "triggered", "due"]
-    r = pd.DataFrame(rows, columns=columns)
-    r = r.astype({c: int for c in ("open", "ready", "close")} | {"observed": float, "triggered": float, "due": float})
+    places = ("open", "ready", "close")
+    measured = ("observed", "triggered", *SECONDS, "due")
+    r = pd.DataFrame(rows, columns=["dialogue_id", "id", "action", *places, *measured])
+    r = r.astype(dict.fromkeys(places, int) | dict.fromkeys(measured, float))
     return r.assign(
         timing=timing_score(r.triggered, r.open, r.due, r.close),
         outcome=outcome(r.triggered, r.open, r.close),
@@ -298,7 +333,8 @@ def dialogue_table(
     ac, max_ac, pt (means over its scored turns, NaN if none is scored) and scored_turns; predictions, ready, faults,
     named, exact; needed, unmet (turns with an open reference, and of these the silent ones), idle, unneeded (turns
     without one, and of these the ones with a prediction); references, timing (sum of timing scores), missed, late,
-    premature (counts), lead (sum, turns) and led (references that were triggered and have an observed trigger); right,
+    premature (counts), lead (sum, turns) and led (references that were triggered and have an observed trigger),
+    lead_seconds and wait_seconds (sums) with led_in_seconds and waited (the references that have them); right,
     wrong, executed (executions), earned (sum of their timing scores), utility (earned - price x wrong) and executable
     (references that an execution could take), all 0 where turns were sampled.
     """
@@ -311,7 +347,9 @@ def dialogue_table(
     means = turns[["ac", "max_ac", "pt"]].mean()
     counts = turns[_COUNTS].sum().assign(scored_turns=turns.size())
     fates = {o: (references.outcome == o).astype(int) for o in _OUTCOMES}
-    fates |= {"references": 1, "led": references.lead.notna().astype(int), "lead": references.lead.fillna(0.0)}
+    fates |= {"references": 1}
+    for measure, counted in MEASURED.items():
+        fates |= {counted: references[measure].notna().astype(int), measure: references[measure].fillna(0.0)}
     fates = references[["dialogue_id", "timing"]].assign(**fates).groupby("dialogue_id").sum()
     done = _executed(executions)
     table = about.set_index("dialogue_id").join([means, counts, fates, done])

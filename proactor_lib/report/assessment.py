@@ -40,7 +40,7 @@ def page(run: RunFolder, scored: EvalResults) -> str:
     texts = [
         f"# Assessment: {run.catalog.domain}\n",
         f"{len(cases)} dialogues, {len(waits)} opportunities, {logged} triggers in the log."
-        f"{_failed(run)} {BY_LOG if run.params.annotator == 'evidence' else BY_ORACLE}\n",
+        f"{_failed(run)} {BY_LOG if run.params.annotator.startswith('evidence') else BY_ORACLE}\n",
         _metrics(scored),
         f"## How early\n\n{_early(waits)}\n",
         _listed(waits[waits.wait > 0].sort_values("wait", ascending=False, kind="stable"), _waited),
@@ -61,17 +61,21 @@ def _failed(run: RunFolder) -> str:
 
 def with_waits(references: pd.DataFrame, cases: dict[str, Case]) -> pd.DataFrame:
     """The references with `wait`, turns from `ready` to the trigger (0 where it came before, NaN where it never did),
-    and `seconds`, the same by the turns' time stamps (NaN where they have none)."""
+    and `seconds`, the same by the clock: from the ready turn's moment to the trigger's own, where the log has it, else
+    to its turn's (NaN where there are no time stamps)."""
     wait = (references.triggered - references.ready).clip(lower=0)
-    seconds = [_seconds(cases[r.dialogue_id], r.ready, r.triggered) for r in references.itertuples()]
+    seconds = [_seconds(cases[r.dialogue_id], r) for r in references.itertuples()]
     return references.assign(wait=wait, seconds=pd.Series(seconds, index=references.index, dtype=float))
 
 
-def _seconds(case: Case, ready: int, triggered: float) -> float:
-    if pd.isna(triggered):
+def _seconds(case: Case, row) -> float:
+    """As the logged agent triggered: at the true moment of the action logged for that turn."""
+    if pd.isna(row.triggered):
         return float("nan")
-    first, last = (case.dialogue.turns[int(turn) - 1].start for turn in (ready, max(ready, triggered)))
-    return float("nan") if first is None or last is None else last - first
+    times = [o.time for o in case.dialogue.observed or () if (o.turn, o.name) == (row.triggered, row.action)]
+    ready, triggered = (case.dialogue.turns[int(turn) - 1].moment for turn in (row.ready, row.triggered))
+    last = next((t for t in times if t is not None), triggered)
+    return float("nan") if ready is None or last is None else max(0.0, last - ready)
 
 
 def _metrics(scored: EvalResults) -> str:

@@ -132,6 +132,12 @@ def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str
     return found
 
 
+def _names(held_out: dict) -> dict[str, str]:
+    """The metrics' names; those in seconds only where a policy has them."""
+    timed = {m for of_policy in held_out.values() for m in glossary.TIMED if of_policy[m][0] is not None}
+    return {m: name for m, name in glossary.NAMES.items() if m not in glossary.TIMED or m in timed}
+
+
 def _mute(policy: str, lines: list) -> bool:
     """Whether the policy, which is not meant to, predicted nothing at all."""
     return policy != "silent" and not any(line.actions for line in lines)
@@ -145,6 +151,7 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "title": run.params.name,
         "summary": summary,
         "glossary": glossary,
+        "names": _names(summary["held_out"]),
         "scored": scored,
         "compared": _comparisons(scored),
         "published": _published(run),

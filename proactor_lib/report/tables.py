@@ -3,7 +3,7 @@ values with their intervals as text."""
 
 import pandas as pd
 
-from proactor_lib.metrics.glossary import BETTER, NAMES
+from proactor_lib.metrics.glossary import BETTER, NAMES, TIMED
 from proactor_lib.report.render import chance, interval, number, setting, undefined
 
 _ESCAPED = {
@@ -27,13 +27,21 @@ def _cell(record: dict, name: str) -> str:
 
 def by_method(table: pd.DataFrame) -> pd.DataFrame:
     """Per metric a row, per method a column, as text: value [interval]; `table`: method, metric, value, low, high."""
+    table = _without_untimed(table, "value")
     return _wide(table.method, table.metric, [_with_interval(r.value, r.low, r.high) for r in table.itertuples()])
 
 
 def by_pair(comparisons: pd.DataFrame) -> pd.DataFrame:
     """Per metric a row, per pair a column, as text: difference [interval] verdict, p; `comparisons`: of `compare`."""
+    comparisons = _without_untimed(comparisons, "difference")
     pairs = comparisons.a + " − " + comparisons.b
     return _wide(pairs, comparisons.metric, [_verdict(r) for r in comparisons.itertuples()])
+
+
+def _without_untimed(table: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """Without the metrics in seconds, where no turn has a time stamp."""
+    timed = table.metric[table[figure].notna()]
+    return table[~table.metric.isin([m for m in TIMED if m not in set(timed)])]
 
 
 def _wide(columns: pd.Series, metrics: pd.Series, texts: list[str]) -> pd.DataFrame:

@@ -103,8 +103,8 @@ async def _score(params: Params, groups: Sequence[Group], repeat: int) -> Scored
 
 
 def with_reward(params: Params, name: str, **changes: Any) -> Params:
-    """The parameters with another reward (and other changes), validated."""
-    return validate({**params.model_dump(), "reward": name, **changes}, "the reward lab")
+    """The parameters with another reward (and other changes), validated. The lab credits an output at its own turn."""
+    return validate({**params.model_dump(), "credit": "turn", "reward": name, **changes}, "the reward lab")
 
 
 def with_cache(params: Params, folder: Path) -> Params:

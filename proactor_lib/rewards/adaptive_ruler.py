@@ -17,7 +17,7 @@ class AdaptiveRuler(Reward):
     """Custom RULER's judges mixed into the metric reward that `ruler_base` names."""
 
     name = "adaptive_ruler"
-    staged = True
+    staged = judged = True
 
     def __init__(self, params: RewardParams, judges: Sequence[Judge] | None = None):
         super().__init__(params)

@@ -82,12 +82,13 @@ class Reward(ABC):
     """A reward by `name`.
 
     `timed`: it claims to reward timing, so the lab holds it to the policies' right order. `staged`: it moves with
-    training progress.
+    training progress. `judged`: it asks judges.
     """
 
     name: ClassVar[str]
     timed: ClassVar[bool] = True
     staged: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
 
     def __init__(self, params: RewardParams):
         self.params = params

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 
+SERVE = "serve"  # in the place of an endpoint's address: a server of the kit's own, for as long as it is asked
 Weights = dict[Literal["rac", "pt", "rar", "ftr"], NonNegative]
 
 
@@ -26,7 +27,8 @@ class RewardParams(BaseModel):
     }  # fmt: skip
     rubric: LocalPath | None = None  # a rubric file of the user's own; none: the package's
     judge: str = "rubric"  # `rubric` (programmatic stand-in), or the model names at judge_url, comma separated
-    judge_url: str | None = None  # OpenAI-compatible, ending in /v1; one for all judges, or one each, comma separated
+    # OpenAI-compatible, ending in /v1; one for all judges, or one each, comma separated; `serve`: a server of our own
+    judge_url: str | None = None
     judge_concurrency: Count = 16  # calls in flight
     judge_timeout: Positive = 60.0  # seconds a call
     judge_retries: Natural = 2  # times a call is sent again after an error of transport

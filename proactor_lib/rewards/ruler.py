@@ -10,7 +10,7 @@ from typing import ClassVar
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.rewards.base import Group, Judge, Marks, Reward, Score
-from proactor_lib.rewards.params import RewardParams
+from proactor_lib.rewards.params import SERVE, RewardParams
 from proactor_lib.rewards.rubric_judge import RubricJudge
 
 
@@ -21,6 +21,7 @@ class Ruler(Reward):
     once: the value is the mean over those that answered; each one's value and their standard deviation are kept.
     """
 
+    judged = True
     rubric_file: ClassVar[str]
     criteria: ClassVar[tuple[str, ...]]
 
@@ -86,6 +87,11 @@ def make_judges(params: RewardParams, rubric_file: str) -> list[Judge]:
     """The judges that the parameters name; UserError for a rubric file that is not there or a missing API key."""
     if params.judge == "rubric":
         return [RubricJudge(params.reward_theta)]
+    if params.judge_url == SERVE:
+        raise UserError(
+            f"judge_url {SERVE!r}: only a training starts its judge's server; name the address of one that runs, or "
+            "judge: rubric, the programmatic stand-in"
+        )
     from proactor_lib.endpoint import Endpoint  # slow to import
     from proactor_lib.rewards.endpoint_judge import EndpointJudge
 

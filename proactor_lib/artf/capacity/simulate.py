@@ -27,12 +27,13 @@ class Plan:
     staleness: int = 0  # versions that a sample may lag behind
     packed: bool = True  # dialogue rows; else padded samples
     in_turn: bool = False  # the same GPUs serve, then train: with staleness 0, the synchronous loop
+    judges: int = 0  # servers of a judge, where the workload has one
     name: str = "ART-F"
 
     @property
     def gpus(self) -> int:
         """GPUs (or slots of cores) that it takes."""
-        return max(self.servers, self.trainers) if self.in_turn else self.servers + self.trainers
+        return max(self.servers, self.trainers) if self.in_turn else self.servers + self.trainers + self.judges
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class _Request:
 class _Servers:
     """Continuous batching on each of n servers: first come, first served, one sequence per slot."""
 
-    def __init__(self, world: "_World", count: int):
-        self.world, self.busy, self.waits = world, 0.0, []
+    def __init__(self, world: "_World", count: int, counted: bool = True):
+        self.world, self.busy, self.waits, self._counted = world, 0.0, [], counted
         self.queues: list[deque[_Request]] = [deque() for _ in range(count)]
         self.sessions, self.called = [0] * count, [world.env.event() for _ in range(count)]
         self.working = 0
@@ -94,7 +95,7 @@ class _Servers:
         env = self.world.env
         request = _Request(fresh, lengths, env.event(), arrived=env.now, left=len(lengths))
         self.queues[server].append(request)
-        self.world.count(+1)
+        self.world.count(self._counted)
         if not self.called[server].triggered:
             self.called[server].succeed()
         return request.done
@@ -136,7 +137,7 @@ class _Servers:
         part, request.lengths = request.lengths[:room], request.lengths[room:]
         if not request.lengths:
             queue.popleft()
-            self.world.count(-1)
+            self.world.count(-self._counted)
         return cost, part, request
 
 
@@ -149,7 +150,7 @@ class _World:
         self.version, self.open, self.holders, self.training = -1, True, 0, 0
         self.changed = self.env.event()
         self.batches = simpy.Store(self.env)
-        self.servers = _Servers(self, plan.servers)
+        self.servers, self.judges = _Servers(self, plan.servers), _Servers(self, plan.judges, counted=False)
         self.rollouts: list[float] = []
         self.waited = self.trained = self.synced = 0.0
         self._queued, self._since, self._area = 0, 0.0, 0.0
@@ -222,6 +223,9 @@ class _World:
 
     def _group(self, server: int, lengths: list[int]) -> Iterator[simpy.Event]:
         yield self.servers.send(server, self.workload.cue_tokens, lengths)
+        if self.plan.judges:  # a dialogue's questions share a prefix
+            w = self.workload
+            yield self.judges.send(server % self.plan.judges, w.question_tokens, [w.answer_tokens])
         yield self.env.timeout(self.service.score_s)
 
     # trainer

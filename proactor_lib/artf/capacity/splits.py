@@ -59,9 +59,12 @@ def cluster(name: str, service: Path | None = None, workload: Path | None = None
 
 
 def splits(of: GpuCluster, staleness: int = 1, steps: int = 8) -> list[Forecast]:
-    """ART-F on each split of the GPUs, by the number of servers."""
-    numbers = range(of.unit, of.gpus, of.unit)
-    plans = (Plan(n, of.gpus - n, staleness, name=f"ART-F, staleness {staleness}") for n in numbers)
+    """ART-F on each split of the GPUs, by the number of servers, and of a judge's where the workload has one."""
+    name, numbers = f"ART-F, staleness {staleness}", range(of.unit, of.gpus, of.unit)
+    judges = numbers if of.workload.answer_tokens else [0]
+    plans = (
+        Plan(n, of.gpus - n - j, staleness, judges=j, name=name) for j in judges for n in numbers if n + j < of.gpus
+    )
     return [simulate(of.service, of.workload, plan, steps) for plan in plans]
 
 

@@ -57,6 +57,8 @@ class Workload(Record):
     output_sd: Annotated[float, Field(ge=0)] = 0.0  # standard deviation of an output's tokens
     max_output: Annotated[int, Field(ge=1)]  # an output's limit
     token_budget: Annotated[int, Field(ge=1)] = 16384  # packed tokens of a row
+    question_tokens: Annotated[float, Field(ge=0)] = 0  # what a judge reads of a turn that it has not read before
+    answer_tokens: Annotated[int, Field(ge=0)] = 0  # what it says about a turn; 0: no model judges
     seen: tuple[Step, ...] = ()
 
     def step(self, number: int) -> Step:
@@ -97,6 +99,12 @@ PAPER = Workload(
 )  # fmt: skip
 
 
+def judged(workload: Workload) -> Workload:
+    """With a judge that reads the K outputs of each turn and answers each with a sentence and four marks [ours]."""
+    question = workload.k * (workload.output_tokens + 10)
+    return workload.model_copy(update={"question_tokens": question, "answer_tokens": 60 * workload.k})
+
+
 class Gpu(NamedTuple):
     """A data sheet's figures."""
 
@@ -107,16 +115,42 @@ class Gpu(NamedTuple):
 
 
 GPUS = {
-    "H100": Gpu("H100", 80e9, 3.35e12, 989e12),
-    "H200": Gpu("H200", 141e9, 4.8e12, 989e12),
-}
+    name: Gpu(name, memory, bandwidth, flops)
+    for name, memory, bandwidth, flops in (
+        ("H100", 80e9, 3.35e12, 989e12), ("H200", 141e9, 4.8e12, 989e12), ("B200", 180e9, 8e12, 2250e12),
+        ("A100", 80e9, 2.04e12, 312e12), ("L40S", 48e9, 864e9, 362e12), ("L4", 24e9, 300e9, 121e12),
+        ("A10", 24e9, 600e9, 125e12), ("4090", 24e9, 1.01e12, 165e12), ("3090", 24e9, 936e9, 71e12),
+    )
+}  # fmt: skip
+
+
+def gpu_named(name: str) -> Gpu | None:
+    """The data sheet of a GPU by the name that its driver gives it, such as `NVIDIA H100 80GB HBM3`; None: unknown."""
+    words = name.replace("-", " ").upper().split()
+    return next((gpu for known, gpu in GPUS.items() if known in words), None)
+
+
+# Operations a second of one core, training and serving, by whether it has bfloat16: of the 135M model [LOG.md].
+CORE = {False: (80e9, 3.6e9), True: (144e9, 69e9)}
+
+
+def estimate_cpu(serving: float, training: float, parameters: float, bfloat16: bool) -> ServiceTimes:
+    """Service times of a server and a trainer on so many cores each: from what a core did with a small model [ours]."""
+    train, serve = CORE[bfloat16]
+    token = 2 * parameters / (serve * serving)
+    return ServiceTimes(
+        name=f"{training:g} cores, {parameters / 1e9:.2f}B parameters", source="estimated", prefill_s=token / 4,
+        decode_step_s=0.01, decode_s=token, request_s=0.01, train_s=6 * parameters / (train * training), step_s=0.5,
+        record_s=0.2, sync_s=2.0,
+    )  # fmt: skip
 
 
 def estimate(gpu: str, workload: Workload = PAPER, parameters: float = 14.8e9, kv_bytes: float = 196_608,
              served_bits: float = 16.0, mfu: float = 0.4, bandwidth_share: float = 0.6) -> ServiceTimes:  # fmt: skip
     """Service times of a model with LoRA on one GPU: an estimate, nothing measured [ours].
 
-    The trainer holds the model in 4 bits, a server its bfloat16 export (`models.matched_export`): `served_bits` 16.
+    The trainer holds the model in 4 bits, a server what `serve_weights` says: its bfloat16 export (`served_bits` 16),
+    or the same 4 bits with their scales (4.5, embeddings and head apart).
 
     Decoding is bound by reading weights and KV cache at `bandwidth_share` of the data sheet's bandwidth, prompts and
     training by arithmetic at `mfu` of its peak: 2 FLOPs a parameter and token forward; training recomputes the forward

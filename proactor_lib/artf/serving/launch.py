@@ -6,14 +6,27 @@ import secrets
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from proactor_lib import models
 from proactor_lib.artf.serving.autoscaler import ScalingPolicy
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.on_ray import on_ray
-from proactor_lib.artf.serving.placement import Slot, core_slots, gpu_places, on_gpu, visible_gpus
+from proactor_lib.artf.serving.placement import (
+    Slot,
+    core_slots,
+    gpu_places,
+    gpu_slots,
+    max_servers,
+    on_gpu,
+    run_places,
+    visible_gpus,
+)
 from proactor_lib.artf.serving.server import Server
+from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 
 log = logging.getLogger(__name__)
+
+NF4 = ("--quantization", "bitsandbytes", "--load-format", "bitsandbytes")  # vllm-bnb-plugin's
 
 
 def serve(params: Params, weights: str, folder: Path, lora: bool = False) -> Server | Cluster:
@@ -49,19 +62,24 @@ def make_cluster(
 
 
 def make_server(params: Params, weights: str, log_path: Path, lora: bool, slot: Slot, key: str) -> Server:
-    """A vLLM server for the run's model on a slot, not yet started."""
+    """A vLLM server for the run's model on a slot, not yet started. UserError for 4-bit weights without a GPU."""
+    nf4 = params.serve_weights == "nf4"
+    if nf4 and slot.gpu is None:
+        raise UserError("serve_weights: nf4 needs a GPU, and there is none; set serve_weights: matched")
     return Server(
         model=weights,
         log_path=log_path,
         key=key or None,
         cores=slot.cores,
         gpu=slot.gpu,
+        dtype=models.dtype_name(params.server_dtype, cuda=slot.gpu is not None),
         max_model_len=params.max_context,
         max_num_seqs=params.max_num_seqs,
         kv_cache_gb=params.kv_cache_gb,
         gpu_memory_utilization=params.gpu_memory_utilization,
         lora_rank=params.lora_rank if lora else 0,
         max_loras=params.max_staleness + 2,
+        options=NF4 if nf4 else (),
         sleeps=slot.gpu is not None and max_servers(params) > params.servers,
     )
 
@@ -75,24 +93,40 @@ def ray_session(params: Params) -> AbstractContextManager:
     return cluster(params.ray_address)
 
 
-def max_servers(params: Params) -> int:
-    """The most servers that may run."""
-    return max(params.servers, params.max_servers)
-
-
 def slots(params: Params, count: int, trainers: int) -> list[Slot]:
     """Where `count` servers go: on a CPU shares of `server_cores`, else the last GPUs, one each; or where Ray says.
 
-    trainers: how many processes train beside them. UserError as `gpu_places`.
+    trainers: whether they are beside the run's training, on the places that `run_places` keeps for them. UserError as
+    `gpu_places`.
     """
+    if params.ray_address:
+        return [Slot(f"ray-{n}", gpu="0" if on_gpu(params.device) else None) for n in range(count)]
+    if not on_gpu(params.device):
+        return core_slots(count, params.server_cores)
+    names = visible_names()
+    places = run_places(params, names) if trainers else gpu_places(0, count, names, params.gpu_memory_utilization)
+    log.info("GPUs: %s", places)
+    return places.slots
+
+
+def judge_slots(params: Params) -> list[Slot]:
+    """Where the judge's own servers go, beside training. UserError as `gpu_places`."""
+    if not on_gpu(params.device):
+        return [Slot("judge", cores=params.server_cores)]
+    names = visible_names()
+    return gpu_slots(run_places(params, names).judges, names)
+
+
+def oracle_slots(params: Params) -> list[Slot]:
+    """Where the oracle's own servers go: nothing else runs then, so that each GPU has one."""
+    if not on_gpu(params.device):
+        return [Slot("oracle", cores=params.server_cores)]
+    names = visible_names()
+    return gpu_slots(range(len(names)), names)
+
+
+def visible_names() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES calls them."""
     import torch
 
-    gpu = on_gpu(params.device)
-    if params.ray_address:
-        return [Slot(f"ray-{n}", gpu="0" if gpu else None) for n in range(count)]
-    if gpu:
-        names = visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        places = gpu_places(trainers, count, names, params.gpu_memory_utilization)
-        log.info("GPUs: %s", places)
-        return places.slots
-    return core_slots(count, params.server_cores)
+    return visible_gpus(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))

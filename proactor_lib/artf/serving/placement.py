@@ -1,9 +1,12 @@
-"""Places for servers: a GPU each, or a share of the cores."""
+"""Which GPU does what, decided before anything starts; places for servers: a GPU each, or a share of the cores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proactor_lib.errors import UserError
+from proactor_lib.params import Params
+from proactor_lib.rewards import REWARDS
+from proactor_lib.rewards.params import SERVE
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ def core_slots(count: int, cores: str | None) -> list[Slot]:
     return [Slot(f"core-{n}", cores=",".join(map(str, share))) for n, share in enumerate(shares)]
 
 
-SHARE = 0.5  # of its memory, at most, is a server's on a GPU on which a process trains too [ours]
+SHARE = 0.5  # of its memory, at most, is servers' on a GPU on which a process trains too [ours]
+SERVERS_SHARE = 0.95  # of its memory, at most, is servers' on a GPU on which none trains [ours]
 
 
 @dataclass(frozen=True)
@@ -45,47 +49,86 @@ class GpuPlaces:
     """Which of a machine's visible GPUs does what, by their logical numbers."""
 
     trainers: tuple[int, ...]  # a process each
-    servers: tuple[int, ...]
+    servers: tuple[int, ...]  # of the policy
     names: tuple[str, ...]  # of all visible ones, as CUDA_VISIBLE_DEVICES calls them
+    judges: tuple[int, ...] = ()  # the judge's own servers
 
     @property
     def shared(self) -> tuple[int, ...]:
-        """Those on which a process trains and a server serves."""
-        return tuple(n for n in self.trainers if n in self.servers)
+        """Those on which more than one process works."""
+        every = (*self.trainers, *self.servers, *self.judges)
+        return tuple(sorted({n for n in every if every.count(n) > 1}))
 
     @property
     def idle(self) -> tuple[int, ...]:
         """Those on which nothing is."""
-        return tuple(n for n in range(len(self.names)) if n not in (*self.trainers, *self.servers))
+        return tuple(n for n in range(len(self.names)) if n not in (*self.trainers, *self.servers, *self.judges))
 
     @property
     def slots(self) -> list[Slot]:
-        """The servers' slots."""
-        return [Slot(f"gpu-{n}", gpu=self.names[n]) for n in self.servers]
+        """The policy's servers' slots."""
+        return gpu_slots(self.servers, self.names)
 
     def __str__(self) -> str:
-        said = {"training": self.trainers, "serving": self.servers, "shared by both": self.shared, "idle": self.idle}
+        said = {"training": self.trainers, "judging": self.judges, "serving": self.servers,
+                "shared by both": self.shared, "idle": self.idle}  # fmt: skip
         return "; ".join(f"{what}: {', '.join(self.names[n] for n in which)}" for what, which in said.items() if which)
 
 
-def gpu_places(trainers: int, servers: int, names: Sequence[str], memory_share: float) -> GpuPlaces:
-    """The first visible GPUs train, the last serve, one each; memory_share: what a server takes of its GPU's memory.
+def gpu_slots(numbers: Sequence[int], names: Sequence[str]) -> list[Slot]:
+    """A slot on each of these visible GPUs."""
+    return [Slot(f"gpu-{n}", gpu=names[n]) for n in numbers]
 
-    UserError if there are too few, or if a GPU would be shared by a trainer and a server that leaves it no room.
+
+def gpu_places(trainers: int, servers: int, names: Sequence[str], memory_share: float, judges: int = 0) -> GpuPlaces:
+    """The first visible GPUs train, the last serve, the judge's servers are between them, one each.
+
+    Where nothing is left between them the judge's servers share the GPUs of the policy's. memory_share: what a server
+    takes of its GPU's memory. UserError if there are too few, or if those that share a GPU have no room.
     """
     count = len(names)
-    for many, what, parameters in ((trainers, "trainers", "trainers"), (servers, "servers", "servers and max_servers")):
+    wanted = ((trainers, "trainers", "trainers"), (servers, "servers", "servers and max_servers"),
+              (judges, "of the judge's servers", "judge_servers"))  # fmt: skip
+    for many, what, parameters in wanted:
         if many > count:
             raise UserError(f"{many} {what} need a GPU each, and there are {count}: lower {parameters}")
     if trainers > 1 and any(name.startswith("MIG-") for name in names):
         raise UserError(f"trainers: {trainers} processes cannot train together on MIG slices (NCCL wants whole GPUs)")
-    places = GpuPlaces(tuple(range(trainers)), tuple(range(count - servers, count)), tuple(names))
-    if places.shared and memory_share > SHARE:
-        raise UserError(
-            f"{trainers} trainers and {servers} servers share {len(places.shared)} of {count} GPUs, which takes a "
-            f"gpu_memory_utilization of at most {SHARE}, got {memory_share}; or lower trainers, servers or max_servers"
-        )
+    between = range(trainers, count - servers)
+    judged = between[len(between) - judges :] if len(between) >= judges else range(count - judges, count)
+    places = GpuPlaces(tuple(range(trainers)), tuple(range(count - servers, count)), tuple(names), tuple(judged))
+    _refuse_crowded(places, memory_share)
     return places
+
+
+def _refuse_crowded(places: GpuPlaces, memory_share: float) -> None:
+    for n in places.shared:
+        serving, trains = (*places.servers, *places.judges).count(n), n in places.trainers
+        most = (SHARE if trains else SERVERS_SHARE) / serving
+        if memory_share > most:
+            judging = f", {len(places.judges)} of the judge's servers" if places.judges else ""
+            raise UserError(
+                f"{len(places.trainers)} trainers{judging} and {len(places.servers)} servers share "
+                f"{len(places.shared)} of {len(places.names)} GPUs, which takes a gpu_memory_utilization of at most "
+                f"{most:.3g}, got {memory_share}; or lower trainers, servers or max_servers"
+            )
+
+
+def max_servers(params: Params) -> int:
+    """The most servers of the policy that may run."""
+    return max(params.servers, params.max_servers)
+
+
+def run_places(params: Params, names: Sequence[str]) -> GpuPlaces:
+    """Which of these visible GPUs does what while the run trains. UserError as `gpu_places`."""
+    servers = 0 if params.ray_address else max_servers(params)
+    judges = params.judge_servers if serves_judge(params) else 0
+    return gpu_places(params.trainers, servers, names, params.gpu_memory_utilization, judges)
+
+
+def serves_judge(params: Params) -> bool:
+    """Whether the run starts a server for its judge."""
+    return params.judge_url == SERVE and REWARDS[params.reward].judged
 
 
 def visible_gpus(count: int, variable: str | None) -> list[str]:

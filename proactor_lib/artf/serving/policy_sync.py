@@ -138,14 +138,14 @@ class AdapterSync(PolicySync):
 class MergedSync(PolicySync):
     """Each version is the matched base with the adapter folded in, written to `folder` and reloaded in place.
 
-    base: the folder of matched weights (models.matched_export), which every server starts with.
+    base: the folder of matched weights (models.matched_export), which every server starts with; dtype: the servers'.
     """
 
     in_place = True
 
-    def __init__(self, servers: ServerPool | list[Server], base: str, folder: Path):
+    def __init__(self, servers: ServerPool | list[Server], base: str, folder: Path, dtype: str = "bfloat16"):
         super().__init__(servers)
-        self._base, self._folder = Path(base), folder
+        self._base, self._folder, self._dtype = Path(base), folder, getattr(torch, dtype)
         self._weights = {k: v for f in sorted(self._base.glob("*.safetensors")) for k, v in load_file(f).items()}
         self.held: dict[int, Path] = {}  # the one version, once there is one
 
@@ -159,7 +159,8 @@ class MergedSync(PolicySync):
         self._folder.mkdir(parents=True)
         for file in self._base.glob("*.json"):
             shutil.copy(file, self._folder)
-        save_file(merge(self._weights, adapter), self._folder / "model.safetensors", metadata={"format": "pt"})
+        merged = merge(self._weights, adapter, self._dtype)
+        save_file(merged, self._folder / "model.safetensors", metadata={"format": "pt"})
         self.held = {version: adapter}
 
     def load_on(self, server: Server) -> None:
@@ -176,8 +177,8 @@ class MergedSync(PolicySync):
         return all(server.weight_version() == self.label(v) for v in self.held)
 
 
-def merge(weights: dict[str, torch.Tensor], adapter: Path) -> dict[str, torch.Tensor]:
-    """`weights` (bfloat16) with a PEFT LoRA adapter folded in: W + scale * B A, added in float32, rounded once.
+def merge(weights: dict[str, torch.Tensor], adapter: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """`weights` with a PEFT LoRA adapter folded in: W + scale * B A, added in float32, rounded once, to `dtype`.
 
     ValueError for a kind of LoRA that is more than that.
     """
@@ -191,7 +192,7 @@ def merge(weights: dict[str, torch.Tensor], adapter: Path) -> dict[str, torch.Te
             continue
         b = lora[name.replace("lora_A", "lora_B")]
         target = name.removeprefix("base_model.model.").replace("lora_A.weight", "weight")
-        merged[target] = (weights[target].float() + scale * (b.float() @ a.float())).to(weights[target].dtype)
+        merged[target] = (weights[target].float() + scale * (b.float() @ a.float())).to(dtype)
     return merged
 
 

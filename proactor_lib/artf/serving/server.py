@@ -45,7 +45,8 @@ class Server(ServerProcess):
     key: str | None = field(default=None, repr=False)  # what requests must carry
     cores: str | None = None
     gpu: str | None = None
-    max_model_len: int = 9216  # tokens
+    dtype: str = "bfloat16"
+    max_model_len: int | None = 9216  # tokens; None: as many as the model has
     max_num_seqs: int = 64
     kv_cache_gb: float = 2.0
     gpu_memory_utilization: float = 0.9
@@ -66,7 +67,9 @@ class Server(ServerProcess):
         pin = ["taskset", "-c", self.cores] if self.cores else []
         command = [*pin, sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self.model]
         command += ["--served-model-name", self.name, "--host", self.host, "--port", str(self.port)]
-        command += ["--dtype", "bfloat16", "--max-model-len", str(self.max_model_len)]
+        command += ["--dtype", self.dtype]
+        if self.max_model_len:
+            command += ["--max-model-len", str(self.max_model_len)]
         command += ["--max-num-seqs", str(self.max_num_seqs)]
         command += ["--enable-prefix-caching", "--disable-uvicorn-access-log"]
         command += ["--logprobs-mode", "processed_logprobs"]  # of what is sampled from, at whatever temperature

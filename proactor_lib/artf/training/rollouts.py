@@ -23,6 +23,7 @@ import numpy as np
 from proactor_lib.agent import Parsed, parse
 from proactor_lib.artf.serving.completions import CompletionClient, Output
 from proactor_lib.artf.training import credit
+from proactor_lib.artf.training.counterfactual import counterfactual_scores
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.errors import ProcessError, UserError
@@ -97,11 +98,14 @@ class Crediting:
     price: float = 0.25
 
     def scores(self, groups: list[ScoredGroup]) -> list[ScoredGroup]:
-        """The groups of one visit; along trajectories, with rewards that look ahead."""
+        """The groups of one visit; but for credit at the `turn`, with rewards that look at the dialogue."""
         if self.credit == "turn" or not groups:
             return groups
-        outputs = [(g.turn, g.parsed) for g in groups]
-        along = credit.trajectory_scores(groups[0].visit.references, outputs, self.theta, self.price)
+        visit, outputs = groups[0].visit, [(g.turn, g.parsed) for g in groups]
+        if self.credit == "trajectory":
+            along = credit.trajectory_scores(visit.references, outputs, self.theta, self.price)
+        else:
+            along = counterfactual_scores(visit.references, outputs, self.theta, self.price, visit.session)
         return [replace(g, scores=scores) for g, scores in zip(groups, along, strict=True)]
 
     def advantages(self, visits: list[list[ScoredGroup]]) -> list[ScoredGroup]:

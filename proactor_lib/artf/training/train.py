@@ -19,6 +19,7 @@ from proactor_lib import models, progress
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import ray_session, serve
+from proactor_lib.artf.serving.own import judged
 from proactor_lib.artf.serving.placement import core_numbers, core_slots
 from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, scratch_folder
 from proactor_lib.artf.serving.server import Server
@@ -67,8 +68,13 @@ class Job:
 
     @cached_property
     def served(self) -> str:
-        """The weights that servers hold, on a CPU and on GPUs: the trainer's 4-bit ones, dequantised to bfloat16."""
-        return models.matched_export(self.base, self.params.quantization)
+        """The weights that servers hold: the trainer's 4-bit ones, dequantised unless `serve_weights` is nf4."""
+        return models.served_weights(self.base, self.params.quantization, self.params.serve_weights)
+
+    @property
+    def server_dtype(self) -> str:
+        """The type of numbers that servers compute with."""
+        return models.dtype_name(self.params.server_dtype, _on_gpu(self.params))
 
     @cached_property
     def tokenizer(self):
@@ -120,18 +126,21 @@ def train(run: RunFolder, **kwargs) -> None:
 
 
 def serve_and_reinforce(job: Job, **kwargs) -> None:
-    """GRPO, if the parameters ask for any, on servers that end with it."""
-    out, server = job.run.out, serve(job.params, job.served, job.folder, lora=adapters_served(job.params))
-    try:
-        progress.report(out, "serve", 0, 1, "waiting for the vLLM server")
-        server.wait_ready(job.params.start_timeout)
-        progress.report(out, "serve", 1, 1)
-        if job.params.max_steps:
+    """GRPO, if the parameters ask for any, on servers that end with it, the judge's own one among them."""
+    if not job.params.max_steps:
+        _copy(job.sft_adapter, job.adapter)
+        return
+    progress.report(job.run.out, "serve", 0, 1, "waiting for the vLLM server")
+    weights = job.served  # made before anything is on a GPU
+    with judged(job.params, job.folder / "judge") as params:
+        kwargs["reward"] = kwargs.get("reward") or make_reward(params)
+        server = serve(job.params, weights, job.folder, lora=adapters_served(job.params))
+        try:
+            server.wait_ready(job.params.start_timeout)
+            progress.report(job.run.out, "serve", 1, 1)
             reinforce(job, server, **kwargs)
-        else:
-            _copy(job.sft_adapter, job.adapter)
-    finally:
-        server.stop()
+        finally:
+            server.stop()
 
 
 def _on_gpu(params: Params) -> bool:
@@ -264,7 +273,7 @@ def _sync(job: Job, server: Server | Cluster, scratch: Path) -> PolicySync:
     if adapters_served(job.params):
         sync = AdapterSync(fleet, job.params.max_staleness)
     else:
-        sync = MergedSync(fleet, job.served, scratch)
+        sync = MergedSync(fleet, job.served, scratch, job.server_dtype)
     if isinstance(server, Cluster):
         server.sync = sync
     return sync

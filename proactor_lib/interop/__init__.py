@@ -1,0 +1,1 @@
+"""Into the tools that others have: exports, trackers, evaluation elsewhere."""

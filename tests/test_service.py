@@ -1,0 +1,382 @@
+"""An agent as a service: over real HTTP, by the official client, on a scripted model server."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import threading
+from contextlib import suppress
+
+import httpx
+import openai
+import pytest
+from proactor_lib.artf.serving.process import free_port
+from proactor_lib.errors import UserError
+from proactor_lib.evaluate import evaluate_run
+from proactor_lib.evaluate.agents import Fixed
+from proactor_lib.evaluate.predictions import PredictionLog
+from proactor_lib.evaluate.readiness import tune_run
+from proactor_lib.evaluate.run import EvalSplit, predict
+from proactor_lib.files import write_json
+from proactor_lib.metrics.alignment import as_set, prediction_key
+from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, Turn, TurnPrediction
+from proactor_lib.service.agent_service import Readiness
+from proactor_lib.service.guard import Guard, Limits
+from proactor_lib.service.memory import Memory, Talk
+from proactor_lib.service.source import find
+
+from support.fake_vllm import Completions, drawn
+from support.metric_cases import candidate, ready
+from support.runs import opened
+from support.services import KEY, saying, scripted_agent, served
+from support.waiting import wait_until
+
+BOOK = Action(
+    name="book", params=(Parameter(name="to", required=True), Parameter(name="seats", type="integer"))
+)  # fmt: skip
+CATALOG = Catalog(domain="travel", actions=(BOOK, Action(name="pay")))
+TOOLS = [{"type": "function", "function": {"name": "book", "parameters": {}}}]
+HEADERS = {"authorization": f"Bearer {KEY}"}
+
+
+def line(*actions, turn=1, id="d"):
+    return TurnPrediction(dialogue_id=id, turn=turn, actions=actions)
+
+
+def spoken(*texts):
+    return [Turn(speaker="user", text=text) for text in texts]
+
+
+# what is remembered
+
+
+def test_nothing_is_executed_twice_and_an_extension_only_of_what_was_incomplete():
+    talk = Talk("d")
+    assert talk.act(line(ready("book"), candidate("pay")), CATALOG).ready == (ready("book"),)
+    second = talk.act(line(ready("book"), ready("book", to="Rome"), turn=2), CATALOG)
+    assert (second.ready, second.held) == ((ready("book", to="Rome"),), (ready("book"),))
+    third = talk.act(
+        line(ready("book", to="rome ", seats="2"), ready("book", to="Oslo"), ready("fly"), turn=3), CATALOG
+    )
+    assert third.held == (ready("book", to="rome ", seats="2"),)
+    assert third.ready == (ready("book", to="Oslo"),) and third.unknown == (ready("fly"),)
+    elsewhere = talk.act(line(ready("pay"), turn=4), CATALOG, [prediction_key(ready("pay"))])
+    assert elsewhere.ready == () and elsewhere.held == (ready("pay"),)
+
+
+def test_a_nameless_conversation_is_known_by_its_turns_and_parts_where_they_do():
+    memory = Memory(most=2)
+    first = memory.of_turns(spoken("a", "b"))
+    first.turns = spoken("a", "b")
+    first.act(line(ready("pay"), turn=1), CATALOG)
+    first.act(line(ready("book"), turn=2), CATALOG)
+    assert memory.of_turns(spoken("a", "b", "c")) is first and memory.of_turns(spoken("a")) is first
+    other = memory.of_turns(spoken("a", "x"))
+    assert other is not first and other.turns == spoken("a") and [t for t, _ in other.executed] == [1]
+    memory.named("third")
+    assert len(memory) == 2 and memory.of_turns(spoken("a", "b")).turns == spoken("a")  # the first is forgotten
+
+
+def test_a_name_whose_turns_changed_keeps_what_they_share():
+    memory = Memory()
+    memory.named("n").turns.extend(spoken("a", "b"))
+    assert memory.named("n", spoken("a", "c")).turns == spoken("a")
+
+
+@pytest.mark.parametrize(
+    ("readiness", "statuses"),
+    [
+        (Readiness(), ["ready", "candidate", "ready"]),
+        (Readiness(0.6), ["candidate", "ready", "ready"]),
+        (Readiness(0.4, own=False), ["candidate", "candidate", "candidate"]),
+        (Readiness(0.2, own=False), ["ready", "candidate", "ready"]),
+    ],
+)
+def test_a_threshold_says_what_fires(readiness, statuses):
+    first = PredictedAction(name="a", confidence=0.5)
+    second = PredictedAction(name="a", status="candidate", confidence=0.7)
+    third = PredictedAction(name="a", confidence=0.6)
+    said = [line(a, turn=t) for t, a in ((1, first), (4, second), (6, third))]
+    assert [readiness.applied(said[:n]).actions[0].status for n in (1, 2, 3)] == statuses
+
+
+# as in evaluation
+
+
+def test_the_service_says_what_evaluation_predicts_turn_by_turn(tmp_path):
+    run = opened(tmp_path / "run", evaluation_turns=0)
+    cases = EvalSplit(run).cases[:1]
+    with Completions(drawn_at_all) as model:
+        log = PredictionLog(tmp_path / "predictions", "p", {})
+        asyncio.run(predict(scripted_agent(model), cases, log, lambda: None))
+        with served(scripted_agent(model), run.catalog) as url, httpx.Client(headers=HEADERS) as client:
+            for case in cases:
+                executed = []
+                for number, turn in enumerate(case.dialogue.turns, start=1):
+                    body = {"conversation": case.dialogue.id, "turns": [turn.model_dump()], "from": number}
+                    answer = client.post(f"{url}/v1/proactor/turns", json=body).json()["answers"][0]
+                    predicted = as_set(log.of(case.dialogue.id)[number].actions)
+                    assert (
+                        groups(answer) == {(a.name, tuple(a.params.items()), a.status) for a in predicted}
+                        and answer["unreadable"] == log.of(case.dialogue.id)[number].unreadable
+                    )
+                    executed += [json.dumps([a["name"], a["params"]]) for a in answer["ready"]]
+                assert executed and len(set(executed)) == len(executed)
+
+
+def drawn_at_all(body):
+    """Another text at each prompt."""
+    return drawn(body | {"n": 9})[2 + len(body["prompt"]) % 7 :][:1] * body["n"]
+
+
+def groups(answer):
+    status = {"ready": "ready", "held": "ready", "candidates": "candidate"}
+    return {(a["name"], tuple(a["params"].items()), status[g]) for g in status for a in answer[g]}
+
+
+def test_a_run_is_served_at_the_threshold_that_tuning_chose(tmp_path):
+    run = opened(tmp_path, policies=["oracle_early", "silent"], evaluation_turns=0)
+    evaluate_run(run, dev=True)
+    evaluate_run(run, dev=True)
+    found = find(str(run.out), None, "silent")
+    assert (found.policy, found.catalog, found.readiness.own) == ("silent", run.catalog, False)
+    assert found.readiness.threshold == tune_run(run, "silent").chosen
+    assert find(str(run.out), None, "oracle_early").readiness == Readiness(None)  # it was not asked on dev
+
+
+# OpenAI's client
+
+
+def client(url, key=KEY):
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+
+
+def chat(url, *texts, **more):
+    messages = [{"role": "user", "content": text} for text in texts]
+    return client(url).chat.completions.create(model="proactor", messages=messages, **more)
+
+
+def test_ready_actions_are_tool_calls_and_candidates_stand_beside_them():
+    two = "ready: book | to=Rome | seats=2"
+    says = saying("candidate: book | to=Rome", f"{two}\ncandidate: pay", two)
+    with Completions(says) as model, served(scripted_agent(model), CATALOG) as url:
+        first = chat(url, "I want to go to Rome", tools=TOOLS)
+        assert first.choices[0].finish_reason == "stop" and first.choices[0].message.tool_calls is None
+        assert first.choices[0].message.candidates == [{"name": "book", "params": {"to": "Rome"}, "confidence": None}]
+        second = chat(url, "I want to go to Rome", "the two of us")
+        (call,) = second.choices[0].message.tool_calls
+        assert call.function.name == "book" and json.loads(call.function.arguments) == {"to": "Rome", "seats": 2}
+        assert second.choices[0].finish_reason == "tool_calls" and second.proactor["candidates"][0]["name"] == "pay"
+        assert chat(url, "I want to go to Rome", "the two of us").choices == second.choices  # asked again
+        assert len(model.completions) == 2
+        third = chat(url, "I want to go to Rome", "the two of us", "please")
+        assert third.choices[0].message.tool_calls is None and third.proactor["held"][0]["name"] == "book"
+        assert third.proactor["remembered"] == 2 and second.usage.total_tokens > 0
+
+
+def test_a_stream_says_the_same_in_pieces():
+    with (
+        Completions(saying("ready: book | to=Rome\nready: pay")) as model,
+        served(scripted_agent(model), CATALOG) as url,
+    ):
+        whole = chat(url, "go").choices[0].message.tool_calls
+        chunks = list(chat(url, "go", stream=True, stream_options={"include_usage": True}))
+        deltas = [c.choices[0].delta for c in chunks if c.choices]
+        pieces = [piece for d in deltas for piece in d.tool_calls or ()]
+        assert [(p.index, p.id, p.function.arguments) for p in pieces] == [
+            (i, c.id, c.function.arguments) for i, c in enumerate(whole)
+        ]
+        assert chunks[-2].choices[0].finish_reason == "tool_calls" and chunks[-1].usage.total_tokens > 0
+
+
+def test_what_the_messages_say_was_called_is_not_called_again():
+    call = {"id": "1", "type": "function", "function": {"name": "book", "arguments": '{"to": "ROME", "seats": 2}'}}
+    with Completions(saying("ready: book | to=Rome | seats=2")) as model, served(scripted_agent(model), CATALOG) as url:
+        messages = [
+            {"role": "system", "content": "no turn"},
+            {"role": "user", "content": "two to Rome", "name": "Ann"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "1", "content": "done"},
+            {"role": "user", "content": "thanks"},
+        ]
+        said = client(url).chat.completions.create(
+            model="proactor", messages=messages, metadata={"conversation": "ann"}
+        )
+        assert said.choices[0].message.tool_calls is None and said.proactor["turn"] == 2
+        assert "nothing is remembered of this conversation" in said.proactor["notice"]
+        prompt = bytes(model.completions[-1]["prompt"]).decode()
+        assert prompt.startswith("[1] Ann: two to Rome\n[2] user: thanks\n")
+
+
+# turns
+
+
+def post(url, body, path="/v1/proactor/turns", headers=HEADERS):
+    return httpx.post(f"{url}{path}", json=body, headers=headers)
+
+
+def test_turns_are_added_again_or_refused(tmp_path):
+    with Completions(saying("none", "ready: pay")) as model, served(scripted_agent(model), CATALOG) as url:
+        two = {"conversation": "c", "turns": [t.model_dump() for t in spoken("a", "b")]}
+        first = post(url, two | {"from": 1}).json()
+        assert [len(a["ready"]) for a in first["answers"]] == [0, 1] and first["turns"] == 2
+        assert post(url, two | {"from": 1}).json()["answers"] == first["answers"]
+        events = post(url, two | {"stream": True}).text.strip().split("\n\n")
+        assert [json.loads(e.removeprefix("data: "))["turn"] for e in events[:-1]] == [3, 4]
+        assert events[-1] == "data: [DONE]"
+        other = post(url, {"conversation": "c", "turns": [{"speaker": "user", "text": "x"}], "from": 2})
+        assert other.status_code == 409 and "has other turns from turn 2 on" in other.json()["error"]["message"]
+    with Completions(saying("none")) as model, served(scripted_agent(model), CATALOG) as url:  # started again
+        gone = post(url, two | {"from": 5})
+        assert gone.status_code == 409 and gone.json()["error"]["code"] == "conversation_forgotten"
+        assert "0 turns are remembered" in gone.json()["error"]["message"]
+
+
+# what is refused
+
+FLY = {"function": {"name": "fly"}}
+CHAT = {"model": "proactor", "messages": [{"role": "user", "content": "hm"}]}
+TURNS = {"conversation": "c", "turns": [{"speaker": "user", "text": "hm"}]}
+
+
+@pytest.fixture(scope="module")
+def refusing():
+    """A service whose model is not there, and takes prompts of 40 bytes at most."""
+    with Completions() as model:
+        agent = scripted_agent(model, longest=40)
+        model.adapters.clear()
+        with served(agent, CATALOG, limits=Limits(KEY, body=2000)) as url:
+            yield url
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "sentence"),
+    [
+        ("chat/completions", CHAT | {"model": "gpt"}, 404, "no model 'gpt' here; accepted: proactor"),
+        ("chat/completions", CHAT | {"tools": [FLY]}, 400, "unknown tool 'fly'; the catalog has: book, pay"),
+        ("chat/completions", CHAT | {"tools": [{}]}, 400, "tools: a tool without a name: {}"),
+        ("chat/completions", CHAT | {"tool_choice": "required"}, 400, "tool_choice: Input should be 'auto'"),
+        ("chat/completions", CHAT | {"messages": [{"role": "robot"}]}, 400, "messages[0]: role 'robot'; accepted"),
+        ("chat/completions", CHAT | {"messages": [{"role": "system"}]}, 400, "nobody has said anything"),
+        ("chat/completions", CHAT | {"messages": []}, 400, "messages: List should have at least 1 item"),
+        ("chat/completions", CHAT | {"messages": CHAT["messages"] * 9}, 400, "too long for the model at turn 9"),
+        ("chat/completions", CHAT, 503, "the vLLM server does not answer"),
+        ("chat/completions", CHAT | {"x": "x" * 2000}, 413, "the body is longer than 2000 bytes"),
+        ("proactor/turns", TURNS | {"who": 1}, 400, "who: Extra inputs are not permitted"),
+        ("proactor/turns", TURNS | {"from": 0}, 400, "from: Input should be greater than or equal to 1, got '0'"),
+        ("embeddings", {}, 404, "POST /v1/embeddings is not served; accepted: /v1/chat/completions"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_openais_form(refusing, path, body, status, sentence):
+    answer = post(refusing, body, f"/v1/{path}")
+    error = answer.json()["error"]
+    assert answer.status_code == status and sentence in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_the_client_raises_what_it_knows(refusing):
+    with pytest.raises(openai.AuthenticationError, match="a wrong key, or none"):
+        client(refusing, "wrong").models.list()
+    with pytest.raises(openai.BadRequestError) as told:
+        chat(refusing, *["too long"] * 9)
+    assert told.value.code == "context_length_exceeded"
+    assert [m.id for m in client(refusing).models.list()] == ["proactor"]
+    assert httpx.get(f"{refusing}/health").json() == {"status": "ok"}
+    assert httpx.get(f"{refusing}/v1/proactor/catalog").status_code == 401
+
+
+def test_a_body_of_50_mb_is_refused_and_not_kept(refusing):
+    answer = httpx.post(f"{refusing}/v1/chat/completions", content=b"x" * 50_000_000, headers=HEADERS)
+    assert answer.status_code == 413 and answer.json()["error"]["code"] == "body_too_long"
+
+
+def test_a_minute_has_so_many_requests():
+    now, statuses = 0.0, []
+
+    async def inner(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def ask(guard):
+        async def receive():
+            return {"type": "http.request", "body": b""}
+
+        async def send(message):
+            if "status" in message:
+                statuses.append((message["status"], dict(message["headers"]).get(b"retry-after")))
+
+        await guard({"type": "http", "path": "/v1/models", "headers": []}, receive, send)
+
+    guard = Guard(inner, Limits(None, rate=2), clock=lambda: now)
+    for _ in range(3):
+        asyncio.run(ask(guard))
+    now = 29.0
+    asyncio.run(ask(guard))
+    now = 30.0
+    asyncio.run(ask(guard))
+    assert statuses == [(200, None), (200, None), (429, b"30"), (429, b"1"), (200, None)]
+
+
+# what is served
+
+
+def test_an_adapter_and_a_model_need_a_catalog(tmp_path):
+    write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "tiny", "r": 4})
+    write_json(tmp_path / "catalog.json", CATALOG.model_dump(mode="json"))
+    found = find(str(tmp_path), tmp_path / "catalog.json", settings={"max_num_seqs": 3})
+    p = found.params
+    assert (p.model, p.quantization, p.lora_rank, p.max_num_seqs, found.policy) == ("tiny", "none", 4, 3, "adapter")
+    assert p.adapters == {"adapter": tmp_path} and found.catalog == CATALOG
+    assert find("tiny", tmp_path / "catalog.json").policy == "base"
+    with pytest.raises(UserError, match="brings no catalog: name one with --catalog FILE"):
+        find("tiny", None)
+    with pytest.raises(UserError, match="--policy 'sft': tiny is not a run's folder"):
+        find("tiny", tmp_path / "catalog.json", "sft")
+
+
+def test_the_command_serves_until_it_is_ended(tmp_path, cli):
+    run, out, seen = opened(tmp_path / "run"), tmp_path / "serve", []
+
+    def visit():
+        try:
+            wait_until(lambda: (out / "access.json").exists())
+            key = json.loads((out / "access.json").read_text())["key"]
+            wait_until(lambda: answered(f"http://127.0.0.1:{port}", key, seen))
+            seen.append(stat.S_IMODE((out / "access.json").stat().st_mode))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    port = free_port()
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    done = cli("serve", run.out, "--policy", "first_action", "--out", out, "--port", port)
+    visitor.join()
+    assert done.returncode == 0 and f"http://127.0.0.1:{port}/v1 serves first_action as 'proactor'" in done.stdout
+    answer, mode = seen
+    assert answer["ready"][0]["name"] == run.catalog.actions[0].name and mode == 0o600
+    assert not (out / "access.json").exists() and "the service is down" in done.stderr
+
+
+def answered(url, key, seen):
+    with suppress(httpx.TransportError):
+        seen += post(url, TURNS, headers={"authorization": f"Bearer {key}"}).json()["answers"]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--policy", "trained"], "trained is left out: this run has no"),
+        (["--policy", "silent", "--host", "0.0.0.0", "--key", ""], "--host 0.0.0.0 without a key"),
+        (["--policy", "silent", "--set", "max_servers=two"], "max_servers: Input should be a valid integer"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, cli, more, sentence):
+    run = opened(tmp_path / "run")
+    done = cli("serve", run.out, "--out", tmp_path / "serve", "--port", 0, *more)
+    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_fixed_policies_are_served_too():
+    with served(Fixed("first_action", 0), CATALOG) as url:
+        assert chat(url, "hm").choices[0].message.tool_calls[0].function.name == "book"

@@ -1,0 +1,56 @@
+"""The service's page in a real browser: a conversation is pasted, then one more turn, and a wrong key is told."""
+
+import json
+
+from proactor_lib.evaluate.agents import Fixed
+from proactor_lib.schema import Action, Catalog
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from support.fake_vllm import Completions
+from support.services import KEY, saying, scripted_agent, served
+
+CATALOG = Catalog(domain="travel", actions=(Action(name="book"), Action(name="pay")))
+
+
+def open_page(browser, url, key=KEY):
+    browser.get("about:blank")
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(f"{url}/#key={key}")
+    return WebDriverWait(browser, 60)
+
+
+def say(browser, text):
+    browser.find_element(By.ID, "text").send_keys(text)
+    browser.find_element(By.ID, "say").click()
+
+
+def shown(browser):
+    return browser.find_element(By.ID, "turns").text.splitlines()
+
+
+def test_a_pasted_conversation_shows_what_is_prepared_and_triggered_once(browser):
+    says = saying("candidate: book", "ready: book | to=<b>Rome</b>", "ready: book | to=<b>Rome</b>")
+    with Completions(says) as model, served(scripted_agent(model), CATALOG) as url:
+        wait = open_page(browser, url)
+        say(browser, "customer: I would like to travel\nto Rome")
+        wait.until(lambda b: len(shown(b)) == 4)
+        assert shown(browser) == [
+            "customer: I would like to travel", "○ book()", "agent: to Rome", "● book(to=<b>Rome</b>)"
+        ]  # fmt: skip
+        say(browser, "customer: please")
+        wait.until(lambda b: len(shown(b)) == 6)
+        assert shown(browser)[4:] == ["customer: please", "· done before: book(to=<b>Rome</b>)"]
+        events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+        asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+        assert {u.split("#")[0] for u in asked} <= {f"{url}/", f"{url}/v1/proactor/turns", f"{url}/favicon.ico"}
+        browser.find_element(By.ID, "again").click()
+        assert shown(browser) == []
+
+
+def test_a_wrong_key_is_told(browser):
+    with served(Fixed("silent", 0), CATALOG) as url:
+        wait = open_page(browser, url, "wrong")
+        say(browser, "hm")
+        wait.until(lambda b: "a wrong key, or none" in b.find_element(By.ID, "problem").text)
+        assert browser.find_element(By.ID, "text").get_attribute("value") == "customer: hm"
