@@ -110,6 +110,7 @@ def train(run: RunFolder, **kwargs) -> None:
     if job.adapter.exists():
         log.info("%s is there already", job.adapter)
         return
+    log.info("%s trains", job.base)  # a model that is not there is said before anything large is imported
     with ranks.group(_on_gpu(job.params)):
         if ranks.number() == 0:
             copy_start_adapter(job)
