@@ -18,7 +18,7 @@ from proactor_lib.rewards.params import SERVE, RewardParams
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 from proactor_lib.yaml_text import read_yaml
 
-Annotator = Literal["evidence", "oracle"]
+Annotator = Literal["evidence", "oracle", "evidence+oracle"]  # the last: the log, and an oracle for `open` alone
 Threshold = Literal["coverage", "param_agreement", "lead", "logged", "iou"]
 
 
@@ -56,6 +56,7 @@ class AnnotationParams(BaseModel):
 
     annotator: Annotator = "evidence"
     second_annotator: Annotator | None = None  # a second opinion to compare with; a second oracle asks the same again
+    oracle_protocol: Literal["dialogue", "turn"] = "dialogue"  # asked about: all of it at once, or each turn [paper]
     oracle_model: str | None = None  # the model's name at the endpoint
     oracle_url: str | None = None  # an OpenAI-compatible base URL, ending in /v1; `serve`: a server of our own
     oracle_sampling: Sampling = {"temperature": 0.0, "max_tokens": 4096}
@@ -178,8 +179,9 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError(f"dataset {self.dataset!r} needs data_dir, the folder that holds it")
         if self.schema_variant and self.dataset != "sgd":
             raise ValueError(f"schema_variant: SGD-X rewords dataset 'sgd' alone, not {self.dataset!r}")
-        if "oracle" in (self.annotator, self.second_annotator) and not (self.oracle_model and self.oracle_url):
-            raise ValueError("annotator 'oracle' needs oracle_model and oracle_url")
+        for annotator in (self.annotator, self.second_annotator):
+            if annotator and "oracle" in annotator and not (self.oracle_model and self.oracle_url):
+                raise ValueError(f"annotator {annotator!r} needs oracle_model and oracle_url")
         if self.annotator == self.second_annotator == "evidence":
             raise ValueError("second_annotator: the evidence annotator always says the same; name an oracle for one")
         if "iou" in self.quality_filter and self.second_annotator is None:

@@ -163,8 +163,11 @@ def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...]
         for done, split in enumerate(splits):
             for path, annotator, repeat in _annotations(run, split):
                 progress.report(run.out, "annotate", done, len(splits), path.stem)
-                by_oracle = annotator == "oracle"
-                log(f"{path.stem}: {_by_oracle(run, path, repeat, address) if by_oracle else _by_evidence(run, path)}")
+                if annotator == "evidence":
+                    text = _by_evidence(run, path)
+                else:
+                    text = _by_oracle(run, path, annotator, repeat, address)
+                log(f"{path.stem}: {text}")
             if run.params.quality_filter:
                 log(f"{split}: {_filter(run, split)}")
     progress.report(run.out, "annotate", len(splits), len(splits))
@@ -179,7 +182,7 @@ def _annotations(run: Run, split: str) -> list[tuple[Path, str, int]]:
     files = [(run.annotations / f"{split}.jsonl", first, 0)]
     if second:
         files.append((run.annotations / f"second-{split}.jsonl", second, int(first == second)))
-    return sorted(files, key=lambda file: file[1] == "oracle")
+    return sorted(files, key=lambda file: file[1] != "evidence")
 
 
 def _by_evidence(run: Run, path: Path) -> str:
@@ -195,7 +198,7 @@ def _by_evidence(run: Run, path: Path) -> str:
     return f"{len(dialogues)} dialogues, {tally}"
 
 
-def _by_oracle(run: Run, path: Path, repeat: int, address: Callable[[], tuple[str, str | None]]) -> str:
+def _by_oracle(run: Run, path: Path, annotator: str, repeat: int, address: Callable[[], tuple[str, str | None]]) -> str:
     from proactor_lib.annotate import oracle_run
 
     split = path.stem.removeprefix("second-")
@@ -204,7 +207,7 @@ def _by_oracle(run: Run, path: Path, repeat: int, address: Callable[[], tuple[st
         return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
     dialogues = run.conversations(split)
     url, key = address()
-    settings = replace(oracle_settings(run.params, repeat), url=url, key=key)
+    settings = replace(oracle_settings(run.params, repeat, annotator), url=url, key=key)
     with oracle_run.shown(len(dialogues), path.stem) as bar:
 
         def tell(summary: oracle_run.Summary) -> None:
@@ -215,10 +218,11 @@ def _by_oracle(run: Run, path: Path, repeat: int, address: Callable[[], tuple[st
         return str(oracle_run.annotate_file(dialogues, run.catalog, path, settings, tell))
 
 
-def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
-    """A run's oracle; another `repeat` asks it all again."""
+def oracle_settings(params: Params, repeat: int = 0, annotator: str | None = None) -> "OracleSettings":
+    """The oracle of a run's annotator (or of another one); another `repeat` asks it all again."""
     from proactor_lib.annotate.oracle_run import OracleSettings, cache_dir
 
+    opening = (annotator or params.annotator) == "evidence+oracle"
     return OracleSettings(
         url=params.oracle_url,
         model=params.oracle_model,
@@ -226,7 +230,9 @@ def oracle_settings(params: Params, repeat: int = 0) -> "OracleSettings":
         form=params.oracle_form,
         headers=params.oracle_headers,
         key_variable=params.oracle_key_variable,
-        oracle={"repeat": repeat, "sampling": params.oracle_sampling, "actions": params.oracle_actions},
+        ask="open" if opening else params.oracle_protocol,
+        oracle={"repeat": repeat, "sampling": params.oracle_sampling}
+        | ({} if opening else {"actions": params.oracle_actions}),
     )
 
 

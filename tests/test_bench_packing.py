@@ -6,9 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from proactor_lib.artf.training import parts, tree_attention
-from proactor_lib.bench import arithmetic, gpu_train, layouts, packing
+from proactor_lib.artf.training import parts
+from proactor_lib.bench import arithmetic, packing
+from proactor_lib.bench.made_row import MadeRow, paper_row
 from proactor_lib.bench.shapes import SHAPES, Shape, samples
+
+from support.late import Late
+
+gpu_train, layouts = Late("proactor_lib.bench.gpu_train"), Late("proactor_lib.bench.layouts")
 
 SMALL = Shape(turns=4, k=2, output=3, catalog=10, turn=4, token_budget=44, model="tiny")
 
@@ -25,7 +30,7 @@ def test_made_up_dialogues_have_the_shape_that_was_asked_for():
 def test_twenty_times_fewer_tokens_than_padded(shape):
     shape = SHAPES[shape]
     made = samples(shape, vocabulary=49152)
-    rows = tree_attention.dialogue_rows(made, shape.token_budget)
+    rows = layouts.dialogue_rows(made, shape.token_budget)
     assert max(len(row.tokens) for row in rows) <= shape.token_budget
     assert sum(len(s["input_ids"]) for s in made) >= 20 * sum(len(row.tokens) for row in rows)
 
@@ -83,7 +88,9 @@ def test_trls_rows_are_its_own_batchers_and_hold_every_sample_once():
     assert [len(row.samples) for row in rows] == [5, 3]
 
 
-def test_the_command_prints_tokens_and_the_gradients_error(cli):
+def test_the_command_prints_tokens_and_the_gradients_error(cli, monkeypatch):
+    """In this process: test_bench_async.py measures in processes of their own."""
+    monkeypatch.setattr(packing.isolated, "call", lambda module, *arguments: packing.main(*arguments))
     said = cli("bench", "packing", "--shape", "tiny", "--layouts", "ours", "--json")
     measured = json.loads(said.stdout)
     assert measured["padded_tokens"] > measured["library_tokens"] >= measured["packed_tokens"] > 0
@@ -108,6 +115,26 @@ def test_the_dry_run_trains_packed_and_padded_and_says_what_a_cpu_lacks():
     assert measured["matmul_tflops"] > 0 and measured["peak_gb"] > 0
     assert packed["samples"] > 4 * padded["samples"] and max(packed["tokens"], padded["tokens"]) <= 128
     assert packed["mfu"] < packed["hfu"] and "error" in flex
+
+
+def test_a_made_row_is_laid_out_as_trls_tree_would_be():
+    shape = Shape(turns=3, k=2, output=3, catalog=4, turn=2, token_budget=99, model="tiny")
+    made, real = MadeRow(shape, 100), layouts.dialogue_rows(samples(shape, 100))[0]
+    packed, wanted = made.pack(), real.pack()
+    assert packed.keys() == wanted.keys()
+    for name in packed.keys() - {"input_ids", "shift_labels", "advantages"}:  # those are drawn
+        assert packed[name].tolist() == wanted[name].tolist(), name
+    assert ((packed["shift_labels"] == -100) == (wanted["shift_labels"] == -100)).all()
+    counts = [(len(r.tokens), len(r.samples), r.trained, r.load) for r in (made, real)]
+    assert counts[0] == counts[1] == (33, 6, 18, 273)
+
+
+@pytest.mark.parametrize(("budget", "turns"), [(16384, 13), (9216, 6), (128, 1)])
+def test_a_row_of_the_papers_proportions_is_full(budget, turns):
+    row = paper_row(budget, 100)
+    assert (
+        row.shape.turns == turns and budget - (row.shape.turn + 8 * (row.shape.output + 1)) < len(row.tokens) <= budget
+    )
 
 
 def test_operations_are_counted_by_hand():

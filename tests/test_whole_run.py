@@ -15,6 +15,7 @@ from proactor_lib import pipeline
 
 from support.zoo import write_zoo
 
+pytestmark = pytest.mark.timeout(1200)  # a minute or five, and as long again on a busy machine
 ROOT = Path(__file__).parents[1]
 POLICIES = ["base", "few_shot", "sft", "sft_tuned", "sft_equal_time", "trained"]
 STAGES = ["01_annotation", "02_reward_ablation", "03_artf_training", "04_evaluation"]
@@ -33,7 +34,7 @@ def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     write_zoo(out.parent / "zoo", train=4)
     command = [sys.executable, "-m", "proactor_lib", *arguments(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, done.stderr
     return out, done
 

@@ -12,10 +12,12 @@ description or parameters have. It is never after `ready`.
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from proactor_lib.comparison import leaves
+from proactor_lib.comparison import counted_from, leaves
+from proactor_lib.days import says_day
 from proactor_lib.errors import UserError
 from proactor_lib.schema import (
     Action,
@@ -54,16 +56,23 @@ class Tally:
         return f"{self.references} references; {self.not_found} of {self.values} values found nowhere{share}"
 
 
-def annotate(dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None) -> DialogueReferences:
+def annotate(
+    dialogue: Dialogue, catalog: Catalog, tally: Tally | None = None, opened: Mapping[str, int] | None = None
+) -> DialogueReferences:
     """One reference for each logged action, in their order, with ids `r1`, `r2`, ...; `tally` counts along.
 
-    Raises UserError for a dialogue without a log.
+    opened: by id, the turns of those whose `open` is known from elsewhere. Raises UserError for a dialogue without a
+    log.
     """
     require_log(dialogue)
-    reader = _Reader(dialogue, catalog, tally or Tally())
-    ordered = sorted(dialogue.observed, key=lambda o: o.turn)
-    references = tuple(reader.reference(f"r{i}", o) for i, o in enumerate(ordered, start=1))
+    reader = _Reader(dialogue, catalog, tally or Tally(), opened or {})
+    references = tuple(reader.reference(f"r{i}", o) for i, o in enumerate(ordered(dialogue), start=1))
     return DialogueReferences(dialogue_id=dialogue.id, references=references)
+
+
+def ordered(dialogue: Dialogue) -> list[ObservedAction]:
+    """What was logged, in the order of its turns."""
+    return sorted(dialogue.observed or (), key=lambda o: o.turn)
 
 
 def require_log(dialogue: Dialogue) -> None:
@@ -78,8 +87,8 @@ def require_log(dialogue: Dialogue) -> None:
 class _Reader:
     """Goes through one dialogue's log; remembers which action ran when, and which values were used."""
 
-    def __init__(self, dialogue: Dialogue, catalog: Catalog, tally: Tally):
-        self.dialogue, self.catalog, self.tally = dialogue, catalog, tally
+    def __init__(self, dialogue: Dialogue, catalog: Catalog, tally: Tally, opened: Mapping[str, int]):
+        self.dialogue, self.catalog, self.tally, self.given = dialogue, catalog, tally, opened
         self.ran: dict[str, list[int]] = {}  # turns, by action
         self.used: set[str] = set()  # keys of values
         self._texts: list[Heard] | None = None
@@ -90,7 +99,7 @@ class _Reader:
         how = action.comparisons
         found = {p: self.known(o, p, v, how.get(p, {})) for p, v in o.params.items()}
         known = {p: o.turn if t is None else t for p, t in found.items()}
-        opened = self.opened(o, {p: t for p, t in found.items() if t is not None})
+        opened = self.given.get(id) or self.opened(o, {p: t for p, t in found.items() if t is not None})
         free = {p for p, c in how.items() if c["match"] == "any" and found.get(p) is None}
         wanted = action.required or tuple(known)
         needed = [known[p] for p in wanted if p in known and p not in free]
@@ -99,7 +108,10 @@ class _Reader:
         return ReferenceAction(
             id=id,
             name=o.name,
-            params={p: ReferenceParam(value=v, turn=known[p], **how.get(p, {})) for p, v in o.params.items()},
+            params={
+                p: ReferenceParam(value=v, turn=known[p], **how.get(p, {}), **counted_from(v, self.dialogue.date))
+                for p, v in o.params.items()
+            },
             window=Window(open=min(opened, ready), ready=ready, close=o.turn),
             observed_turn=o.turn,
             **({} if o.time is None else {"observed_time": o.time}),
@@ -141,9 +153,13 @@ class _Reader:
     def said(self, value: str, first: int, last: int, threshold: float | None) -> int | None:
         """The first turn of [first, last] where the value is said; with a threshold, something that is so like it."""
         heard = list(enumerate(self.texts[first - 1 : last], start=first))
-        said = (turn for turn, text in heard if text.says(value))
+        said = (turn for turn, text in heard if self.is_said(value, text))
         like = (turn for turn, text in heard if threshold is not None and text.says_like(value, threshold))
         return next(said, None) or next(like, None)
+
+    def is_said(self, value: str, text: Heard) -> bool:
+        today = self.dialogue.date
+        return text.says(value) or (today is not None and says_day(text, value, today))
 
     @property
     def texts(self) -> list[Heard]:

@@ -5,7 +5,8 @@ evidence for each value; the union of the turns is the window [paper], the first
 schema leaves no room for a window outside the dialogue, an unknown action or an unknown parameter. A long dialogue is
 judged part by part, each turn once, with turns on both sides as context; what is open at a border is named in the
 next part's prompt, and the answer says what goes on. Where an answer does not fit into the token limit the parts are
-halved; where a catalog does not fit into an answer's schema it is asked about in groups of actions [ours].
+halved; where a catalog does not fit into an answer's schema it is asked about in groups of actions [ours]. That a
+whole dialogue is asked about at once is ours too: the paper asks turn by turn (`oracle_turns`).
 """
 
 import re
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from proactor_lib.agent import _template, turn_line
+from proactor_lib.comparison import counted_from
 from proactor_lib.endpoint import Endpoint, Failed, Messages
 from proactor_lib.schema import (
     Action,
@@ -162,7 +164,9 @@ def fitting(actions: Sequence[Action], limits: Limits) -> list[Sequence[Action]]
         values = [v for p in action.params for v in p.values]
         names = [action.name, *(p.name for p in action.params)]
         # "params", "candidate", "ready", and "value" and "turn" of each parameter
-        own = Limits(4 + 3 * len(action.params), len(values), sum(map(len, [*names, *values])))
+        inner = [key for p in action.params for key in (p.keys or (("key", "value") if p.type == "object" else ()))]
+        names += inner
+        own = Limits(4 + 3 * len(action.params) + len(inner), len(values), sum(map(len, [*names, *values])))
         if groups[-1] and any(a + b > most for a, b, most in zip(sums, own, limits, strict=True)):
             groups, sums = [*groups, []], Limits(0, 0, 0)
         groups[-1].append(action)
@@ -211,7 +215,7 @@ def answer_schema(actions: Sequence[Action], part: Part, carried: Sequence[Oppor
     numbers = {a.name: [0] + [i for i, o in enumerate(carried, 1) if o.name == a.name] for a in actions}
     whole = part.last and not carried and part.judged[0] == 1
     items = {a.name: _item(a, part, numbers[a.name], fewest_ready=int(whole)) for a in actions}
-    return _object({name: {"type": "array", "items": item, "maxItems": MOST} for name, item in items.items()})
+    return object_of({name: {"type": "array", "items": item, "maxItems": MOST} for name, item in items.items()})
 
 
 def _item(action: Action, part: Part, numbers: list[int], fewest_ready: int) -> dict[str, Any]:
@@ -222,23 +226,39 @@ def _item(action: Action, part: Part, numbers: list[int], fewest_ready: int) -> 
         p.name: {
             "anyOf": [
                 {"type": "null"},
-                _object({"value": _value(p), "turn": seen}),
+                object_of({"value": value_schema(p), "turn": seen}),
             ]
         }
         for p in action.params
     }
     continues = {"continues": {"type": "integer", "enum": numbers}} if len(numbers) > 1 else {}
     ready = turns | ({"minItems": fewest_ready} if fewest_ready else {})
-    return _object({**continues, "params": _object(params), "candidate": turns, "ready": ready})
+    return object_of({**continues, "params": object_of(params), "candidate": turns, "ready": ready})
 
 
-def _value(p: Parameter) -> dict[str, Any]:
+def value_schema(p: Parameter) -> dict[str, Any]:
+    """What an answer gives as the parameter's value; an object of unknown keys is a list of its `{key, value}`."""
     if p.values:
         return {"type": "string", "enum": list(p.values)}
-    return {"type": "array", "items": VALUE, "maxItems": MOST_ITEMS} if p.type == "array" else VALUE
+    inner = object_of({key: {"anyOf": [{"type": "null"}, VALUE]} for key in p.keys}) if p.keys else VALUE
+    if p.type == "array":
+        return {"type": "array", "items": inner, "maxItems": MOST_ITEMS}
+    if p.type == "object" and not p.keys:
+        return {"type": "array", "items": object_of({"key": VALUE, "value": VALUE}), "maxItems": MOST_ITEMS}
+    return inner
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
+def plain_value(value: Any, p: Parameter) -> Any:
+    """An answer's value as JSON: objects without what is null, `{key, value}` pairs as the object that they are."""
+    if p.type == "object" and isinstance(value, list):
+        return {pair["key"]: pair["value"] for pair in value}
+    if isinstance(value, dict):
+        return {key: inner for key, inner in value.items() if inner is not None}
+    return [plain_value(item, p) for item in value] if isinstance(value, list) else value
+
+
+def object_of(properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an object that has all of these properties and no others."""
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
@@ -265,9 +285,15 @@ def read(
 
 def _opportunity(action: Action, item: dict[str, Any]) -> Opportunity:
     ready = frozenset(item["ready"])
-    how = action.comparisons
-    params = {k: ReferenceParam(**p, **how.get(k, {})) for k, p in item["params"].items() if p is not None}
+    known = {k: p for k, p in item["params"].items() if p is not None}
+    params = {k: reference_param(action, k, p["value"], p["turn"]) for k, p in known.items()}
     return Opportunity(action.name, params, candidate=frozenset(item["candidate"]) - ready, ready=ready)
+
+
+def reference_param(action: Action, name: str, value: Any, turn: int) -> ReferenceParam:
+    """An answer's value, with the way in which the action's parameter is compared."""
+    parameter = next(p for p in action.params if p.name == name)
+    return ReferenceParam(value=plain_value(value, parameter), turn=turn, **action.comparisons.get(name, {}))
 
 
 def _accept(o: Opportunity, action: Action, part: Part, label: str) -> None:
@@ -287,7 +313,11 @@ def references(dialogue: Dialogue, found: Sequence[Opportunity]) -> DialogueRefe
     return DialogueReferences(
         dialogue_id=dialogue.id,
         references=tuple(
-            ReferenceAction(id=f"r{i}", name=o.name, params=o.params, window=window)
+            ReferenceAction(id=f"r{i}", name=o.name, params=_with_days(o.params, dialogue), window=window)
             for i, (window, o) in enumerate(ordered, 1)
         ),
     )
+
+
+def _with_days(params: dict[str, ReferenceParam], dialogue: Dialogue) -> dict[str, ReferenceParam]:
+    return {k: p.model_copy(update=counted_from(p.value, dialogue.date)) for k, p in params.items()}

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from proactor_lib.annotate.agreement import with_observed
 from proactor_lib.annotate.oracle import Oracle
+from proactor_lib.annotate.oracle_open import OpenOracle
+from proactor_lib.annotate.oracle_turns import TurnOracle
 from proactor_lib.concurrency import run_async
 from proactor_lib.endpoint import Answer, Endpoint, Failed, estimated_tokens, price
 from proactor_lib.errors import ProcessError, UserError
@@ -22,6 +24,8 @@ from proactor_lib.schema import Catalog, Dialogue, DialogueReferences, Form
 
 log = logging.getLogger(__name__)
 
+# Asked about: a whole dialogue at once [ours], each turn [paper], or `open` alone of what was logged [ours].
+ORACLES = {"dialogue": Oracle, "turn": TurnOracle, "open": OpenOracle}
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -42,9 +46,12 @@ class OracleSettings:
     headers: dict[str, str] = field(default_factory=dict)
     key_variable: str = "OPENAI_API_KEY"
     key: str | None = field(default=None, repr=False)  # in the place of that variable's
-    oracle: dict[str, Any] = field(
-        default_factory=dict
-    )  # fields of Oracle: judged, overlap, attempts, repeat, sampling
+    ask: str = "dialogue"  # a key of ORACLES
+    oracle: dict[str, Any] = field(default_factory=dict)  # fields of that class: attempts, repeat, sampling, ...
+
+    def annotator(self, endpoint: Endpoint, catalog: Catalog) -> Oracle | OpenOracle:
+        """Who annotates through the endpoint."""
+        return ORACLES[self.ask](endpoint, catalog, **self.oracle)
 
     def endpoint(self, kind: type[Endpoint] = Endpoint, key: str | None = None) -> Endpoint:
         """A client of the model; UserError where a key is missing. key: in the place of all others."""
@@ -155,14 +162,15 @@ async def _annotate_file(dialogues, catalog, out, settings, on_progress) -> Summ
     summary, failures = Summary(), []
     async with settings.endpoint() as endpoint:
         with atomic(out) as good:
-            oracle = Oracle(endpoint, catalog, **settings.oracle)
+            oracle = settings.annotator(endpoint, catalog)
             async for dialogue, result in in_order(dialogues, oracle.annotate, ahead=4 * settings.concurrency):
                 summary.count(result, endpoint)
                 if isinstance(result, Failed):
                     _stop_if_hopeless(result, endpoint)
                     failures.append({"dialogue_id": dialogue.id, "kind": result.kind, "reason": result.reason})
                 else:
-                    good.write(with_observed(result, dialogue).model_dump_json(exclude_unset=True) + "\n")
+                    line = result if settings.ask == "open" else with_observed(result, dialogue)
+                    good.write(line.model_dump_json(exclude_unset=True) + "\n")
                 on_progress(summary)
             _leave_failures(out, failures)
             if failures and not summary.annotated:
@@ -242,7 +250,7 @@ def plan(dialogues: Iterable[Dialogue], catalog: Catalog, settings: OracleSettin
 async def _plan(dialogues, catalog, settings) -> DryRun:
     count = 0
     async with settings.endpoint(_Dry, key="none: nothing is sent") as endpoint:
-        oracle = Oracle(endpoint, catalog, **settings.oracle)
+        oracle = settings.annotator(endpoint, catalog)
         async for _ in in_order(dialogues, oracle.annotate, ahead=4 * settings.concurrency):
             count += 1
         c = endpoint.counts
@@ -266,9 +274,11 @@ class _Dry(Endpoint):
         found = await super().complete_json(messages, schema, check, **asking)
         if found != _UNSENT:
             return found
-        actions, turns = schema["properties"], messages[-1]["content"].count("\n[")
-        self.counts.output_tokens += 10 * (len(actions) + turns)
-        return Answer(check({name: [] for name in actions}), "")
+        asked = schema["properties"]
+        listed = any("ready" in p["items"]["properties"] for p in asked.values() if "items" in p)  # an answer of turns
+        turns = messages[-1]["content"].count("\n[") if listed else 0
+        self.counts.output_tokens += 10 * (len(asked) + turns)
+        return Answer(check({name: p.get("minimum", []) for name, p in asked.items()}), "")
 
     async def _ask(self, request, headers):
         self.counts.calls += 1

@@ -1,6 +1,7 @@
 """Training speed on one device: a random Qwen2.5-14B in NF4 with the paper's LoRA, and rows of 9,216 tokens.
 
-Needs torch, transformers, peft, bitsandbytes and trl, nothing of a server: `python -m proactor_lib.bench.gpu_train`.
+Needs torch, transformers, peft and bitsandbytes (for padded rows trl too), nothing of a server.
+`python -m proactor_lib.bench.gpu_train`.
 The same code runs a tiny model on a CPU (`dry`), where FlexAttention has no backward.
 """
 
@@ -11,8 +12,7 @@ import time
 import torch
 
 from proactor_lib.artf.training import head, tree_attention
-from proactor_lib.bench import layouts
-from proactor_lib.bench.shapes import Shape, samples
+from proactor_lib.bench.made_row import paper_row
 from proactor_lib.errors import UserError
 
 MODELS = {
@@ -75,7 +75,7 @@ def random_model(sizes: dict, device: torch.device):
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    layouts.register()
+    tree_attention.register()
     torch.manual_seed(0)
     config = Qwen2Config(**sizes, max_position_embeddings=32768, tie_word_embeddings=False, use_cache=False)
     config._attn_implementation = tree_attention.TREE_ATTENTION
@@ -115,11 +115,16 @@ def _to_nf4(layer: torch.nn.Module, device: torch.device) -> None:
             setattr(parent, name, small)
 
 
-def row_of(case: str, row_tokens: int, vocabulary: int) -> list:
-    """The first rows of one dialogue in the proportions of the paper's, `row_tokens` tokens long; one row."""
-    shape = Shape(47, 8, max(2, row_tokens // 80), catalog=row_tokens // 4, turn=max(1, row_tokens // 200),
-                  token_budget=row_tokens, model="")  # fmt: skip
-    return layouts.LAYOUTS[CASES[case][0]].rows(samples(shape, vocabulary), row_tokens)[0]
+def row_of(case: str, row_tokens: int, vocabulary: int):
+    """A row of at most `row_tokens` tokens of one dialogue in the proportions of the paper's; padded: its first one."""
+    packed = paper_row(row_tokens, vocabulary)
+    if CASES[case][0] == "rows":
+        return packed
+    from proactor_lib.bench import layouts
+    from proactor_lib.bench.shapes import samples
+
+    layouts.register()
+    return layouts.padded_rows(samples(packed.shape, vocabulary), row_tokens)[0]
 
 
 def measure(model, case: str, row_tokens: int, peak: float) -> dict:
@@ -134,8 +139,8 @@ def measure(model, case: str, row_tokens: int, peak: float) -> dict:
 
 def _measure(model, case: str, row_tokens: int, peak: float) -> dict:
     device = model.device
-    model.set_attn_implementation(CASES[case][1])
     row = row_of(case, row_tokens, model.config.vocab_size)
+    model.set_attn_implementation(CASES[case][1])
     packed = {k: v.to(device) for k, v in row.pack().items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     for count in (1, STEPS):

@@ -12,6 +12,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from proactor_lib.artf.training import tree_attention
+from proactor_lib.artf.training.rows import DialogueRow, dialogue_rows
 from proactor_lib.artf.training.trl_async import TokenBudgetBatcher, TreeRow
 
 
@@ -93,17 +94,17 @@ def padded_attention(module, query, key, value, attention_mask, *, tree_cu_seqle
     return out.transpose(1, 2).flatten(0, 1)[None], None
 
 
-def whole_rows(samples: list[dict], token_budget: int) -> list[tree_attention.DialogueRow]:
+def whole_rows(samples: list[dict], token_budget: int) -> list[DialogueRow]:
     """One row per dialogue, whatever its length: `artf/training/parts.py` forwards parts that fit `token_budget`."""
-    return tree_attention.dialogue_rows(samples)
+    return dialogue_rows(samples)
 
 
-def group_rows(samples: list[dict], token_budget: int) -> list[tree_attention.DialogueRow]:
+def group_rows(samples: list[dict], token_budget: int) -> list[DialogueRow]:
     """One row per turn: its outputs share their prompt, turns share nothing. What OpenPipe ART's packing comes to."""
     groups: dict[int, list[dict]] = {}
     for sample in samples:
         groups.setdefault(sample["group_id"], []).append(sample)
-    return [row for group in groups.values() for row in tree_attention.dialogue_rows(group, token_budget)]
+    return [row for group in groups.values() for row in dialogue_rows(group, token_budget)]
 
 
 def trl_rows(samples: list[dict], token_budget: int) -> list[TreeRow]:
@@ -138,7 +139,7 @@ LAYOUTS = {
     "padded": Layout(padded_rows, "proactor_padded"),
     "grouped": Layout(group_rows, tree_attention.TREE_ATTENTION),
     "trl": Layout(trl_rows, "proactor_trl_sdpa"),
-    "rows": Layout(tree_attention.dialogue_rows, tree_attention.TREE_ATTENTION),
+    "rows": Layout(dialogue_rows, tree_attention.TREE_ATTENTION),
     "ours": Layout(whole_rows, tree_attention.TREE_ATTENTION),
 }
 

@@ -106,7 +106,13 @@ class Reader:
             description=" ".join(str(keywords.get("description") or keywords.get("title") or "").split()),
             required=required,
             values=self._values(keywords, here),
+            keys=tuple(schema.properties) or self._item_keys(keywords, here),
         )
+
+    def _item_keys(self, keywords: dict, place: str) -> tuple[str, ...]:
+        """The keys of the objects in a list."""
+        items = keywords.get("items")
+        return tuple(self.merged([items], f"{place}[]").properties) if isinstance(items, Part) else ()
 
     def _type(self, keywords: dict, place: str) -> str:
         named = keywords.get("type")
@@ -158,6 +164,8 @@ class Reader:
         above = self.merged([Part(p, scope) for p in value.get("allOf", ())], place)
         above.take_in(self._chosen([Part(o, scope) for o in value.get("anyOf") or value.get("oneOf") or ()], place))
         own = {k: v for k, v in value.items() if k not in STRUCTURE}
+        if "items" in value:
+            own["items"] = Part(value["items"], scope)
         if isinstance(value.get("required"), bool):
             own["required"] = value["required"]
         required = value.get("required", ())

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -29,9 +29,14 @@ def annotate(
     split: Split = "train",
     limit: Limit = None,
     max_turns: MaxTurns = None,
-    annotator: Annotated[str, typer.Option(help="evidence (from the log) or oracle (a language model).")] = "evidence",
+    annotator: Annotated[
+        str, typer.Option(help="evidence (from the log), oracle (a language model) or evidence+oracle.")
+    ] = "evidence",
     model: Annotated[str | None, typer.Option(help="The oracle's name at its endpoint.")] = None,
     url: Annotated[str | None, typer.Option(help="The oracle's OpenAI-compatible base URL, ending in /v1.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="The oracle is asked about a whole dialogue, or each turn.")
+    ] = "dialogue",
     concurrency: Annotated[int, typer.Option(min=1, help="The oracle's requests in flight.")] = 16,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request of the oracle is tried again.")] = 300,
     cache: Annotated[Path | None, typer.Option(help="The oracle's answers; none: one folder for all runs.")] = None,
@@ -56,11 +61,12 @@ def annotate(
 ) -> None:
     """Find the windows of opportunity of a split's dialogues."""
     from proactor_lib import datasets
+    from proactor_lib.params import Annotator
 
-    if annotator not in ("evidence", "oracle"):
-        raise UserError(f"unknown annotator {annotator!r}; accepted: evidence, oracle")
-    if annotator == "oracle" and not (model and url):
-        raise UserError("annotator 'oracle' needs --model and --url")
+    if annotator not in (known := get_args(Annotator)):
+        raise UserError(f"unknown annotator {annotator!r}; accepted: {', '.join(known)}")
+    if annotator != "evidence" and not (model and url):
+        raise UserError(f"annotator {annotator!r} needs --model and --url")
     corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log, transcript=transcript)
     if annotator == "evidence":
         summary, text = _by_evidence(corpus, out)
@@ -69,7 +75,8 @@ def annotate(
         from proactor_lib.run import oracle_settings
 
         asked = _asked(
-            oracle_model=model, oracle_url=url, oracle_form=form, oracle_key_variable=key_variable,
+            annotator=annotator, oracle_protocol=protocol, oracle_model=model, oracle_url=url, oracle_form=form,
+            oracle_key_variable=key_variable,
             oracle_headers=_headers(header), oracle_sampling=parse_settings(sampling, "--sampling"),
         )  # fmt: skip
         settings = replace(
@@ -89,7 +96,7 @@ def _asked(**given) -> "Params":
     """What the oracle is asked with, checked as a run's parameters are; what is empty has its default."""
     from proactor_lib.params import validate
 
-    return validate({"annotator": "oracle"} | {k: v for k, v in given.items() if v}, "proactor annotate")
+    return validate({k: v for k, v in given.items() if v}, "proactor annotate")
 
 
 def _headers(given: list[str]) -> dict[str, str]:

@@ -129,7 +129,7 @@ def _data(asked: Question) -> Iterator[Row]:
 
 def _endpoints(asked: Question) -> Iterator[Row]:
     p, machine = asked.params, asked.machine
-    asks_oracle = "oracle" in (p.annotator, p.second_annotator) and asked.stages & ANNOTATING
+    asks_oracle = any("oracle" in (a or "") for a in (p.annotator, p.second_annotator)) and asked.stages & ANNOTATING
     asks_judge = asked.trains and REWARDS[p.reward].judged and p.judge != "rubric"
     asks_policy = asked.stages & SERVING and p.policy_url
     urls = {

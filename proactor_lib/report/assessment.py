@@ -40,7 +40,7 @@ def page(run: RunFolder, scored: EvalResults) -> str:
     texts = [
         f"# Assessment: {run.catalog.domain}\n",
         f"{len(cases)} dialogues, {len(waits)} opportunities, {logged} triggers in the log."
-        f"{_failed(run)} {BY_LOG if run.params.annotator == 'evidence' else BY_ORACLE}\n",
+        f"{_failed(run)} {BY_LOG if run.params.annotator.startswith('evidence') else BY_ORACLE}\n",
         _metrics(scored),
         f"## How early\n\n{_early(waits)}\n",
         _listed(waits[waits.wait > 0].sort_values("wait", ascending=False, kind="stable"), _waited),

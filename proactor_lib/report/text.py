@@ -20,7 +20,12 @@ ONE_SEED = (
 def method(params: Params, steps: int) -> list[str]:
     """What the run did, a sentence each, from its parameters; `steps`: optimiser steps that were recorded."""
     p = params
-    annotator = "the evidence annotator" if p.annotator == "evidence" else f"the oracle annotator ({p.oracle_model})"
+    by_turn = ", asked turn by turn" * (p.oracle_protocol == "turn")
+    annotator = {
+        "evidence": "the evidence annotator",
+        "oracle": f"the oracle annotator ({p.oracle_model}{by_turn})",
+        "evidence+oracle": f"the evidence annotator, with `open` by {p.oracle_model}",
+    }[p.annotator]
     where = f"{p.evaluation_turns} evenly spaced turns" if p.evaluation_turns else "every turn"
     found = [
         f"Dialogues: {p.dataset}, {p.train_dialogues} to train on at most and {p.test_dialogues} held out; "

@@ -6,11 +6,21 @@ pass: the backward is one multiplication.
 """
 
 import types
+from dataclasses import dataclass
 
 import torch
-from trl.trainer.utils import FusedCausalLMOutput
+from transformers.utils import ModelOutput
 
 ROWS = 256  # positions whose logits (ROWS x vocabulary, float32) are held at once
+
+
+@dataclass
+class ScoredOutput(ModelOutput):
+    """What a forward with `fused_lm_head` answers, as TRL's FusedCausalLMOutput: each (1, N)."""
+
+    log_probs: torch.FloatTensor | None = None
+    entropy: torch.FloatTensor | None = None
+    label_mask: torch.BoolTensor | None = None  # where a label is scored
 
 
 class FrozenHead(torch.autograd.Function):
@@ -57,7 +67,7 @@ def attach_head(model, temperature: float = 1.0, **_) -> None:
         scored = shift_labels != -100
         log_probs, entropy = FrozenHead.apply(hidden[scored].to(head.dtype), head, shift_labels[scored], temperature)
         spread = (x.new_zeros(scored.shape).masked_scatter(scored, x) for x in (log_probs, entropy))
-        return FusedCausalLMOutput(**dict(zip(("log_probs", "entropy"), spread, strict=True)), label_mask=scored)
+        return ScoredOutput(**dict(zip(("log_probs", "entropy"), spread, strict=True)), label_mask=scored)
 
     model.forward = types.MethodType(forward, model)
 

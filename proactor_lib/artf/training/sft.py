@@ -21,6 +21,7 @@ from proactor_lib.artf.training import head, lean_layers, parts, ranks, tree_att
 from proactor_lib.artf.training.adapter import save_adapter
 from proactor_lib.artf.training.early_stopping import EarlyStopping
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
+from proactor_lib.artf.training.rows import DialogueRow
 from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
 
@@ -81,9 +82,9 @@ def use_cuda(params: Params) -> bool:
     return params.device == "cuda" or (params.device == "auto" and torch.cuda.is_available())
 
 
-def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> tree_attention.DialogueRow:
+def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> DialogueRow:
     """All turns of the visit with what the references say there, as one row."""
-    row = tree_attention.DialogueRow()
+    row = DialogueRow()
     for turn in visit.turns:
         prompt = trunk.prompt(turn)
         output = reference_tokens(tokenizer, visit.references, turn)

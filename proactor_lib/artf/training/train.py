@@ -115,6 +115,7 @@ def train(run: RunFolder, **kwargs) -> None:
     if finished(run):
         log.info("%s is there already", job.adapter)
         return
+    log.info("%s trains", job.base)  # a model that is not there is said before anything large is imported
     with ranks.group(_on_gpu(job.params)):
         if not job.adapter.exists():
             _warm_start_and_reinforce(job, **kwargs)

@@ -24,6 +24,7 @@ from proactor_lib.artf.serving.policy_sync import PolicySync
 from proactor_lib.artf.training import head, losses, parts, tree_attention
 from proactor_lib.artf.training.adapter import load_adapter, save_adapter
 from proactor_lib.artf.training.rollouts import RolloutWorker, StepBatch
+from proactor_lib.artf.training.rows import DialogueRow, dialogue_rows
 from proactor_lib.artf.training.sft import lean
 from proactor_lib.artf.training.trl_async import (
     AsyncGRPOConfig,
@@ -122,13 +123,13 @@ class DialogueTrainer(AsyncGRPOTrainer):
         rows = self.rows(self._batch.samples)
         return micro_batches(rows, self.accelerator.num_processes, self.processing_class.pad_token_id)
 
-    def rows(self, samples: list[dict]) -> list[tree_attention.DialogueRow]:
+    def rows(self, samples: list[dict]) -> list[DialogueRow]:
         """How a step's samples become rows: whole dialogues, which are cut into parts (`parts.py`) as they are trained.
 
         On several ranks, and where the start's policy is forwarded too, they are what each can hold.
         """
         whole = self.accelerator.num_processes == 1 and self._start is None
-        return tree_attention.dialogue_rows(samples, math.inf if whole else self.args.token_budget)
+        return dialogue_rows(samples, math.inf if whole else self.args.token_budget)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward of the step's rows, one after another; their losses add up to the step's."""
@@ -310,16 +311,14 @@ def exchanged(weights: list[torch.nn.Parameter], others: list[torch.Tensor]):
             weight.data.copy_(value)
 
 
-def step_size(rows: list[tree_attention.DialogueRow]) -> list[float]:
+def step_size(rows: list[DialogueRow]) -> list[float]:
     """`losses.StepSize` of a step's rows, as numbers."""
     outputs = [s["old_log_probs"][s["completion_mask"] > 0] for row in rows for s in row.samples]
     sampled = [len(o) for o in outputs if not np.isnan(o).any()]
     return [float(sum(sampled)), float(len(sampled)), float(sum(map(len, outputs)) - sum(sampled))]
 
 
-def micro_batches(
-    rows: list[tree_attention.DialogueRow], ranks: int, pad_token_id: int
-) -> list[dict[str, torch.Tensor]]:
+def micro_batches(rows: list[DialogueRow], ranks: int, pad_token_id: int) -> list[dict[str, torch.Tensor]]:
     """Rows in micro-batches of one a rank, heaviest first; idle ranks get a row that weighs nothing: `real` is 0."""
     rows = sorted(rows, key=lambda row: row.load, reverse=True)
     size = torch.tensor([step_size(rows)] * ranks)
