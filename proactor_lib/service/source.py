@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import predictions
 from proactor_lib.evaluate.policy_set import BASE, PolicySet
-from proactor_lib.evaluate.readiness import tuned_threshold
+from proactor_lib.evaluate.readiness import tuned_threshold, untuned
 from proactor_lib.evaluate.results import focus
 from proactor_lib.files import read_json, read_text
 from proactor_lib.params import Params, validate
@@ -107,7 +107,8 @@ def _of_run(folder: Path, catalog: Path | None, policy: str | None, threshold: f
     present = policies.present([policy] if policy else run.params.policies, missing.append)
     if not present:
         raise UserError("; ".join(missing))
-    name = policy or focus(present)
+    chosen = policy or focus(present)
+    name = untuned(chosen) or chosen  # here its threshold is applied
     values = run.params.model_dump(mode="json") | {"adapters": _absolute(policies.adapters)}
     params = validate(values | settings, str(folder))
     shown = read_json(catalog, Catalog) if catalog else run.catalog
