@@ -1,27 +1,38 @@
 """How far two values of one parameter agree: by the rule of their type, by similarity, or by their parts [ours]."""
 
 import json
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
+from proactor_lib.days import is_day, same_day
 from proactor_lib.values import normalise, same_value
 
 _OPENING = ("[", "{")  # of a list or an object
 
 
-def agreement(a: str, b: str, match: str = "exact", text_threshold: float = 0.6) -> float:
+def agreement(a: str, b: str, match: str = "exact", text_threshold: float = 0.6, today: date | None = None) -> float:
     """How far two values of one parameter agree, in [0, 1] [ours].
 
     match: `exact` by `same_value`, a list or an object by its parts; `text`: 1 from a similarity of `text_threshold`
-    on; `any`: 1.
+    on; `any`: 1. today: the dialogue's day, where it is known; values that name one day from there agree (`days`).
     """
-    if match == "any" or same_value(a, b):
+    if match == "any" or _same(a, b, today):
         return 1.0
     if match == "text":
         return float(similarity(a, b) >= text_threshold - 1e-9)
     if a[:1] in _OPENING and b[:1] in _OPENING:
-        return _by_parts(_parsed(a), _parsed(b))
+        return _by_parts(_parsed(a), _parsed(b), today)
     return 0.0
+
+
+def counted_from(value: str, today: date | None) -> dict[str, date]:
+    """`today` for a reference's parameter: the dialogue's day, where the value (or a part of it) is a day."""
+    return {"today": today} if today and any(is_day(leaf, today) for leaf in leaves(value)) else {}
+
+
+def _same(a: str, b: str, today: date | None) -> bool:
+    return same_value(a, b) or (today is not None and same_day(a, b, today))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -55,16 +66,16 @@ def _parsed(value: str) -> Any:
     return parsed if isinstance(parsed, list | dict) else value
 
 
-def _by_parts(a: Any, b: Any) -> float:
+def _by_parts(a: Any, b: Any, today: date | None) -> float:
     """Twice what agrees as a share of both sizes: objects key by key, lists by the best pairs, whatever their order."""
     if isinstance(a, dict) and isinstance(b, dict):
-        agreeing, sizes = sum(_by_parts(a[k], b[k]) for k in a.keys() & b.keys()), len(a) + len(b)
+        agreeing, sizes = sum(_by_parts(a[k], b[k], today) for k in a.keys() & b.keys()), len(a) + len(b)
     elif isinstance(a, list) and isinstance(b, list):
-        agreeing, sizes = _best_pairs([[_by_parts(x, y) for y in b] for x in a]), len(a) + len(b)
+        agreeing, sizes = _best_pairs([[_by_parts(x, y, today) for y in b] for x in a]), len(a) + len(b)
     elif isinstance(a, list | dict) or isinstance(b, list | dict):
         return 0.0
     else:
-        return float(same_value(_text(a), _text(b)))
+        return float(_same(_text(a), _text(b), today))
     return 2 * agreeing / sizes if sizes else 1.0
 
 

@@ -39,13 +39,18 @@ def _alone(cpus: int | None):
     import ray
 
     folder = tempfile.mkdtemp(prefix="pray-", dir=processes.short_temp_folder())  # short: Ray's sockets lie in it
+    options = {
+        "address": "local",  # not the one of RAY_ADDRESS
+        "num_cpus": cpus or processes.cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1",
+        "object_store_memory": STORE_BYTES, "log_to_driver": False, "logging_level": "ERROR", "_temp_dir": folder,
+    }  # fmt: skip
     try:
         with processes.guarded():
-            ray.init(
-                address="local",  # not the one of RAY_ADDRESS
-                num_cpus=cpus or processes.cores(), include_dashboard=False, _node_ip_address="127.0.0.1",
-                object_store_memory=STORE_BYTES, log_to_driver=False, logging_level="ERROR", _temp_dir=folder,
-            )  # fmt: skip
+            try:
+                ray.init(**options)
+            except Exception:  # Ray gives its helper 15 s to start (its issue 65983), too few on a busy machine
+                ray.shutdown()
+                ray.init(**options)
             yield ray
     finally:
         shutil.rmtree(folder, ignore_errors=True)

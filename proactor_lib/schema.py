@@ -3,6 +3,7 @@
 Turns count from 1. Parameter values are strings: what a dialogue says, not what a program would parse from it.
 """
 
+import datetime
 import hashlib
 import json
 from collections.abc import Iterable
@@ -169,6 +170,7 @@ class Dialogue(Record):
     observed: tuple[ObservedAction, ...] | None = None
     actions: tuple[str, ...] = ()  # the catalog's actions that this dialogue is shown; empty: all
     services: tuple[str, ...] = ()  # the groups of actions that it is about, where the corpus says so; not shown
+    date: datetime.date | None = None  # the day on which it takes place; None: not known
 
     @model_validator(mode="after")
     def _inside(self):
@@ -199,12 +201,16 @@ class Window(Record):
 
 
 class ReferenceParam(Record):
-    """A value, the first turn that gives evidence for it, and how another value is compared with it."""
+    """A value, the first turn that gives evidence for it, and how another value is compared with it.
+
+    today: of a value that is a day, the dialogue's day, where it is known (`days`).
+    """
 
     value: Value
     turn: TurnIndex
     match: Match = "exact"
     text_threshold: Share = 0.6
+    today: datetime.date | None = None
 
 
 class ReferenceAction(Record):

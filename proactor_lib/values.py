@@ -7,6 +7,7 @@ One comparison (`same_value`) serves the metrics, the rewards and the annotator.
   before its digits (`007`) is text.
 - date: by day; `28/11/2026` and `28.11.2026` are read day first, since no month has that number or no country writes it
   otherwise, `5/3/2026` month first. A date without a year agrees with that day of any year. A time of day may follow.
+  Where the day of a dialogue is known, days told from there (`tomorrow`, `next Friday`) are dates too (`days.py`).
 - time: on 24 hours; without a part of the day as it is written.
 - truth: `yes` is `true`, `no` is `false`.
 - text: all else, by spelling: case, width and accents do not count (`ü` is also `ue`), nor do punctuation, apostrophes

@@ -14,19 +14,16 @@ import support  # noqa: F401 (first: it keeps each test process to one thread)
 
 # Files whose tests run in one process, so that what they share is started once; any other file is a group of its own.
 GROUPS = {
+    "training": ("test_resume", "test_training_faults", "test_ranks", "test_packing", "test_bench_packing",
+                 "test_trainer_step", "test_trainer_base", "test_bench_async"),
     "vllm": ("test_cluster_vllm", "test_oracle_vllm", "test_evaluate", "test_judges"),
-    "browser": (
-        "test_watch_browser",
-        "test_service_page",
-        "test_annotation_notebook",
-        "test_report",
-        "test_sweep_report",
-    ),
+    "browser": ("test_watch_browser", "test_service_page", "test_annotation_notebook", "test_report",
+                "test_sweep_report"),
 }  # fmt: skip
 GROUP_OF_FILE = {file: group for group, files in GROUPS.items() for file in files}
 GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}
 # What costs most begins first.
-FIRST = ["test_whole_run", "test_readme", "vllm", "test_sweep_run", "browser", "test_resume", "test_training_faults"]
+FIRST = ["test_whole_run", "test_readme", "vllm", "training", "test_sweep_run", "browser"]
 CHROMIUM_FLAGS = (
     "headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1600", "disable-gpu", "disable-quic",
     "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from proactor_lib.artf.training import parts
-from proactor_lib.artf.training.rows import dialogue_rows
-from proactor_lib.bench import arithmetic, gpu_train, layouts, packing
+from proactor_lib.bench import arithmetic, packing
 from proactor_lib.bench.made_row import MadeRow, paper_row
 from proactor_lib.bench.shapes import SHAPES, Shape, samples
+
+from support.late import Late
+
+gpu_train, layouts = Late("proactor_lib.bench.gpu_train"), Late("proactor_lib.bench.layouts")
 
 SMALL = Shape(turns=4, k=2, output=3, catalog=10, turn=4, token_budget=44, model="tiny")
 
@@ -27,7 +30,7 @@ def test_made_up_dialogues_have_the_shape_that_was_asked_for():
 def test_twenty_times_fewer_tokens_than_padded(shape):
     shape = SHAPES[shape]
     made = samples(shape, vocabulary=49152)
-    rows = dialogue_rows(made, shape.token_budget)
+    rows = layouts.dialogue_rows(made, shape.token_budget)
     assert max(len(row.tokens) for row in rows) <= shape.token_budget
     assert sum(len(s["input_ids"]) for s in made) >= 20 * sum(len(row.tokens) for row in rows)
 
@@ -85,7 +88,9 @@ def test_trls_rows_are_its_own_batchers_and_hold_every_sample_once():
     assert [len(row.samples) for row in rows] == [5, 3]
 
 
-def test_the_command_prints_tokens_and_the_gradients_error(cli):
+def test_the_command_prints_tokens_and_the_gradients_error(cli, monkeypatch):
+    """In this process: test_bench_async.py measures in processes of their own."""
+    monkeypatch.setattr(packing.isolated, "call", lambda module, *arguments: packing.main(*arguments))
     said = cli("bench", "packing", "--shape", "tiny", "--layouts", "ours", "--json")
     measured = json.loads(said.stdout)
     assert measured["padded_tokens"] > measured["library_tokens"] >= measured["packed_tokens"] > 0
@@ -114,7 +119,7 @@ def test_the_dry_run_trains_packed_and_padded_and_says_what_a_cpu_lacks():
 
 def test_a_made_row_is_laid_out_as_trls_tree_would_be():
     shape = Shape(turns=3, k=2, output=3, catalog=4, turn=2, token_budget=99, model="tiny")
-    made, real = MadeRow(shape, 100), dialogue_rows(samples(shape, 100))[0]
+    made, real = MadeRow(shape, 100), layouts.dialogue_rows(samples(shape, 100))[0]
     packed, wanted = made.pack(), real.pack()
     assert packed.keys() == wanted.keys()
     for name in packed.keys() - {"input_ids", "shift_labels", "advantages"}:  # those are drawn

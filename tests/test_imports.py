@@ -142,6 +142,25 @@ def test_free_text_is_guessed_from_lengths_and_variety(tmp_path):
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [{"function": c} for c in calls]}]
     found = forms.read([written(tmp_path, "d.json", chat)], "chat")
     assert [(p.name, p.match) for p in found.catalog.actions[0].params] == [("text", "text"), ("tag", "exact")]
+    known = {"name": "note", "parameters": {"properties": {"text": {"type": "string"}, "tag": {"type": "string"}}}}
+    with_tools = forms.read([tmp_path / "d.json"], "chat", written(tmp_path, "tools.json", [known]))
+    assert [(p.name, p.match) for p in with_tools.catalog.actions[0].params] == [("text", "text"), ("tag", "exact")]
+    shown = "long and varied values: free text, compared by similarity (match: text) (note.text)"
+    assert shown in list(found.notes.guessed) and shown in list(with_tools.notes.guessed)
+
+
+def test_what_is_guessed_is_corrected_in_the_catalog(tmp_path):
+    """Sentences without spaces between their words are free text too; a catalog that is given is left as it is."""
+    said = ("客人想要一张安静的靠近门的桌子", "客人想要一张靠近窗户的大桌子")
+    calls = [{"name": "note", "arguments": {"text": text}} for text in said]
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "tool_calls": [{"function": c} for c in calls]}]
+    files = [written(tmp_path, "d.json", chat)]
+    catalog = forms.read(files, "chat").catalog
+    assert catalog.actions[0].params[0].match == "text"
+    corrected = catalog.model_dump(mode="json")
+    corrected["actions"][0]["params"][0]["match"] = "exact"
+    again = forms.read(files, "chat", written(tmp_path, "catalog.json", corrected))
+    assert again.catalog.actions[0].params[0].match == "exact" and not list(again.notes.guessed)
 
 
 def test_a_batchs_line_free_text_tools_and_arguments_that_are_not_json(tmp_path):

@@ -118,7 +118,7 @@ def test_nothing_is_left_when_the_caller_is_stopped(tmp_path, number):
     wait_until(lambda: living(marker))
     tree = processes.family(caller.pid, itself=False)
     caller.send_signal(number)
-    assert caller.wait(15) != 0
+    assert caller.wait(100) != 0
     wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree))
     assert living(marker) == []
 
@@ -128,7 +128,7 @@ def test_pss_counts_shared_pages_once():
     block = bytearray(os.urandom(1) * 200_000_000)
     pid = os.fork()
     if pid == 0:
-        time.sleep(30)
+        time.sleep(300)
         os._exit(0)
     try:
         both = [psutil.Process(), psutil.Process(pid)]
@@ -158,11 +158,12 @@ def test_progress_is_tailed_line_by_line(tmp_path):
 def test_a_guard_ends_daemons_too(number):
     """A daemon that left the family is ended, when the block ends and when its process is killed."""
     marker = f"sleep {800 + os.getpid() / 1e7}"
-    code = "import subprocess, time; from proactor_lib.processes import guarded\nwith guarded():\n"
-    code += f"    subprocess.run('setsid {marker} &', shell=True)\n    time.sleep({60 if number else 2})"
-    caller = subprocess.Popen([sys.executable, "-c", code])
+    code = "import subprocess, sys; from proactor_lib.processes import guarded\nwith guarded():\n"
+    code += f"    subprocess.run('setsid {marker} &', shell=True)\n    sys.stdin.read()"
+    caller = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     wait_until(lambda: living(marker))
     if number:
         caller.send_signal(number)
-    caller.wait(20)
+    caller.stdin.close()
+    caller.wait(100)
     wait_until(lambda: not living(marker))

@@ -134,7 +134,7 @@ def misbehave(answers):
 def test_every_dialogue_ends_annotated_or_failed_with_its_reason(calls, tmp_path):
     answers = Truthful(calls.dialogues, calls.truth)
     with FakeEndpoint(misbehave(answers)) as server:
-        lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", concurrency=40, timeout=4, retries=1)
+        lines, failed, summary = annotate(server, calls, tmp_path / "refs.jsonl", concurrency=40, timeout=8, retries=1)
     reasons = {int(f.dialogue_id[-2:]) % 10: f.reason for f in failed}
     assert summary.annotated == len(lines) == 15 and len(failed) == sum(summary.failed.values()) == 15
     assert {line.dialogue_id for line in lines} | {f.dialogue_id for f in failed} == {d.id for d in calls.dialogues}

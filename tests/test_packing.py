@@ -5,11 +5,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from proactor_lib.artf.training import head, parts, tree_attention
-from proactor_lib.artf.training.rows import DialogueRow, dialogue_rows
-from proactor_lib.artf.training.trainer import AsyncGRPOTrainer, DialogueTrainer, micro_batches
+from proactor_lib.artf.training import parts
 from proactor_lib.bench.packing import tiny_float32
 from safetensors import SafetensorError
+
+from support.late import Late
+
+head, rows, tree_attention, trainer = (
+    Late(f"proactor_lib.artf.training.{name}") for name in ("head", "rows", "tree_attention", "trainer")
+)
 
 TRUNK = list(range(100, 112))
 OUTPUTS = {3: ([7, 2], [7, 8, 2], [7, 2]), 8: ([9, 2], [5, 6, 2]), 12: ([5, 2], [5, 9, 9, 2])}
@@ -33,8 +37,8 @@ def samples() -> list[dict]:
     return [sample(end, output, 0.5 + n) for end, outputs in OUTPUTS.items() for n, output in enumerate(outputs)]
 
 
-def row_of(some: list[dict]) -> DialogueRow:
-    row = DialogueRow()
+def row_of(some: list[dict]):
+    row = rows.DialogueRow()
     for s in some:
         row.add(s)
     return row
@@ -46,7 +50,7 @@ def tree_of(packed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def saver(folder):
     """A trainer that can do nothing but write its checkpoint of step 2 into the folder."""
-    made = object.__new__(DialogueTrainer)
+    made = object.__new__(trainer.DialogueTrainer)
     made.args, made.state = SimpleNamespace(output_dir=str(folder)), SimpleNamespace(global_step=2)
     made.accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
     return made
@@ -61,7 +65,7 @@ def test_a_disk_that_is_full_costs_a_checkpoint(tmp_path, monkeypatch, caplog, e
     def save(self, model, trial):
         raise error
 
-    monkeypatch.setattr(AsyncGRPOTrainer, "_save_checkpoint", save)
+    monkeypatch.setattr(trainer.AsyncGRPOTrainer, "_save_checkpoint", save)
     saver(tmp_path)._save_checkpoint(None, None)
     assert "checkpoint checkpoint-2 was not written" in caplog.text
 
@@ -73,7 +77,7 @@ def test_a_mistake_in_a_checkpoint_ends_the_run(tmp_path, monkeypatch, error):
     def save(self, model, trial):
         raise error
 
-    monkeypatch.setattr(AsyncGRPOTrainer, "_save_checkpoint", save)
+    monkeypatch.setattr(trainer.AsyncGRPOTrainer, "_save_checkpoint", save)
     with pytest.raises(type(error)):
         saver(tmp_path)._save_checkpoint(None, None)
 
@@ -83,10 +87,10 @@ def model():
     return tiny_float32()
 
 
-def loss_and_gradients(model, rows: list[DialogueRow]) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(model, some: list) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     total = 0.0
-    for row in rows:
+    for row in some:
         packed = row.pack()
         loss = -(head.row_log_probs(model, packed) * packed["advantages"]).sum()
         loss.backward()
@@ -161,7 +165,7 @@ def test_the_mask_for_gpus_is_the_same_attention():
 
 
 def test_the_head_gives_log_probabilities_entropies_and_gradients(monkeypatch):
-    monkeypatch.setattr(head, "ROWS", 3)
+    monkeypatch.setattr("proactor_lib.artf.training.head.ROWS", 3)
     torch.manual_seed(0)
     hidden, weight = torch.randn(7, 8, requires_grad=True), torch.randn(20, 8)
     labels = torch.randint(20, (7,))
@@ -269,15 +273,15 @@ def test_log_probabilities_are_those_of_the_plain_model(model):
 
 def test_rows_keep_dialogues_apart_and_obey_the_budget():
     some = [sample(3, [7, 2], dialogue="a"), sample(12, [9, 2], dialogue="a"), sample(3, [7, 2], dialogue="b")]
-    assert [len(r.samples) for r in dialogue_rows(some, token_budget=100)] == [2, 1]
-    assert [len(r.samples) for r in dialogue_rows(some, token_budget=16)] == [1, 1, 1]
+    assert [len(r.samples) for r in rows.dialogue_rows(some, token_budget=100)] == [2, 1]
+    assert [len(r.samples) for r in rows.dialogue_rows(some, token_budget=16)] == [1, 1, 1]
     with pytest.raises(ValueError, match="16 tokens, token_budget is 15"):
-        dialogue_rows(some, token_budget=15)
+        rows.dialogue_rows(some, token_budget=15)
 
 
 def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
-    rows = dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
-    batches = micro_batches(rows, ranks=2, pad_token_id=0)
+    apart = rows.dialogue_rows([sample(3, [7, 2], dialogue=d) for d in "abc"], token_budget=100)
+    batches = trainer.micro_batches(apart, ranks=2, pad_token_id=0)
     assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
     assert [b["real"].tolist() for b in batches] == [[1, 1], [1, 0]]
     assert all(b["step_size"].tolist() == [[6, 3, 0]] * 2 for b in batches)  # tokens, outputs, supervised tokens

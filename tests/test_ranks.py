@@ -40,15 +40,38 @@ def run_ranks(count, script, folder, *arguments):
         return subprocess.Popen(launcher if count > 1 else command, stdout=log, stderr=subprocess.STDOUT)
 
 
-def test_two_ranks_take_the_steps_of_one(tmp_path):
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run on two ranks: recorded steps, warm start and GRPO, until rank 1 is killed with SIGKILL in a step."""
+    run = opened(
+        tmp_path_factory.mktemp("ranks"),
+        sft_steps=2,
+        sft_dialogues_per_step=2,
+        max_steps=4,
+        policy_sync="adapter",
+        trainers=2,
+    )
+    (run.out / "recorded").mkdir()
+    run.training.mkdir()
+    with Completions() as server:
+        second = threading.Event()
+        server.on = lambda path, body: second.set() if path == "/v1/load_lora_adapter" and "-v2" in str(body) else None
+        launcher = run_ranks(2, "ranks_job.py", run.out, server.port)
+        wait_until(second.is_set, process=launcher)
+        family = psutil.Process(launcher.pid).children(recursive=True)
+        [rank_1] = [p for p in family if p.environ().get("RANK") == "1"]
+        rank_1.kill()
+        assert launcher.wait(60) == 1
+        assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+        yield run, server.port
+
+
+def test_two_ranks_take_the_steps_of_one(killed, tmp_path):
     """Ten steps of recorded rollouts: the losses, and the first step's gradients."""
-    runs = {}
-    for count in (1, 2):
-        (tmp_path / str(count)).mkdir()
-        runs[count] = run_ranks(count, "ddp_step.py", tmp_path / str(count))
-    for count, run in runs.items():
-        assert run.wait(240) == 0, (tmp_path / str(count) / "launcher.log").read_text()[-3000:]
-    one, two = (torch.load(tmp_path / str(count) / "steps.pt") for count in (1, 2))
+    from support import ddp_step
+
+    ddp_step.main(tmp_path)
+    one, two = (torch.load(folder / "steps.pt") for folder in (tmp_path, killed[0].out / "recorded"))
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert len(one["loss"]) == 10 and len(set(one["loss"])) == 10
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
@@ -59,24 +82,12 @@ def test_two_ranks_take_the_steps_of_one(tmp_path):
         assert (two["gradients"][name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
-def test_a_killed_rank_ends_all_with_a_sentence_and_one_rank_goes_on(tmp_path):
-    """Warm start and GRPO on two ranks; rank 1 is killed with SIGKILL in a step; the next start has one rank."""
-    run = opened(tmp_path, sft_steps=2, sft_dialogues_per_step=2, max_steps=4, policy_sync="adapter", trainers=2)
-    with Completions() as server:
-        second = threading.Event()
-        server.on = lambda path, body: second.set() if path == "/v1/load_lora_adapter" and "-v2" in str(body) else None
-        run.training.mkdir()
-        launcher = run_ranks(2, "ranks_job.py", run.out, server.port)
-        wait_until(second.is_set, process=launcher)
-        family = psutil.Process(launcher.pid).children(recursive=True)
-        [rank_1] = [p for p in family if p.environ().get("RANK") == "1"]
-        rank_1.kill()
-        assert launcher.wait(60) == 1
-        assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
-        said = (run.out / "launcher.log").read_text()
-        assert "training process 1 of 2 was killed by SIGKILL, so all were ended; the next start goes on" in said
-        assert not (run.training / "adapter").exists()
-        assert trainer(run.out, server.port) == 0
+def test_a_killed_rank_ends_all_with_a_sentence_and_one_rank_goes_on(killed, tmp_path):
+    run, port = killed
+    said = (run.out / "launcher.log").read_text()
+    assert "training process 1 of 2 was killed by SIGKILL, so all were ended; the next start goes on" in said
+    assert not (run.training / "adapter").exists()
+    assert trainer(run.out, port) == 0
     lines = metrics(run.out)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["ranks"] for line in lines] in ([2, 1, 1, 1], [2, 2, 1, 1])

@@ -1,4 +1,4 @@
-"""Every command of the README, run as it stands there, on a working copy whose parameter files are small.
+"""Every command of the README, run as it stands there, on a working copy with small parameter files.
 
 Three commands are not run whole here: `make test` is what runs this test; of `proactor run` only stage 01 is
 run, tests/test_whole_run.py runs all four; `uv pip install` says what it would install.
@@ -20,6 +20,7 @@ import yaml
 from proactor_lib import Run
 from proactor_lib.params import Params, load_params
 
+from support.notebooks import write_notebook
 from support.readme_map import files, readme_map
 from support.reward_cases import BOTH, RIGHT, SILENCE, group, scores
 from support.shared import SHARED, needs_shared
@@ -32,6 +33,7 @@ SHIMS = """
 set -euo pipefail
 make() {{ command make -n -s -C {root} "$@" > recipe.txt; python {extract} recipe.txt > recipe.sh; source recipe.sh; }}
 uv() {{ if [ "$1" = pip ]; then command uv "$@" --dry-run; else command uv "$@"; fi; }}
+ray() {{ command ray "$@" $(python {ray_options} "$@"); }}
 proactor() {{ if [ "$1" = run ]; then command proactor "$@" --stage 01; else command proactor "$@"; fi; }}
 """
 EXTRACT = r"""
@@ -42,6 +44,21 @@ assert commands, "the recipe runs nothing of ours"
 ours = ["true" if c.startswith(".venv/bin/python -m pytest") else c.removeprefix(".venv/bin/") for c in commands]
 print("\n".join(ours))
 """
+
+# Ray gives a node's helpers 15 s to choose their ports, which a busy machine may not keep.
+RAY_OPTIONS = """
+import sys
+from proactor_lib.artf.serving.process import free_port
+ports = ("metrics-export", "dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent")
+dashboard = ["--include-dashboard=false"] if "--head" in sys.argv else []
+print("--num-cpus=1", *dashboard, *(f"--{name}-port={free_port()}" for name in ports))
+"""
+SWEPT = """import json, os
+os.mkdir(os.path.join(out, "rewards"))
+names = "punctual", "restraint", "triggering", "patience"
+margins = {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in names}
+with open(os.path.join(out, "rewards", "summary.json"), "w") as f:
+    json.dump({"margin": margins, "tau": 0.9}, f)"""
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +75,18 @@ def copy(tmp_path_factory):
     sweep = here / "params" / "sweeps" / "smoke.yaml"
     values = yaml.safe_load(sweep.read_text())
     values["axes"] = {"grid": {"reward": ["rac", "weighted_metric"]}}
-    values["set"] = {"train_dialogues": 3}
+    values["notebook"] = "small.ipynb"  # test_reward_lab.py runs notebook 02
+    write_notebook(sweep.with_name("small.ipynb"), SWEPT, parameters="params_file = None\nout = None\noverrides = {}")
     sweep.write_text(yaml.safe_dump(values, sort_keys=False))
     (here / "extract.py").write_text(EXTRACT)
+    (here / "ray_options.py").write_text(RAY_OPTIONS)
     load_params(here / "params" / "cpu-demo.yaml")
     return here
 
 
 def run_block(copy, block):
     """Run a block of the README as one script; what it leaves running (Ray) is ended afterwards."""
-    script = SHIMS.format(root=ROOT, extract=copy / "extract.py") + block
+    script = SHIMS.format(root=ROOT, extract=copy / "extract.py", ray_options=copy / "ray_options.py") + block
     mark = f"{os.getpid()}-{len(block)}"
     venv = str(Path(sys.executable).parent)
     env = os.environ | {"PATH": f"{venv}:{os.environ['PATH']}", "FIRST": "127.0.0.1", "README_BLOCK": mark}

@@ -44,7 +44,7 @@ def corpus():
 @pytest.fixture
 def server():
     with Completions() as made:
-        made.adapters = {f"v{n}": "" for n in range(10)}
+        made.state.adapters = {f"v{n}": "" for n in range(10)}
         yield made
 
 
@@ -96,11 +96,11 @@ def test_all_turns_of_a_visit_are_asked_of_one_version_under_one_session(work, s
     def on(path, body):
         if path == "/v1/completions" and body["n"] == 1:
             arrived.set()
-            go.wait(10)
+            go.wait(100)
 
     server.on = on
     worker = work(max_staleness=1)
-    assert arrived.wait(10)
+    assert arrived.wait(100)
     worker.update_model_version(1)
     go.set()
     batches = [worker.next_step() for _ in range(2)]
@@ -122,31 +122,37 @@ def test_no_step_is_admitted_whose_policy_would_be_too_old(work, server, stalene
     worker = work(max_staleness=staleness, max_steps=6)
     for version in range(3):
         worker.update_model_version(version)
+        admitted = 2 * (version + staleness + 1)  # visits: two per step
+        wait_until(lambda n=admitted: len(begun(server)) >= n)
         still(lambda: len(server.completions))
-        begun = {s.rpartition("-")[2] for s, _ in server.sessions}
-        assert len(begun) == 2 * (version + staleness + 1)  # visits: two a step
+        assert len(begun(server)) == admitted
     batches = [worker.next_step() for _ in range(3)]
     assert [b.step for b in batches] == [0, 1, 2]
     assert all(0 <= b.step - b.version <= staleness for b in batches)
 
 
+def begun(server):
+    """The numbers of the visits that were asked about."""
+    return {session.rpartition("-")[2] for session, _ in server.sessions}
+
+
 def test_a_swap_in_place_waits_for_open_visits_and_lets_none_in_meanwhile(work, server):
     go = threading.Event()
-    server.on = lambda path, body: go.wait(10) if path == "/v1/completions" else None
+    server.on = lambda path, body: go.wait(100) if path == "/v1/completions" else None
     worker = work(max_staleness=1)
-    still(lambda: len(server.sessions))
+    wait_until(lambda: server.sessions)
     drained = threading.Thread(target=worker.drain)
     drained.start()
     time.sleep(0.3)
     assert drained.is_alive()
     go.set()
-    drained.join(10)
+    drained.join(100)
     assert not drained.is_alive()
     before = still(lambda: len(server.completions))
     assert worker.idle and {model for _, model in server.sessions} == {"v0"}
     worker.update_model_version(1)
     worker.next_step(), worker.next_step()
-    assert still(lambda: len(server.completions)) > before
+    wait_until(lambda: len(server.completions) > before)
 
 
 class Judge:

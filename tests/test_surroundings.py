@@ -78,6 +78,21 @@ def test_ray_starts_here_whatever_address_and_folder_the_environment_names(long_
         assert Path(given["_temp_dir"]).is_dir() and len(sockets) < 107
 
 
+def test_ray_is_started_again_where_its_helper_took_too_long(monkeypatch):
+    starts = []
+
+    def init(**options):
+        starts.append(options)
+        if len(starts) == 1:
+            raise Exception("The current node timed out during startup.")
+
+    ray = types.SimpleNamespace(init=init, shutdown=lambda: None, cluster_resources=lambda: {"CPU": 1.0})
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    with ray_session.cluster(cpus=1) as resources:
+        assert resources == {"CPU": 1.0} and len(starts) == 2 and starts[0] == starts[1]
+
+
 def test_the_kernel_is_this_pythons_whatever_the_machine_calls_so(tmp_path, monkeypatch):
     from jupyter_client.kernelspec import KernelSpecManager
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from proactor_lib import models
-from proactor_lib.artf.training import head, losses
+from proactor_lib.artf.training import losses
 from proactor_lib.artf.training.rollouts import StepBatch
-from proactor_lib.artf.training.rows import DialogueRow
-from proactor_lib.artf.training.sft import lora_config, trainer_base
 from proactor_lib.artf.training.train import grpo_config
-from proactor_lib.artf.training.trainer import DialogueTrainer, trained_weights
 from proactor_lib.bench.shapes import Shape, samples
 from proactor_lib.params import Params
+
+from support.late import Late
+
+head, rows, sft, trainer = (Late(f"proactor_lib.artf.training.{name}") for name in ("head", "rows", "sft", "trainer"))
 
 SHAPE = Shape(turns=2, k=2, output=3, catalog=10, turn=4, token_budget=60, model=models.TINY)
 
@@ -46,28 +47,28 @@ class Published:
     publish = lambda self, *_: None  # noqa: E731
 
 
-def trained(folder, steps, rule=None, before=lambda trainer: None):
+def trained(folder, steps, rule=None, before=lambda learner: None):
     """The trainer after the steps, each step's statistics, and the weights before the first and after each."""
     params = Params(model=models.TINY, quantization="none", max_steps=len(steps), device="cpu", learning_rate=1e-2)
-    base, notes, weights = trainer_base(models.resolve(models.TINY), params), [], []
+    base, notes, weights = sft.trainer_base(models.resolve(models.TINY), params), [], []
 
     def on_step(batch, statistics):
         notes.append(statistics)
-        weights.append(snapshot(trainer.model))
+        weights.append(snapshot(learner.model))
 
-    trainer = DialogueTrainer(
-        model=base.path, args=grpo_config(params, folder, base), peft_config=lora_config(params), rule=rule,
+    learner = trainer.DialogueTrainer(
+        model=base.path, args=grpo_config(params, folder, base), peft_config=sft.lora_config(params), rule=rule,
         processing_class=models.load_tokenizer(models.resolve(models.TINY)), worker=Given(steps), sync=Published(),
         start_from=None, on_step=on_step,
     )  # fmt: skip
-    before(trainer)
-    weights.append(snapshot(trainer.model))
-    trainer.train()
-    return trainer, notes, weights
+    before(learner)
+    weights.append(snapshot(learner.model))
+    learner.train()
+    return learner, notes, weights
 
 
 def snapshot(model) -> torch.Tensor:
-    return torch.cat([w.detach().flatten() for w in trained_weights(model)])
+    return torch.cat([w.detach().flatten() for w in trainer.trained_weights(model)])
 
 
 def test_a_step_without_gradient_does_not_move_the_weights(tmp_path):
@@ -85,17 +86,17 @@ def test_the_supervised_term_is_the_mean_over_the_references_tokens(tmp_path):
     """Beside outputs without advantage: its gradient is that of the plain log-probabilities."""
     found = {}
 
-    def expect(trainer):
-        row = DialogueRow()
+    def expect(learner):
+        row = rows.DialogueRow()
         for s in supervised(1.0):
             row.add(s)
-        loss = -head.row_log_probs(trainer.model, row.pack()).mean()
+        loss = -head.row_log_probs(learner.model, row.pack()).mean()
         loss.backward()
         found["loss"] = loss.item()
         found["norm"] = torch.nn.utils.get_total_norm(
-            [w.grad for w in trained_weights(trainer.model) if w.grad is not None]
+            [w.grad for w in trainer.trained_weights(learner.model) if w.grad is not None]
         )
-        trainer.model.zero_grad()
+        learner.model.zero_grad()
 
     step = [s for pair in zip(outputs(advantage=0.0), supervised(1.0), strict=True) for s in pair]
     _, notes, _ = trained(tmp_path, [step], losses.Rule(anchor=0.5), before=expect)

@@ -56,7 +56,7 @@ def test_a_run_with_a_bad_judge_other_weights_and_a_policy_that_collapses(tmp_pa
         sent.append(kind)
         names = labels(request)
         return {
-            "late": Reply(marks(names), delay=1.5),
+            "late": Reply(marks(names), delay=60),
             "reordered": Reply(marks(names[::-1])),
             "repeated": Reply(marks(names, again=names[:1])),
             "empty": Reply(""),
@@ -66,7 +66,7 @@ def test_a_run_with_a_bad_judge_other_weights_and_a_policy_that_collapses(tmp_pa
         version = int(re.search(r"-v(\d+)$", body["model"])[1])
         return drawn(body) if version < 3 else ["none"] * body["n"]
 
-    settings = {"reward": "general_ruler", "judge": "j", "judge_timeout": 0.5, "judge_retries": 0, "max_steps": 6,
+    settings = {"reward": "general_ruler", "judge": "j", "judge_timeout": 1.0, "judge_retries": 0, "max_steps": 6,
                 "save_steps": 6, "sft_steps": 0, "num_generations": 4, "policy_sync": "adapter"}  # fmt: skip
     with FakeEndpoint(judge) as endpoint, Completions(texts, log_prob=UNIFORM - 0.3) as server:
         run = opened(tmp_path, **settings, judge_url=endpoint.url)

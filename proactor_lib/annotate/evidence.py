@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from proactor_lib.comparison import leaves
+from proactor_lib.comparison import counted_from, leaves
+from proactor_lib.days import says_day
 from proactor_lib.errors import UserError
 from proactor_lib.schema import (
     Action,
@@ -107,7 +108,10 @@ class _Reader:
         return ReferenceAction(
             id=id,
             name=o.name,
-            params={p: ReferenceParam(value=v, turn=known[p], **how.get(p, {})) for p, v in o.params.items()},
+            params={
+                p: ReferenceParam(value=v, turn=known[p], **how.get(p, {}), **counted_from(v, self.dialogue.date))
+                for p, v in o.params.items()
+            },
             window=Window(open=min(opened, ready), ready=ready, close=o.turn),
             observed_turn=o.turn,
             **({} if o.time is None else {"observed_time": o.time}),
@@ -149,9 +153,13 @@ class _Reader:
     def said(self, value: str, first: int, last: int, threshold: float | None) -> int | None:
         """The first turn of [first, last] where the value is said; with a threshold, something that is so like it."""
         heard = list(enumerate(self.texts[first - 1 : last], start=first))
-        said = (turn for turn, text in heard if text.says(value))
+        said = (turn for turn, text in heard if self.is_said(value, text))
         like = (turn for turn, text in heard if threshold is not None and text.says_like(value, threshold))
         return next(said, None) or next(like, None)
+
+    def is_said(self, value: str, text: Heard) -> bool:
+        today = self.dialogue.date
+        return text.says(value) or (today is not None and says_day(text, value, today))
 
     @property
     def texts(self) -> list[Heard]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from proactor_lib.agent import _template, turn_line
+from proactor_lib.comparison import counted_from
 from proactor_lib.endpoint import Endpoint, Failed, Messages
 from proactor_lib.schema import (
     Action,
@@ -312,7 +313,11 @@ def references(dialogue: Dialogue, found: Sequence[Opportunity]) -> DialogueRefe
     return DialogueReferences(
         dialogue_id=dialogue.id,
         references=tuple(
-            ReferenceAction(id=f"r{i}", name=o.name, params=o.params, window=window)
+            ReferenceAction(id=f"r{i}", name=o.name, params=_with_days(o.params, dialogue), window=window)
             for i, (window, o) in enumerate(ordered, 1)
         ),
     )
+
+
+def _with_days(params: dict[str, ReferenceParam], dialogue: Dialogue) -> dict[str, ReferenceParam]:
+    return {k: p.model_copy(update=counted_from(p.value, dialogue.date)) for k, p in params.items()}

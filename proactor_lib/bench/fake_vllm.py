@@ -251,8 +251,8 @@ async def read(reader: asyncio.StreamReader) -> Request | None:
     return Request(head[0].split(" ")[1].partition("?")[0], headers, json.loads(body) if body else {})
 
 
-async def serve(server: FakeVllm, host: str, port: int) -> None:
-    """Answer on host:port until cancelled."""
+async def listen(server: FakeVllm, host: str, port: int) -> asyncio.Server:
+    """Answer on host:port (0: any free one) from now on."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -268,8 +268,7 @@ async def serve(server: FakeVllm, host: str, port: int) -> None:
         finally:
             writer.close()
 
-    async with await asyncio.start_server(connected, host, port, limit=1 << 24, backlog=1024) as listening:
-        await listening.serve_forever()
+    return await asyncio.start_server(connected, host, port, limit=1 << 24, backlog=1024)
 
 
 def _main() -> None:
@@ -282,7 +281,7 @@ def _main() -> None:
 
     async def main() -> None:
         server = FakeVllm(Script(**json.loads(given.script)), os.environ.get("VLLM_API_KEY"))
-        await serve(server, given.host, given.port)
+        await (await listen(server, given.host, given.port)).serve_forever()
 
     asyncio.run(main())
 

@@ -6,23 +6,27 @@ A message's time stamp (`timestamp`, `created_at`, ...) is its turn's, and its c
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from proactor_lib.catalog import tools
 from proactor_lib.catalog.json_schema import Notes as ToolNotes
 from proactor_lib.catalog.references import Malformed
-from proactor_lib.datasets.conversations import Call, Conversation, Notes, Result, Spoken, seconds
+from proactor_lib.datasets.conversations import Call, Conversation, Notes, Result, Spoken, day, seconds
 from proactor_lib.datasets.raw import documents, reason
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Action
+from proactor_lib.values import normalise
 
 SILENT = ("system", "developer")
 RESULTS = ("tool", "function")
 SPEAKERS = ("user", "assistant")
 TEXTS = ("text", "input_text", "output_text", "refusal")
+_TODAY = re.compile(r"\b(?:current (?:time|date)|today|today's date)\b(?: and time)?(?: is| =)? (\d{4}-\d\d-\d\d)\b")
 _TIMED = {Spoken: "start", Call: "time"}
 IDS = ("id", "custom_id", "conversation_id")
 TIMES = ("timestamp", "created_at", "createdAt", "created", "time", "date", "ts")
@@ -38,7 +42,8 @@ def read(path: Path, notes: Notes) -> Iterator[Conversation]:
             id = next((str(chat[key]) for key in IDS if chat.get(key)), f"{stem}-{number}")
             if chat.get("system"):
                 notes.left_out.add("a system message is no turn", id)
-            yield Conversation(id, tuple(_all_events(chat["messages"], id, notes)), _tools(chat, id, notes))
+            events = tuple(_all_events(chat["messages"], id, notes))
+            yield Conversation(id, events, _tools(chat, id, notes), _date(chat, id, notes))
         except (KeyError, TypeError, AttributeError, ValueError, Malformed) as error:
             raise UserError(f"{place} is not a chat with messages: {reason(error)}") from None
 
@@ -129,6 +134,21 @@ def _time(message: dict, id: str, notes: Notes) -> float | None:
     except ValueError:
         notes.left_out.add("a message's time stamp, which cannot be read", f"{id}: {str(written)[:40]!r}")
         return None
+
+
+def _date(chat: dict, id: str, notes: Notes) -> date | None:
+    """The day of the first time stamp, else of a sentence on the current date in a system message (a guess)."""
+    stamps = (day(m[key]) for m in chat["messages"] for key in TIMES if m.get(key) is not None)
+    if stamped := next(filter(None, stamps), None):
+        return stamped
+    instructions = [m.get("content") for m in chat["messages"] if m.get("role") in SILENT]
+    for text in map(_text, [chat.get("system"), *instructions]):
+        if found := _TODAY.search(normalise(text)):
+            notes.guessed.add(
+                "the day of a chat, from its system message: relative days count from it", f"{id}: {found[1]}"
+            )
+            return day(found[1])
+    return None
 
 
 def _content(role: str, content: Any, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from proactor_lib.schema import Action
@@ -40,11 +40,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What happened, in order. `tools`: what the source says could have been called; empty where it says nothing."""
+    """What happened, in order.
+
+    `tools`: what the source says could have been called; empty where it says nothing. `date`: the day on which it took
+    place, where that was; None: not known.
+    """
 
     id: str
     events: tuple[Spoken | Call | Result, ...]
     tools: tuple[Action, ...] = ()
+    date: "date | None" = None
 
     @property
     def spoken(self) -> tuple[Spoken, ...]:
@@ -105,3 +110,17 @@ def seconds(written: Any) -> float | None:
     except ValueError:
         time = datetime.fromisoformat(str(written).strip())
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def day(written: Any) -> date | None:
+    """The day of a time stamp: of an ISO date-time the one it names, of seconds since 1970 UTC's; None for all else."""
+    try:
+        time = seconds(written)
+        if time is None or time < CALENDAR:
+            return None
+        try:
+            return datetime.fromisoformat(str(written).strip()).date()
+        except ValueError:
+            return datetime.fromtimestamp(time, UTC).date()
+    except (ValueError, OverflowError, OSError):
+        return None

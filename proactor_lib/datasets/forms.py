@@ -44,7 +44,8 @@ def read(
     if trigger_file:
         conversations = triggers.placed(conversations, triggers.read(trigger_file))
     logged = bool(trigger_file) or any(c.calls for c in conversations)
-    return collect(conversations, actions, domain or named or files[0].name.partition(".")[0], logged, notes)
+    final = [a.name for a in actions] if named else ()
+    return collect(conversations, actions, domain or named or files[0].name.partition(".")[0], logged, notes, final)
 
 
 def _conversations(path: Path, form: str, options: transcripts.Options | None, notes: Notes) -> Iterator[Conversation]:

@@ -81,7 +81,7 @@ def catalog(calls: Sequence[Call]) -> Catalog:
         )
         for task, (effect, params) in TASKS.items()
     ]
-    return Catalog(domain="harper", actions=completed(actions, calls, Notices()))
+    return Catalog(domain="harper", actions=completed(actions, calls, Notices(), {a.name for a in actions}))
 
 
 def _submitted(path: Path) -> list[tuple[float, Call]]:

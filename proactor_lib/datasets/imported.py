@@ -5,7 +5,7 @@ The page, `import.md`, says what was read, what was guessed and what was left ou
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from proactor_lib.comparison import leaves
 from proactor_lib.datasets import jsonl
 from proactor_lib.datasets.conversations import CALENDAR, Call, Conversation, Notes, Spoken
 from proactor_lib.datasets.inferred import clean, completed, flat
+from proactor_lib.days import says_day
 from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Turn
@@ -37,6 +38,7 @@ class Imported:
         return {
             "dialogues": len(self.dialogues),
             "turns": sum(len(d.turns) for d in self.dialogues),
+            "dated_dialogues": sum(d.date is not None for d in self.dialogues),
             "timed_turns": sum(t.start is not None for d in self.dialogues for t in d.turns),
             "actions": len(self.catalog.actions),
             "logged": self.logged,
@@ -52,15 +54,21 @@ class Imported:
 
 
 def collect(
-    conversations: Sequence[Conversation], given: Sequence[Action], domain: str, logged: bool, notes: Notes
+    conversations: Sequence[Conversation],
+    given: Sequence[Action],
+    domain: str,
+    logged: bool,
+    notes: Notes,
+    final: Container[str] = (),
 ) -> Imported:
     """The conversations as dialogues of one catalog: `given` first, then their own tools, then what is only called.
 
-    logged: whether a conversation without a call is one in which nothing was triggered. UserError where nobody speaks
+    logged: whether a conversation without a call is one in which nothing was triggered; final: names of given actions
+    that are not guessed at, for they come from a catalog. UserError where nobody speaks
     in any, or where there is no action at all.
     """
     actions = _described(given, conversations, notes)
-    actions = completed(actions, [call for c in conversations for call in c.calls], notes.guessed)
+    actions = completed(actions, [call for c in conversations for call in c.calls], notes.guessed, final)
     if not actions:
         raise UserError("nothing says what could be triggered: name the actions with --tools FILE or --triggers FILE")
     catalog = Catalog(domain=domain, actions=actions)
@@ -114,7 +122,7 @@ class _Reader:
         """A call before any turn belongs to the first."""
         self.said: list[Heard] = []
         self.answered: list[tuple[int, Heard]] = []  # with the turn before each
-        self.origin = origin(conversation.spoken)
+        self.origin, self.date = origin(conversation.spoken), conversation.date
         observed = []
         for event in conversation.events:
             turn = max(1, len(self.said))
@@ -130,6 +138,7 @@ class _Reader:
             domain=self.catalog.domain,
             turns=turns(conversation.spoken),
             **({"observed": tuple(observed)} if self.logged else {}),
+            **({"date": conversation.date} if conversation.date else {}),
             **({"actions": tuple(a.name for a in self.catalog.actions if a.name in shown)} if shown else {}),
         )
 
@@ -147,12 +156,15 @@ class _Reader:
         counted = self.sources.setdefault((action, param), Counter())
         first = []
         for leaf in leaves(value):
-            said = next((i for i, text in enumerate(self.said, start=1) if text.says(leaf)), None)
-            answered = next((i for i, text in self.answered if said is None and text.says(leaf)), None)
+            said = next((i for i, text in enumerate(self.said, start=1) if self.has(text, leaf)), None)
+            answered = next((i for i, text in self.answered if said is None and self.has(text, leaf)), None)
             counted["said" if said else "answered" if answered else "nowhere"] += 1
             first.append((said or answered, answered))
         found = first and all(turn for turn, _ in first) and any(answered for _, answered in first)
         return max(turn for turn, _ in first) if found else None
+
+    def has(self, text: Heard, value: str) -> bool:
+        return text.says(value) or (self.date is not None and says_day(text, value, self.date))
 
 
 def origin(spoken: Sequence[Spoken]) -> float:
@@ -242,6 +254,7 @@ def page(imported: Imported, parts: dict[str, list[Dialogue]], sources: Sequence
     """Markdown: what was read, guessed and left out."""
     counts = imported.counts
     sizes = ", ".join(f"{name} {len(dialogues)}" for name, dialogues in parts.items())
+    dated = f", {counts['dated_dialogues']} of a known day" if counts["dated_dialogues"] else ""
     timed = f", {counts['timed_turns']} with time stamps" if counts["timed_turns"] else ""
     log = (
         f"{counts['observed_actions']} logged actions with {counts['values']} values, "
@@ -251,7 +264,7 @@ def page(imported: Imported, parts: dict[str, list[Dialogue]], sources: Sequence
     )
     read = [
         f"from {', '.join(p.name for p in sources)}",
-        f"{counts['dialogues']} dialogues ({sizes}), {counts['turns']} turns{timed}",
+        f"{counts['dialogues']} dialogues ({sizes}){dated}, {counts['turns']} turns{timed}",
         log,
         f"{counts['actions']} actions: {', '.join(a.name for a in imported.catalog.actions)}",
     ]
@@ -260,5 +273,6 @@ def page(imported: Imported, parts: dict[str, list[Dialogue]], sources: Sequence
         f"## {title}\n\n" + "".join(f"- {s}\n" for s in list(lines) or ["nothing"])
         for title, lines in parts_of_page.items()
     ]
-    end = "Correct in `catalog.json` what is guessed: types, `required`, `match`, `source`, `effect`, descriptions.\n"
+    end = "Correct in `catalog.json` what is guessed: types, `required`, `match`, `source`, `effect`, descriptions."
+    end += " An import with `--tools catalog.json` leaves it as it is.\n"
     return "\n".join([f"# Import: {imported.catalog.domain}\n", *texts, end])

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from proactor_lib.catalog.json_schema import DEEPEST
@@ -13,6 +13,7 @@ TYPES = {bool: "boolean", int: "integer", float: "number", list: "array", dict: 
 LONG = 6  # words in a value, on average, from which it may be free text
 VARIED = 0.8  # share of different values from which long ones are free text
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -35,8 +36,13 @@ def clean(name: str) -> str:
     return re.sub(r"[\s|=]+", "_", str(name).strip())
 
 
-def completed(given: Sequence[Action], calls: Iterable[Call], guessed: Notices) -> tuple[Action, ...]:
-    """The given actions and those that were called beside them; parameters that a given one lacks are optional."""
+def completed(
+    given: Sequence[Action], calls: Iterable[Call], guessed: Notices, final: Container[str] = ()
+) -> tuple[Action, ...]:
+    """The given actions and those that were called beside them; parameters that a given one lacks are optional.
+
+    final: names of given actions whose `match` is not guessed, for somebody said it.
+    """
     by_name = {a.name: a for a in given}
     called: dict[str, list[dict[str, Any]]] = {}
     for call in calls:
@@ -47,7 +53,8 @@ def completed(given: Sequence[Action], calls: Iterable[Call], guessed: Notices) 
         if name not in by_name:
             by_name[name] = _inferred(name, seen, guessed)
         else:
-            by_name[name] = _with_others(by_name[name], seen, guessed)
+            known = by_name[name] if name in final else _matched(by_name[name], seen, guessed)
+            by_name[name] = _with_others(known, seen, guessed)
     return tuple(by_name.values())
 
 
@@ -58,6 +65,17 @@ def _inferred(name: str, seen: list[dict[str, Any]], guessed: Notices) -> Action
     names = dict.fromkeys(p for values in seen for p in values)
     params = tuple(_parameter(p, name, seen, required=all(p in v for v in seen), guessed=guessed) for p in names)
     return Action(name=name, params=params)
+
+
+def _matched(action: Action, seen: list[dict[str, Any]], guessed: Notices) -> Action:
+    """With free text where the values of a text parameter look like it."""
+    params = []
+    for p in action.params:
+        values = [v[p.name] for v in seen if p.name in v]
+        open_text = p.type == "string" and not p.values and p.match == "exact"
+        match = _match(p.name, action.name, values, guessed) if open_text else {}
+        params.append(p.model_copy(update=match))
+    return action.model_copy(update={"params": tuple(params)})
 
 
 def _with_others(action: Action, seen: list[dict[str, Any]], guessed: Notices) -> Action:
@@ -73,12 +91,18 @@ def _with_others(action: Action, seen: list[dict[str, Any]], guessed: Notices) -
 
 def _parameter(name: str, action: str, seen: list[dict[str, Any]], required: bool, guessed: Notices) -> Parameter:
     values = [v[name] for v in seen if name in v]
-    match = {"match": "text"} if _free_text(values) else {}
-    if match:
-        guessed.add("long and varied values: free text, compared by similarity (match: text)", f"{action}.{name}")
+    match = _match(name, action, values, guessed)
     keys = _keys(values)
     description = f"a list of objects with {', '.join(keys)}" if keys else ""
     return Parameter(name=name, type=_type(values), description=description, required=required, keys=keys, **match)
+
+
+def _match(name: str, action: str, values: list[Any], guessed: Notices) -> dict[str, str]:
+    """How values like these are compared, where that is a guess."""
+    if not _free_text(values):
+        return {}
+    guessed.add("long and varied values: free text, compared by similarity (match: text)", f"{action}.{name}")
+    return {"match": "text"}
 
 
 def _keys(values: list[Any]) -> tuple[str, ...]:
@@ -100,5 +124,11 @@ def _free_text(values: list[Any]) -> bool:
     """Whether the values are sentences rather than names: long on average, and hardly one twice."""
     if len(values) < 2 or not all(isinstance(v, str) for v in values):
         return False
-    words = sum(len(_WORD.findall(v)) for v in values) / len(values)
+    words = sum(map(_words, values)) / len(values)
     return words >= LONG and len(Counter(values)) >= VARIED * len(values)
+
+
+def _words(text: str) -> float:
+    """How many words; where there are no spaces between them, two characters are taken for one."""
+    unspaced = len(_UNSPACED.findall(text))
+    return len(_WORD.findall(_UNSPACED.sub(" ", text))) + unspaced / 2

@@ -9,10 +9,11 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from proactor_lib.datasets.conversations import Conversation, Notes, Spoken, seconds
+from proactor_lib.datasets.conversations import Conversation, Notes, Spoken, day, seconds
 from proactor_lib.datasets.raw import documents, reason
 from proactor_lib.errors import UserError
 from proactor_lib.files import parse_json, read_text
@@ -33,12 +34,14 @@ _NO_CUE = ("WEBVTT", "NOTE", "STYLE", "REGION")
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a transcript; `speaker` None where nothing says it, `start` and `end` as in `Spoken`."""
+    """A piece of a transcript; `speaker` None where nothing says it, `start` and `end` as in `Spoken`, `day` that of a
+    time stamp of the calendar."""
 
     text: str
     speaker: str | None = None
     start: float | None = None
     end: float | None = None
+    day: date | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def read(path: Path, source: str, options: Options, notes: Notes) -> Iterator[Co
     """The file's conversations; `source` is a key of `SOURCES`. UserError names the file and what is wrong."""
     try:
         for id, segments in SOURCES[source](path, options, notes):
-            yield Conversation(id, _turns(segments, id, options.speakers, notes))
+            first = next((s.day for s in segments if s.day), None)
+            yield Conversation(id, _turns(segments, id, options.speakers, notes), date=first)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is not what --from {source} reads: {reason(error)}") from None
 
@@ -145,6 +149,7 @@ def _segments(value: Any) -> list[Segment]:
             s.get("text") or s.get("transcript") or "",
             None if s.get("speaker") in (None, "") else str(s["speaker"]),
             *_times(s),
+            day(s.get("start")),
         )
         for s in listed
     ]
@@ -195,7 +200,8 @@ def _dialog(dialog: dict, transcripts: list, names: list[str], id: str, notes: N
     if dialog.get("type") == "text" and _is_text(dialog.get("body")):
         parties = dialog.get("parties")
         who = dialog.get("originator", parties[0] if isinstance(parties, list) and parties else parties)
-        yield Segment(dialog["body"], names[who] if isinstance(who, int) else None, start)
+        name = names[who] if isinstance(who, int) else None
+        yield Segment(dialog["body"], name, start, day=day(dialog.get("start")))
         return
     usable = [t for t in transcripts if isinstance(t, list) or (isinstance(t, dict) and "segments" in t)]
     if not usable:
@@ -203,7 +209,8 @@ def _dialog(dialog: dict, transcripts: list, names: list[str], id: str, notes: N
         return
     for s in _segments(usable[0]):
         name = names[int(s.speaker)] if s.speaker and s.speaker.isdigit() and int(s.speaker) < len(names) else s.speaker
-        yield Segment(s.text, name, *(t if start is None or t is None else start + t for t in (s.start, s.end)))
+        times = (t if start is None or t is None else start + t for t in (s.start, s.end))
+        yield Segment(s.text, name, *times, day=day(dialog.get("start")))
 
 
 def _table(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
@@ -222,7 +229,8 @@ def _table(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, li
     for row in rows:
         id = row.get(names["dialogue"]) or path.name.partition(".")[0]
         times = (seconds(row.get(names[key])) for key in ("start", "end"))
-        by_dialogue.setdefault(id, []).append(Segment(row[names["text"]], row[names["speaker"]] or None, *times))
+        segment = Segment(row[names["text"]], row[names["speaker"]] or None, *times, day(row.get(names["start"])))
+        by_dialogue.setdefault(id, []).append(segment)
     yield from by_dialogue.items()
 
 

@@ -29,7 +29,9 @@ def f1(
     if values == "exact":
         agreeing = sum(a == b for a, b, _ in shared)
     else:
-        agreeing = sum(agreement(a, b, c.match, c.text_threshold) if c else agreement(a, b) for a, b, c in shared)
+        agreeing = sum(
+            agreement(a, b, c.match, c.text_threshold, c.today) if c else agreement(a, b) for a, b, c in shared
+        )
     return 2 * agreeing / (len(predicted) + len(reference))
 
 

@@ -114,10 +114,10 @@ def _stages(name: str, params: Params) -> Sequence[str]:
 
 
 def _timing_sums(cases: list[Case], predictions: Predictions, theta: float) -> Sums:
-    dialogues, references = [c.dialogue for c in cases], [c.line for c in cases]
-    tables = [score_predictions(dialogues, references, p, theta).dialogues for p in predictions.values()]
-    ordered = [t.set_index("dialogue_id").loc[[d.id for d in dialogues]] for t in tables]
-    return np.stack([t.timing for t in ordered]), np.stack([t.references for t in ordered])
+    dialogues, references, ids = [c.dialogue for c in cases], [c.line for c in cases], [c.dialogue.id for c in cases]
+    tables = [score_predictions(dialogues, references, p, theta).references for p in predictions.values()]
+    timings = [t.groupby("dialogue_id").timing for t in tables]
+    return np.stack([t.sum()[ids] for t in timings]), np.stack([t.size()[ids] for t in timings])
 
 
 def _mean_sums(values: np.ndarray, lengths: Sequence[int]) -> Sums:

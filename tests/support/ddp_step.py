@@ -1,15 +1,10 @@
-"""Ten optimiser steps of DialogueTrainer on recorded rollouts, alone or as one of several ranks; see test_ranks.
-
-`python ddp_step.py OUT`: rank 0 writes the steps' losses, the first one's gradients, and statistics to OUT/steps.pt.
-"""
+"""Ten optimiser steps of DialogueTrainer on recorded rollouts, alone or as one of several ranks; see test_ranks."""
 
 import queue
-import sys
 from pathlib import Path
 
 import torch
 from proactor_lib import models
-from proactor_lib.artf.training import ranks
 from proactor_lib.artf.training.rollouts import StepBatch
 from proactor_lib.artf.training.sft import lora_config, trainer_base
 from proactor_lib.artf.training.train import grpo_config
@@ -57,6 +52,7 @@ class Gradients(TrainerCallback):
 
 
 def main(out: Path) -> None:
+    """Rank 0 writes the steps' losses, the first one's gradients, and statistics to OUT/steps.pt."""
     params = Params(
         model=models.TINY, quantization="none", max_steps=STEPS, token_budget=SHAPE.token_budget, device="cpu"
     )
@@ -85,9 +81,3 @@ def main(out: Path) -> None:
             },
             out / "steps.pt",
         )
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with ranks.group(gpu=False):
-        main(Path(sys.argv[1]))
