@@ -172,7 +172,7 @@ def test_the_table_names_the_methods_that_pri_ranks(tables):
     assert found[found.method == "a"].metric.tolist() == [*METRICS, "pri"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_the_order_of_methods_and_dialogues_changes_no_number(tables, seed):
     rng = random.Random(seed)
