@@ -126,6 +126,7 @@ class Endpoint:
         if not key and _KEY_HEADERS & {name.lower() for name in self._headers}:
             key, self._headers = "in the headers", {"Authorization": openai.Omit(), **self._headers}
         self._client = openai_client(url, key or api_key(url, key_variable))
+        self._folds = False  # whether the model has turned out to know no system role
         self._slots = asyncio.Semaphore(concurrency)
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -226,6 +227,20 @@ class Endpoint:
         raise AssertionError("unreachable: the last attempt returns")
 
     async def _send(self, request: dict[str, Any], headers: dict[str, str] | None) -> Answer[str]:
+        """The answer; a model without a system role gets the instructions at the beginning of the user's message."""
+        import openai
+
+        asked = folded(request) if self._folds else request
+        try:
+            return await self._send_as_is(asked, headers)
+        except (openai.APIStatusError, Fault) as error:
+            again = folded(asked)
+            if again is asked or not replies.refuses_system(_fault(error, self.timeout).reason):
+                raise
+            self._folds = True
+            return await self._send_as_is(again, headers)
+
+    async def _send_as_is(self, request: dict[str, Any], headers: dict[str, str] | None) -> Answer[str]:
         start = time.perf_counter()
         async with asyncio.timeout(self.timeout):
             raw = await self._client.chat.completions.with_raw_response.create(
@@ -268,6 +283,14 @@ class Endpoint:
             write_json(self._path(key), {k: getattr(answer, k) for k in kept})
         except (OSError, UserError) as error:  # the answer itself is paid for, and goes on
             log.warning("an answer of %s is not in the cache: %s", self.model, error)
+
+
+def folded(request: dict[str, Any]) -> dict[str, Any]:
+    """The request with its system message as the beginning of the user's; as it is where it has none."""
+    match request["messages"]:
+        case [{"role": "system", "content": system}, {"role": "user", "content": user}, *rest]:
+            return {**request, "messages": [_message("user", f"{system.strip()}\n\n{user}"), *rest]}
+    return request
 
 
 def cache_key(request: dict[str, Any], repeat: int = 0) -> str:

@@ -14,6 +14,11 @@ SHOWN = 300  # characters of a server's own words
 MOST_STARTS = 100  # places at which JSON is looked for in a text
 
 _THINKING = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("[THINK]", "[/THINK]"))
+_NO_SYSTEM = re.compile(
+    r"system (?:role|message|prompt)s?\b.{0,20}\bnot (?:supported|allowed)|no system role"
+    r"|only user and assistant roles|roles must alternate",
+    re.IGNORECASE,
+)
 _SPENT = re.compile(
     r"insufficient[_ ](?:quota|balance|credit|funds)|billing_hard_limit|credit balance is too low", re.I
 )
@@ -122,6 +127,11 @@ def kind_of(status: int, reply: Any = None) -> Kind:
     if status >= 500 or status in (408, 409):
         return "server"
     return "refused" if status in (401, 403, 404) else "rejected"
+
+
+def refuses_system(reason: str) -> bool:
+    """Whether a server's words say that the model knows no system message."""
+    return bool(_NO_SYSTEM.search(reason))
 
 
 def asked_wait(headers: Mapping[str, str]) -> float:

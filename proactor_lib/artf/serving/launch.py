@@ -20,6 +20,7 @@ from proactor_lib.artf.serving.placement import (
     run_places,
     visible_gpus,
 )
+from proactor_lib.artf.serving.served_template import template_options
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.errors import UserError
 from proactor_lib.params import Params
@@ -79,7 +80,7 @@ def make_server(params: Params, weights: str, log_path: Path, lora: bool, slot: 
         gpu_memory_utilization=params.gpu_memory_utilization,
         lora_rank=params.lora_rank if lora else 0,
         max_loras=params.max_staleness + 2,
-        options=NF4 if nf4 else (),
+        options=(*template_options(weights, log_path.parent), *(NF4 if nf4 else ())),
         sleeps=slot.gpu is not None and max_servers(params) > params.servers,
     )
 

@@ -12,6 +12,7 @@ from proactor_lib.artf.serving.autoscaler import ScalingPolicy
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.launch import judge_slots, oracle_slots
 from proactor_lib.artf.serving.placement import Slot, serves_judge
+from proactor_lib.artf.serving.served_template import template_options
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.params import Params
 from proactor_lib.rewards.params import SERVE
@@ -76,5 +77,5 @@ def own_server(params: Params, model: str, weights: str, folder: Path, slot: Slo
         model=weights, name=model, log_path=folder / f"server-{slot.name}.log", key=key, cores=slot.cores, gpu=slot.gpu,
         dtype=models.dtype_name(params.server_dtype, cuda=slot.gpu is not None),
         max_model_len=None, max_num_seqs=params.max_num_seqs, kv_cache_gb=params.kv_cache_gb,
-        gpu_memory_utilization=params.gpu_memory_utilization,
+        gpu_memory_utilization=params.gpu_memory_utilization, options=template_options(weights, folder),
     )  # fmt: skip
