@@ -262,7 +262,7 @@ def test_bad_lines_are_named(lines, said, tmp_path):
 
 def test_bad_places_are_named(tmp_path):
     for arguments, said in [
-        (("mwoz", tmp_path, "train"), "unknown dataset 'mwoz'; accepted: homeloan, sgd, abcd, star, jsonl"),
+        (("mwoz", tmp_path, "train"), f"unknown dataset 'mwoz'; accepted: {', '.join(datasets.DATASETS)}"),
         (("sgd", None, "train"), "needs a data folder"),
         (("sgd", tmp_path / "none", "train"), "none is not there"),
         (("sgd", tmp_path, "train"), "no schema.json"),
