@@ -89,6 +89,9 @@ class TrainingParams(BaseModel):
     sft_steps: Natural = 0  # optimiser steps on the references before GRPO; 0: none
     sft_learning_rate: Positive = 2e-4
     sft_dialogues_per_step: Count = 2
+    sft_check: Natural = 0  # steps between looks at the loss on dev, whose lowest is kept; 0: the last step is
+    sft_patience: Count = 2  # looks in a row without a lower one, after which SFT ends
+    sft_equal_time: bool = False  # SFT as long as it and GRPO take together, to compare with: policy sft_equal_time
     start_from: LocalPath | None = None  # an adapter's folder, such as another run's training/sft, in place of SFT
     max_steps: Natural = 100  # GRPO optimiser steps; 0: none
     learning_rate: Positive = 1e-5
@@ -185,6 +188,8 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
             raise ValueError("quality_filter: 'iou' needs a second_annotator")
         if self.judge != "rubric" and self.judge_url is None:
             raise ValueError(f"judge {self.judge!r} needs judge_url")
+        if self.sft_equal_time and not (self.max_steps and (self.sft_steps or self.start_from)):
+            raise ValueError("sft_equal_time needs a warm start and GRPO, whose time it takes")
         if self.serve_weights == "nf4" and (self.quantization != "nf4" or self.device == "cpu"):
             raise ValueError("serve_weights 'nf4' needs quantization 'nf4' and a GPU")
         if self.serve_weights == "nf4" and self.policy_sync == "merged":

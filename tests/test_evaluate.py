@@ -14,14 +14,15 @@ from proactor_lib.artf.serving.completions import CompletionClient, Output, Wron
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
-from proactor_lib.evaluate import agents, confidence, evaluate_run, graph, load_or_score, readiness
+from proactor_lib.evaluate import agents, confidence, evaluate_run, few_shot, graph, load_or_score, readiness
 from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.predictions import PredictionLog
-from proactor_lib.evaluate.run import EvalSplit, predict, spread
+from proactor_lib.evaluate.run import predict
+from proactor_lib.evaluate.splits import EvalSplit, spread
 from proactor_lib.files import read_jsonl
-from proactor_lib.metrics.thresholds import persistence
+from proactor_lib.metrics.thresholds import fired_from, persistence
 from proactor_lib.models import TINY, load_tokenizer, resolve
-from proactor_lib.schema import PredictedAction, TurnPrediction
+from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, TurnPrediction
 
 from support.fake_endpoint import FakeEndpoint, Reply
 from support.runs import opened
@@ -114,6 +115,20 @@ def test_non_reasoning_sees_the_turns_so_far_and_answers_in_our_format(tmp_path)
     assert "pull_credit(" in requests[0]["messages"][0]["content"]
 
 
+def test_few_shots_show_each_kind_of_turn_and_what_may_be_said(tmp_path):
+    run = opened(tmp_path)
+    shown = few_shot.shots(run.split("train"))
+    answers = [m["content"] for m in shown if m["role"] == "assistant"]
+    assert [m["role"] for m in shown] == ["user", "assistant"] * 3
+    assert [a.split(":")[0] for a in answers] == ["ready", "candidate", "none"]  # due, early, silent
+    actions = (Action(name="pay"), Action(name="book", params=(Parameter(name="day"), Parameter(name="to"))))
+    assert few_shot.grammar(Catalog(domain="d", actions=actions)).splitlines()[1:4] == [
+        'act ::= ("ready: " | "candidate: ") (a0 | a1)',
+        'a0 ::= "pay"',
+        'a1 ::= "book" (" | " ("day" | "to") "=" value){0,8}',
+    ]
+
+
 def test_reasoning_is_asked_to_think_and_its_thoughts_are_kept_but_not_done(tmp_path):
     text = "<think>ready: order_appraisal</think>candidate: pull_credit"
     said, requests = follow("reasoning", lambda r, n: Reply(text), tmp_path)
@@ -181,8 +196,10 @@ def test_a_served_policy_is_asked_greedily_once_a_turn_and_beyond_the_context_no
 class AnotherAnswers:
     """A server's client whose every request another model answers."""
 
-    async def warm(self, model, prompt, session):
+    async def warm(self, *request):
         raise WrongModel("policy-v1 was asked, base answered")
+
+    sample = warm
 
     async def close(self):
         pass
@@ -230,7 +247,10 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
 
 
 def test_an_unknown_policy_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="unknown policy 'orcale'; accepted: base, sft, trained, non_reasoning"):
+    with pytest.raises(
+        UserError,
+        match="unknown policy 'orcale'; accepted: base, sft, sft_equal_time, trained, non_reasoning, few",
+    ):
         evaluate_run(opened(tmp_path, policies=["orcale"]))
     with pytest.raises(UserError, match="the adapter of policy 'mine' is not there"):
         evaluate_run(opened(tmp_path / "b", policies=["mine"], adapters={"mine": str(tmp_path / "no")}))
@@ -242,6 +262,19 @@ def test_a_threshold_is_tuned_on_dev(tmp_path):
     found = readiness.tune_run(run, "oracle_early", prices=(0.0, 1.0))
     assert list(found.table.price) == [0.0, 1.0] and set(found.curve.threshold) >= {0.0, 1.0}
     assert found.table.utility[0] >= found.table.utility[1] and found.chosen in set(found.curve.threshold)
+
+
+def test_a_tuned_policy_fires_from_the_threshold_that_is_best_on_dev(tmp_path):
+    run = opened(tmp_path, policies=["random", "random_tuned"], evaluation_turns=0, execution_price=1.0)
+    evaluate_run(run)
+    found, threshold = load_or_score(run), readiness.tune_run(run, "random").chosen
+    own, tuned = (found.predictions[name] for name in ("random", "random_tuned"))
+    assert tuned == fired_from(persistence(own), threshold) and tuned != own
+    primary = found.primary()
+    assert primary["dev"]["random_tuned"] > primary["dev"]["random"]
+    assert list(primary["policies"]) == ["random", "random_tuned"]
+    with pytest.raises(UserError, match="unknown policy 'orcale_tuned'"):
+        evaluate_run(opened(tmp_path / "b", policies=["orcale_tuned"]))
 
 
 def test_a_row_of_ready_turns_goes_over_turns_that_were_not_asked():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from proactor_lib import datasets, policies
 from proactor_lib.annotate.evidence import annotate
-from proactor_lib.evaluate.run import spread
+from proactor_lib.evaluate.splits import spread
 from proactor_lib.metrics import compare, evaluate_predictions, score_predictions, table
 from proactor_lib.metrics.executions import Executor
 from proactor_lib.metrics.intervals import METRICS, estimate

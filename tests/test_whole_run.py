@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 from proactor_lib import pipeline
@@ -16,13 +17,15 @@ from support.zoo import write_zoo
 
 pytestmark = pytest.mark.timeout(1200)  # a minute or five, and as long again on a busy machine
 ROOT = Path(__file__).parents[1]
-POLICIES = ["base", "sft", "trained"]
+POLICIES = ["base", "few_shot", "sft", "sft_tuned", "sft_equal_time", "trained"]
 STAGES = ["01_annotation", "02_reward_ablation", "03_artf_training", "04_evaluation"]
 
 
 def arguments(out):
     params = ["--params", str(ROOT / "params" / "smoke.yaml"), "--out", str(out)]
-    return ["run", *params, "--set", "dataset=jsonl", "--set", f"data_dir={out.parent / 'zoo'}"]
+    more = {"dataset": "jsonl", "data_dir": out.parent / "zoo", "policies": json.dumps(POLICIES)}
+    more |= {"sft_check": 1, "sft_equal_time": "true"}
+    return ["run", *params, *(text for k, v in more.items() for text in ("--set", f"{k}={v}"))]
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +47,17 @@ def test_every_stage_leaves_its_files(whole):
         "open_gate",
     }
     assert {n: s.state for n, s in pipeline.read_stages(out).items()} == dict.fromkeys(STAGES, "done")
-    for name in ("sft", "adapter"):
+    for name in ("sft", "sft_equal_time", "adapter"):
         assert (out / "training" / name / "adapter_model.safetensors").exists()
+    warm, equal = (pd.read_json(out / "training" / f"{n}.jsonl", lines=True) for n in ("sft", "sft_equal_time"))
+    assert list(warm) == ["step", "loss", "seconds", "tokens", "dev_loss"] and len(equal) > len(warm) == 2
     steps = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps] == [1, 2] and all(0 <= s["reward_mean"] <= 1 for s in steps)
     for policy in POLICIES:
         lines = [json.loads(line) for line in (out / "predictions" / f"{policy}.jsonl").read_text().splitlines()]
         assert len(lines) == 2 * 6 and all(line["prompt_tokens"] > 100 and line["latency_s"] > 0 for line in lines)
+        readable = [not line["unreadable"] or line["output_tokens"] == 8 for line in lines]  # or cut off
+        assert policy != "few_shot" or all(readable)  # a grammar holds random weights, too
     assert (out / "predictions" / "dev" / "trained.jsonl").exists()
     events = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
     scored = [e["text"] for e in events if e["stage"] == "score"]
@@ -76,7 +83,8 @@ def test_the_summary_holds_what_the_report_shows(whole):
         "pri",
     }
     primary = summary["primary"]
-    assert list(primary["policies"]) == POLICIES and list(primary["against"]) == ["base", "sft"]
+    assert list(primary["policies"]) == POLICIES and list(primary["against"]) == POLICIES[:-1]
+    assert set(primary["dev"]) == set(POLICIES) - {"base", "few_shot"}
     assert primary["policies"]["base"] == summary["held_out"]["base"]["utility"] and primary["reason"] is None
     page = (out / "report.html").read_text()
     assert page.count("data:image/") >= 3 and "tiny" in page

@@ -23,7 +23,7 @@ def _about() -> None:
 # Each is a module here with `register(app)`.
 COMMANDS = (
     "annotate", "assess", "bench", "catalog", "cluster", "data", "doctor", "evaluate", "report", "rewards",
-    "run", "score", "serve", "simulate", "sweep", "train", "watch",
+    "run", "score", "serve", "simulate", "study", "sweep", "train", "watch",
 )  # fmt: skip
 
 for name in COMMANDS:

@@ -28,8 +28,13 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    policy: Annotated[list[str], typer.Option(help="Repeat it: base, non_reasoning, reasoning, reasoning_asg, a fixed "
-                                              "policy (oracle, silent, logged, ...), or NAME=FOLDER of an adapter.")],
+    policy: Annotated[
+        list[str],
+        typer.Option(
+            help="Repeat it: base, non_reasoning, few_shot, reasoning, reasoning_asg, a fixed policy (oracle, silent, "
+            "logged, ...), or NAME=FOLDER of an adapter."
+        ),
+    ],
     dataset: Dataset,
     out: Annotated[Path, typer.Option(help="The folder; an evaluation begun in it goes on.")],
     data_dir: DataDir = None,

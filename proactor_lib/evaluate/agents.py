@@ -5,14 +5,14 @@ An agent is shown a dialogue's turns and says what it would prepare or trigger a
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proactor_lib import agent, policies
 from proactor_lib.agent import Parsed, parse
 from proactor_lib.endpoint import Answer, Endpoint, Failed
-from proactor_lib.evaluate import graph
+from proactor_lib.evaluate import few_shot, graph
 from proactor_lib.evaluate.confidence import with_confidence
 from proactor_lib.replies import after_thinking
 from proactor_lib.schema import Case, TurnPrediction
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Known = Mapping[int, TurnPrediction]
 OnPrediction = Callable[[TurnPrediction], None]
+Message = dict[str, str]  # role and content
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,26 @@ class Fixed:
 
 PROMPTS = {
     "non_reasoning": "agent.system.j2",
+    "few_shot": "agent.system.j2",
     "reasoning": "reasoning.system.j2",
     "reasoning_asg": "reasoning_asg.system.j2",
 }
 
 
 class Prompted:
-    """A model behind an endpoint with one of the PROMPTS: non-reasoning, reasoning, reasoning + ASG [paper]."""
+    """A model behind an endpoint with one of the PROMPTS: non-reasoning, reasoning, reasoning + ASG [paper]; few-shot
 
-    def __init__(self, name: str, endpoint: Endpoint, max_tokens: int, sampling: Mapping[str, Any] | None = None):
-        """`sampling`: further fields of its requests."""
+    is the first with worked examples [ours].
+    """
+
+    def __init__(self, name: str, endpoint: Endpoint, max_tokens: int, sampling: Mapping[str, Any] | None = None,
+                 shots: Sequence[Message] = (), constrained: bool = False):  # fmt: skip
+        """`sampling`: further fields of its requests; shots: messages before the question; constrained: vLLM lets
+
+        nothing be said that cannot be read.
+        """
         self._template, self._endpoint = PROMPTS[name], endpoint
+        self._shots, self._constrained = list(shots), constrained
         self._sampling = {"temperature": 0.0, "max_tokens": max_tokens, **(sampling or {})}
         self._carries = name == "reasoning_asg"
         self.at_once = max(endpoint.concurrency if self._carries else endpoint.concurrency // 4, 1)
@@ -110,8 +120,9 @@ class Prompted:
 
     async def _ask(self, case: EvalCase, seen: str) -> Answer[str] | Failed:
         system = agent.system_text(case.catalog, self._template)
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": seen}]
-        answer = await self._endpoint.complete(messages, **self._sampling)
+        messages = [{"role": "system", "content": system}, *self._shots, {"role": "user", "content": seen}]
+        form = {"structured_outputs": {"grammar": few_shot.grammar(case.catalog)}} if self._constrained else {}
+        answer = await self._endpoint.complete(messages, **self._sampling, **form)
         if isinstance(answer, Failed) and answer.kind != "rejected":
             raise Unanswered(f"{self._endpoint.model!r} at {self._endpoint.url} does not answer: {answer.reason}")
         return answer

@@ -10,14 +10,16 @@ from proactor_lib import agent, progress, provenance
 from proactor_lib.annotate.oracle_run import cache_dir
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
+from proactor_lib.evaluate import few_shot
 from proactor_lib.evaluate.agents import PROMPTS, Agent, Fixed, Prompted
+from proactor_lib.evaluate.readiness import TUNED, untuned
 from proactor_lib.policies import FIXED_POLICIES
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from proactor_lib.evaluate.policy_server import PolicyServer
 
-BASE, SFT, TRAINED = "base", "sft", "trained"
+BASE, SFT, SFT_EQUAL_TIME, TRAINED = "base", "sft", "sft_equal_time", "trained"
 TIMEOUT = 600.0  # seconds a request
 
 
@@ -29,7 +31,8 @@ class PolicySet:
 
     def __init__(self, run: RunFolder, clustered: bool = False):
         self._run, self._clustered, self._stack, self._host = run, clustered, ExitStack(), None
-        own = {BASE: None, SFT: run.training / "sft", TRAINED: run.training / "adapter"}
+        folders = {SFT: "sft", SFT_EQUAL_TIME: "sft_equal_time", TRAINED: "adapter"}
+        own = {BASE: None, **{name: run.training / folder for name, folder in folders.items()}}
         self.adapters: dict[str, Path | None] = {**own, **run.params.adapters}
 
     def __enter__(self) -> "PolicySet":
@@ -44,9 +47,11 @@ class PolicySet:
         UserError for a name that nobody has, and for a named adapter that is not there.
         """
         known = [*self.adapters, *PROMPTS, *FIXED_POLICIES]
-        if unknown := [name for name in names if name not in known]:
-            raise UserError(f"unknown policy {unknown[0]!r}; accepted: {', '.join(known)}")
-        missing = {n: a for n in names if (a := self.adapters.get(n)) and not (a / "adapter_config.json").exists()}
+        if unknown := [name for name in names if (untuned(name) or name) not in known]:
+            accepted = f"{', '.join(known)}, or one of these with {TUNED}"
+            raise UserError(f"unknown policy {unknown[0]!r}; accepted: {accepted}")
+        adapters = {name: self.adapters.get(untuned(name) or name) for name in names}
+        missing = {n: a for n, a in adapters.items() if a and not (a / "adapter_config.json").exists()}
         for name, folder in missing.items():
             if name in self._run.params.adapters:
                 raise UserError(f"the adapter of policy {name!r} is not there: {folder}")
@@ -67,7 +72,11 @@ class PolicySet:
                 "max_tokens": p.max_completion_tokens,
             }
         there = {"url": p.policy_url, "model": p.policy_model} if p.policy_url else ours
-        return there | {"prompt": self._prompt(PROMPTS[name]), "max_tokens": self._max_tokens(name)}
+        return there | {
+            "prompt": self._prompt(PROMPTS[name]),
+            "max_tokens": self._max_tokens(name),
+            **({"shots": self._shots(name)} if name == "few_shot" else {}),
+        }
 
     def agent(self, name: str) -> Agent:
         """The policy, ready to be asked. ServerDied if our server does not start."""
@@ -87,11 +96,15 @@ class PolicySet:
             url, many = f"{server.url}/v1", p.max_num_seqs
             endpoint = Endpoint(url, base, timeout=TIMEOUT, concurrency=many, key=server.key)
             sampling = {"chat_template_kwargs": p.chat_template_args} if p.chat_template_args else {}
-        return Prompted(name, endpoint, self._max_tokens(name), sampling)
+        constrained = name == "few_shot" and p.policy_url is None
+        return Prompted(name, endpoint, self._max_tokens(name), sampling, self._shots(name), constrained)
+
+    def _shots(self, name: str) -> list[dict[str, str]]:
+        return few_shot.shots(self._run.split("train")) if name == "few_shot" else []
 
     def _max_tokens(self, name: str) -> int:
         p = self._run.params
-        return p.max_completion_tokens if name == "non_reasoning" else p.reasoning_tokens
+        return p.reasoning_tokens if name.startswith("reasoning") else p.max_completion_tokens
 
     def _prompt(self, template: str) -> str:
         return hashlib.sha256(agent.system_text(self._run.catalog, template).encode()).hexdigest()[:12]

@@ -8,7 +8,7 @@ thrown away.
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,13 @@ class PredictionLog:
             os.write(handle, (line.model_dump_json(exclude_unset=True) + "\n").encode())
         finally:
             os.close(handle)
+
+    def write(self, lines: Iterable[TurnPrediction]) -> None:
+        """All of them at once."""
+        self._lines = defaultdict(dict)
+        for line in lines:
+            self._lines[line.dialogue_id][line.turn] = line
+        self.finish()
 
     def finish(self) -> None:
         """All is there: write the final file, in order of dialogue and turn."""

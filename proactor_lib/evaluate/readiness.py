@@ -8,15 +8,40 @@ import pandas as pd
 
 from proactor_lib.evaluate import predictions
 from proactor_lib.evaluate.predictions import DEV, TEST
-from proactor_lib.evaluate.run import EvalSplit
+from proactor_lib.evaluate.splits import EvalSplit
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
-from proactor_lib.metrics.thresholds import persistence, sweep, trade_off, tune, tuned
+from proactor_lib.metrics.thresholds import fired_from, persistence, sweep, trade_off, tune, tuned
+from proactor_lib.provenance import fingerprint
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
 PRICES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a false execution, in missed opportunities
 THRESHOLDS = 21
+
+
+TUNED = "_tuned"  # ends the name of a policy that is another with its threshold tuned on dev
+
+
+def untuned(policy: str) -> str | None:
+    """The policy that a tuned one is made of; None for one that is not."""
+    return policy.removesuffix(TUNED) if policy.endswith(TUNED) else None
+
+
+def write_tuned(run: RunFolder, policy: str) -> None:
+    """Predictions of `<policy>_tuned` on test and dev: the policy's, fired from the threshold that is best on dev.
+
+    At the run's execution_price. UserError as `tune_run`.
+    """
+    p, sides = run.params, {split: _sure(run, policy, split) for split in (DEV, TEST)}
+    said_on_dev, asked = sides[DEV]
+    best = tune(sweep(said_on_dev, _quantiles(said_on_dev.predictions), p.theta, asked), p.execution_price)
+    for split, (inputs, _) in sides.items():
+        files = [predictions.folder(run, s) / f"{policy}.jsonl" for s in (split, DEV)]
+        made_from = {"files": [fingerprint(f) for f in files], "threshold": best}
+        log = predictions.PredictionLog(predictions.folder(run, split), f"{policy}{TUNED}", made_from)
+        if not log.complete:
+            log.write(fired_from(inputs.predictions, best))
 
 
 class Tuning(NamedTuple):

@@ -35,6 +35,7 @@ class EvalResults:
     table: pd.DataFrame  # method, metric, value, low, high
     comparisons: pd.DataFrame | None  # as metrics.compare: the policy in `focus` with each other one, if there is any
     ranked_against: list[str]  # the methods that PRI compares
+    dev: dict[str, float]  # utility on dev of the policies that were asked there, at all turns
 
     @property
     def dialogues(self) -> int:
@@ -55,9 +56,9 @@ class EvalResults:
         return found
 
     def primary(self) -> dict[str, Any]:
-        """The primary endpoint, as `metrics.utility.primary`."""
+        """The primary endpoint, as `metrics.utility.primary`, and `dev`: utility there, which chooses opponents."""
         one = next(iter(self.scores.values()))
-        return utility.primary(self.table, self.comparisons, one.price, one.sampled)
+        return utility.primary(self.table, self.comparisons, one.price, one.sampled) | {"dev": self.dev}
 
     def outputs(self) -> pd.DataFrame:
         """A row per policy: outputs, unreadable, silent (counts), prompt_tokens, output_tokens (means), latency_s
@@ -119,6 +120,9 @@ def _made_from(run: RunFolder, said: Predictions) -> dict[str, Any]:
     """All that the results depend on, as JSON values."""
     p = run.params
     files = run.sources(predictions.TEST) + [predictions.folder(run) / f"{name}.jsonl" for name in said]
+    if on_dev := predictions.policies(run, predictions.DEV):
+        there = predictions.folder(run, predictions.DEV)
+        files += [*run.sources(predictions.DEV), *(there / f"{name}.jsonl" for name in on_dev)]
     return {
         "files": [provenance.fingerprint(path) for path in files],
         "policies": list(said),
@@ -134,6 +138,7 @@ def _score(run: RunFolder, said: Predictions, evaluated_turns: Turns | None, mad
     tables = {name: pd.concat([getattr(s, name).assign(policy=n) for n, s in scores.items()]) for name in FRAMES}
     tables["table"] = metrics.table(by_dialogue, p.bootstrap, p.seed)
     kept = {"made_from": made_from, "ranked_against": tables["table"].attrs.pop("ranked_against")}
+    kept["dev"] = _on_dev(run)
     pairs = [(focus(said), other) for other in said if other != focus(said)]
     if pairs:
         tables["comparisons"] = metrics.compare(by_dialogue, pairs, bootstrap=p.bootstrap, seed=p.seed)
@@ -154,6 +159,17 @@ def _scores(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) ->
     return scores
 
 
+def _on_dev(run: RunFolder) -> dict[str, float]:
+    """Utility on dev of the policies that were asked there; none where turns were sampled."""
+    p, split = run.params, predictions.DEV
+    if p.evaluation_turns or not (said := predictions.read_all(run, split)):
+        return {}
+    corpus = run.dialogues(split), run.references(split)
+    tables = {name: metrics.evaluate_predictions(*corpus, lines, p.theta) for name, lines in said.items()}
+    found = {name: float(utility.utility_at(table, [p.execution_price])[0, 0]) for name, table in tables.items()}
+    return {name: value for name, value in found.items() if value == value}
+
+
 def _read(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) -> EvalResults:
     p, names = run.params, [*FRAMES, "table", *(["comparisons"] if len(said) > 1 else [])]
     tables = {name: pd.read_parquet(run.metrics / f"{name}.parquet") for name in names}
@@ -163,5 +179,7 @@ def _read(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) -> E
         scores[policy] = Scores(
             **dict(zip(FRAMES, own, strict=True)), theta=p.theta, values="normalised", price=p.execution_price
         )
-    ranked_against = _kept(run)["ranked_against"]
-    return EvalResults(said, evaluated_turns, scores, tables["table"], tables.get("comparisons"), ranked_against)
+    kept = _kept(run)
+    return EvalResults(
+        said, evaluated_turns, scores, tables["table"], tables.get("comparisons"), kept["ranked_against"], kept["dev"]
+    )

@@ -2,17 +2,17 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 
-from proactor_lib import progress, provenance
+from proactor_lib import progress
 from proactor_lib.annotate.oracle_run import in_order
 from proactor_lib.concurrency import run_async
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.agents import Agent, EvalCase, Unanswered
-from proactor_lib.evaluate.policy_set import PolicySet
+from proactor_lib.evaluate.policy_set import SFT, PolicySet
 from proactor_lib.evaluate.predictions import DEV, TEST, PredictionLog, folder
+from proactor_lib.evaluate.readiness import untuned, write_tuned
 from proactor_lib.evaluate.results import focus, load_or_score
-from proactor_lib.policies import FIXED_POLICIES
+from proactor_lib.evaluate.splits import EvalSplit
 from proactor_lib.run_folder import RunFolder
 
 TELL_EVERY = 0.2  # seconds between two lines of progress
@@ -21,7 +21,8 @@ TELL_EVERY = 0.2  # seconds between two lines of progress
 def evaluate_run(run: RunFolder, dev: bool = False, log: Callable[[str], None] = lambda text: None) -> list[str]:
     """Predictions of every policy in `params.policies` on test, and their results in metrics/; the policies' names.
 
-    `dev`: the policy in focus is asked on dev too, where its threshold is tuned. A policy whose adapter the run does
+    `dev`: the policy in focus is asked on dev too, where its threshold is tuned, and where several that were only
+    fine-tuned are compared with it, these, for dev says which of them is the best. A policy whose adapter the run does
     not have is left out, with a line to `log`. What an earlier call made is not asked again. Raises UserError for a
     policy that nobody knows, where none is left, and for an endpoint that does not answer, ServerDied if our server
     does not start.
@@ -31,49 +32,26 @@ def evaluate_run(run: RunFolder, dev: bool = False, log: Callable[[str], None] =
         if not names:
             raise UserError(f"{run.out}: none of the policies {', '.join(run.params.policies)} was trained here")
         for name in names:
-            evaluate_policy(EvalSplit(run, TEST), roster, name)
-        if dev:
-            evaluate_policy(EvalSplit(run, DEV), roster, focus(names))
+            _evaluate(run, roster, name)
+        for name in _asked_on_dev(names) if dev else ():
+            evaluate_policy(EvalSplit(run, DEV), roster, name)
     load_or_score(run)
     return names
 
 
-class EvalSplit:
-    """A split of a run, as policies are asked about it."""
-
-    def __init__(self, run: RunFolder, split: str = TEST):
-        self.run, self.split = run, split
-
-    @cached_property
-    def cases(self) -> list[EvalCase]:
-        """The dialogues with the turns that are asked."""
-        count = self.run.params.evaluation_turns
-        return [
-            EvalCase(c.dialogue, c.references, c.catalog, spread(len(c.dialogue.turns), count))
-            for c in self.run.split(self.split)
-        ]
-
-    @property
-    def evaluated_turns(self) -> dict[str, tuple[int, ...]]:
-        """The turns that are asked, by dialogue."""
-        return {c.dialogue.id: c.turns for c in self.cases}
-
-    def made_from(self, policy: str) -> dict:
-        """What the policy's predictions depend on in the data: JSON values. Only fixed policies see the references."""
-        run = self.run
-        files = run.sources(self.split) if policy in FIXED_POLICIES else [run.data / f"{self.split}.jsonl"]
-        return {
-            "files": [provenance.fingerprint(f) for f in files],
-            "catalog": run.catalog.digest,
-            "turns": run.params.evaluation_turns,
-        }
+def _evaluate(run: RunFolder, roster: PolicySet, name: str) -> None:
+    """On test; a tuned policy says what the one that it is made of says there and, to tune it, on dev."""
+    own = untuned(name)
+    for split in (TEST, DEV) if own else (TEST,):
+        evaluate_policy(EvalSplit(run, split), roster, own or name)
+    if own:
+        write_tuned(run, own)
 
 
-def spread(turns: int, count: int) -> tuple[int, ...]:
-    """`count` evenly spaced turns of 1 to `turns`, the middles of equal parts; all for 0 or where there are no more."""
-    if count == 0 or count >= turns:
-        return tuple(range(1, turns + 1))
-    return tuple(int((i + 0.5) * turns / count) + 1 for i in range(count))
+def _asked_on_dev(names: Sequence[str]) -> list[str]:
+    opponents = [name for name in names if name.startswith(SFT)]
+    asked = {focus(names), *(opponents if len(opponents) > 1 else ())}
+    return [name for name in names if name in asked and untuned(name) is None]
 
 
 def evaluate_policy(split: EvalSplit, roster: PolicySet, name: str) -> None:

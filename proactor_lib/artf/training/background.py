@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 
 from proactor_lib import processes, progress
-from proactor_lib.artf.training.training_log import read_steps
+from proactor_lib.artf.training.training_log import finished, read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 from proactor_lib.run_folder import RunFolder
@@ -36,11 +36,6 @@ class TrainingFailed(RuntimeError):
 def log_path(run: RunFolder) -> Path:
     """What the training process says."""
     return run.training / "train.log"
-
-
-def finished(run: RunFolder) -> bool:
-    """Whether training has come to its end: the adapter is written last."""
-    return (run.training / "adapter").exists()
 
 
 def process(run: RunFolder) -> psutil.Process | None:

@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,10 +19,14 @@ import torch
 from proactor_lib import models
 from proactor_lib.artf.training import head, lean_layers, parts, ranks, tree_attention
 from proactor_lib.artf.training.adapter import save_adapter
+from proactor_lib.artf.training.early_stopping import EarlyStopping
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.rows import DialogueRow
 from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +114,39 @@ def backward(model, rows: list[dict[str, torch.Tensor]], weights: list[torch.nn.
     return loss.item()
 
 
-def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens], tokenizer,
-              out: Path, on_step: Callable[[int, float], None]) -> None:  # fmt: skip
-    """Train `params.sft_steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
+def mean_loss(model, rows: list[dict[str, torch.Tensor]]) -> float:
+    """The rows' mean loss per trained token, in nats, without gradients; the rows are shared out among the ranks."""
+    loss = torch.zeros((), device=model.device)
+    with torch.no_grad():
+        for row in rows[ranks.number() :: ranks.count()]:
+            loss -= head.row_log_probs(model, row).sum()
+    ranks.sum_over_all([loss])
+    return loss.item() / sum(len(row["token_index"]) for row in rows)
 
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is taught: packed rows of references. `visits`: endless, of train; `dev`: where early stopping looks."""
+
+    visits: DialogueSampler
+    dev: Sequence[Episode]
+    trunk: Callable[[Episode], DialogueTokens]
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def rows(self, visits: Iterable[Episode]) -> list[dict[str, torch.Tensor]]:
+        """All turns of each visit with what the references say there."""
+        return [reference_row(v, self.trunk(v), self.tokenizer).pack() for v in visits]
+
+    def step(self, number: int, dialogues: int) -> list[dict[str, torch.Tensor]]:
+        """The rows of a step (from 0)."""
+        return self.rows(self.visits[n] for n in range(number * dialogues, (number + 1) * dialogues))
+
+
+def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int,
+              on_step: Callable[[int, float], None]) -> None:  # fmt: skip
+    """Train `steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
+
+    With `params.sft_check` training ends early where the loss on dev no longer falls, and the best adapter is kept.
     `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it. Every rank calls it;
     rank 0 writes.
     """
@@ -120,25 +155,33 @@ def fine_tune(params: Params, path: str, visits: DialogueSampler, trunk: Callabl
     model = trainable_model(path, params)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=params.sft_learning_rate, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, max(1, params.sft_steps // 10), params.sft_steps + 1)
+    schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps + 1)
+    stopping = _stopping(params, model, weights, lessons) if params.sft_check else None
     out.parent.mkdir(parents=True, exist_ok=True)
     writes = ranks.number() == 0
     with open(out.with_suffix(".jsonl") if writes else os.devnull, "w") as lines:
-        for step in range(params.sft_steps):
-            began = time.monotonic()
-            first = step * params.sft_dialogues_per_step
-            chosen = [visits[n] for n in range(first, first + params.sft_dialogues_per_step)]
-            rows = [reference_row(v, trunk(v), tokenizer).pack() for v in chosen]
+        for step in range(steps):
+            began, rows = time.monotonic(), lessons.step(step, params.sft_dialogues_per_step)
             loss = backward(model, rows, weights, params.token_budget)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-            seconds = time.monotonic() - began
-            tokens = sum(len(row["input_ids"]) for row in rows)
-            lines.write(json.dumps({"step": step + 1, "loss": loss, "seconds": seconds, "tokens": tokens}) + "\n")
+            seconds, tokens = time.monotonic() - began, sum(len(row["input_ids"]) for row in rows)
+            line = {"step": step + 1, "loss": loss, "seconds": seconds, "tokens": tokens}
+            dev_loss = stopping and stopping.look(step + 1)
+            lines.write(json.dumps(line | ({"dev_loss": dev_loss} if dev_loss is not None else {})) + "\n")
             lines.flush()
             if writes:
                 on_step(step + 1, loss)
+            if stopping and stopping.over:
+                break
+    if stopping:
+        stopping.restore()
     if writes:
         save_adapter(model, out)
+
+
+def _stopping(params: Params, model, weights: list[torch.nn.Parameter], lessons: Lessons) -> EarlyStopping:
+    loss = partial(mean_loss, model, lessons.rows(lessons.dev))
+    return EarlyStopping(loss, weights, params.sft_check, params.sft_patience)

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from proactor_lib.artf.training import ranks
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens, reference_tokens
-from proactor_lib.artf.training.training_log import Records
+from proactor_lib.artf.training.training_log import WARM_START, Records, finished, read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.params import Params
@@ -55,6 +55,11 @@ class Job:
     def sft_adapter(self) -> Path:
         """Where the warm start leaves its adapter."""
         return self.folder / "sft"
+
+    @property
+    def equal_time_adapter(self) -> Path:
+        """Where SFT for as long leaves its own."""
+        return self.folder / "sft_equal_time"
 
     @property
     def adapter(self) -> Path:
@@ -96,9 +101,9 @@ class Job:
         """What the visit's references say at `turn`, as an output's tokens, and no more than an output may have."""
         return reference_tokens(self.tokenizer, visit.references, turn)[: self.params.max_completion_tokens]
 
-    def visits(self, turns_per_dialogue: int | None) -> DialogueSampler:
-        """The training split's visits; for `turns_per_dialogue` see there."""
-        return DialogueSampler(self.run.split("train"), turns_per_dialogue, self.params.seed, self.params.open_share)
+    def visits(self, turns_per_dialogue: int | None, split: str = "train") -> DialogueSampler:
+        """A split's visits; for `turns_per_dialogue` see there."""
+        return DialogueSampler(self.run.split(split), turns_per_dialogue, self.params.seed, self.params.open_share)
 
 
 def train(run: RunFolder, **kwargs) -> None:
@@ -107,22 +112,29 @@ def train(run: RunFolder, **kwargs) -> None:
     Every rank calls it; rank 0 owns servers, rollouts and files. `kwargs` go to `reinforce`.
     """
     job = Job(run)
-    if job.adapter.exists():
+    if finished(run):
         log.info("%s is there already", job.adapter)
         return
     log.info("%s trains", job.base)  # a model that is not there is said before anything large is imported
     with ranks.group(_on_gpu(job.params)):
-        if ranks.number() == 0:
-            copy_start_adapter(job)
-            _trainer_base(job)  # made by one, used by all
+        if not job.adapter.exists():
+            _warm_start_and_reinforce(job, **kwargs)
         ranks.wait_for_all()
-        warm_start(job)  # before the server starts: the two would fight for the cores
-        ranks.wait_for_all()
-        if ranks.number() == 0:
-            with ray_session(job.params):
-                serve_and_reinforce(job, **kwargs)
-        elif job.params.max_steps:
-            reinforce(job, None, **kwargs)
+        equal_time(job)
+
+
+def _warm_start_and_reinforce(job: Job, **kwargs) -> None:
+    if ranks.number() == 0:
+        copy_start_adapter(job)
+        _trainer_base(job)  # made by one, used by all
+    ranks.wait_for_all()
+    warm_start(job)  # before the server starts: the two would fight for the cores
+    ranks.wait_for_all()
+    if ranks.number() == 0:
+        with ray_session(job.params):
+            serve_and_reinforce(job, **kwargs)
+    elif job.params.max_steps:
+        reinforce(job, None, **kwargs)
 
 
 def serve_and_reinforce(job: Job, **kwargs) -> None:
@@ -181,16 +193,36 @@ def warm_start(job: Job) -> None:
     """SFT on the references, if the parameters ask for it and it is not done yet."""
     if job.params.sft_steps == 0 or job.sft_adapter.exists():
         return
-    from proactor_lib.artf.training.sft import fine_tune
+    supervise(job, job.sft_adapter, job.params.sft_steps)
 
-    total = job.params.sft_steps
+
+def supervise(job: Job, adapter: Path, steps: int) -> None:
+    """So many steps of SFT; the adapter goes to `adapter`."""
+    from proactor_lib.artf.training.sft import Lessons, fine_tune
 
     def on_step(step: int, loss: float) -> None:
-        progress.report(job.run.out, "sft", step, total, f"loss {loss:.3f}")
+        progress.report(job.run.out, adapter.name, step, steps, f"loss {loss:.3f}")
 
     if ranks.number() == 0:
-        progress.report(job.run.out, "sft", 0, total)
-    fine_tune(job.params, job.base, job.visits(None), job.dialogue_tokens, job.tokenizer, job.sft_adapter, on_step)
+        progress.report(job.run.out, adapter.name, 0, steps)
+    dev = job.visits(None, "dev")
+    looked_at = [dev[n] for n in range(len(job.run.split("dev")))] if job.params.sft_check else []
+    lessons = Lessons(job.visits(None), looked_at, job.dialogue_tokens, job.tokenizer)
+    fine_tune(job.params, job.base, lessons, adapter, steps, on_step)
+
+
+def equal_time(job: Job) -> None:
+    """SFT for as long as warm start and GRPO took together, to compare with, if the parameters ask for it [ours].
+
+    It begins anew, for a learning rate that falls over all of its steps; how many they are follows from the seconds
+    that the others' took. It is not stopped early.
+    """
+    if not job.params.sft_equal_time or job.equal_time_adapter.exists():
+        return
+    warm, grpo = read_steps(job.run, WARM_START), read_steps(job.run)
+    seconds = warm.seconds.sum() + grpo[["rollout_wait_s", "train_s", "sync_s"]].sum().sum()
+    unstopped = replace(job, run=replace(job.run, params=job.params.model_copy(update={"sft_check": 0})))
+    supervise(unstopped, job.equal_time_adapter, round(seconds / warm.seconds.mean()))
 
 
 def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, reward: Reward | None = None) -> None:

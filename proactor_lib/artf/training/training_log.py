@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 METRICS, SAMPLES, WARM_START = "metrics.jsonl", "samples.jsonl", "sft.jsonl"
 
 
+def finished(run: RunFolder) -> bool:
+    """Whether training has come to its end: adapters are written last."""
+    wanted = ["adapter", *(["sft_equal_time"] if run.params.sft_equal_time else [])]
+    return all((run.training / name).exists() for name in wanted)
+
+
 class GroupLine(BaseModel):
     """The K outputs of one turn, as they were sampled, rewarded and trained on; further keys are let through."""
 

@@ -1,0 +1,38 @@
+"""When supervised fine-tuning has learnt what it can: the loss on dev, and the weights at its lowest [ours]."""
+
+from collections.abc import Callable
+
+import torch
+
+
+class EarlyStopping:
+    """Looks at the loss on dev every `every` steps, and keeps the weights of the best look.
+
+    loss: measures it, in nats per token; patience: looks in a row without improvement that end the training.
+    """
+
+    def __init__(self, loss: Callable[[], float], weights: list[torch.nn.Parameter], every: int, patience: int):
+        self._loss, self._weights, self._every, self._patience = loss, weights, every, patience
+        self._best, self._kept, self._worse = float("inf"), [], 0
+
+    def look(self, step: int) -> float | None:
+        """The loss on dev after `step` (from 1), where one is due."""
+        if step % self._every:
+            return None
+        loss = self._loss()
+        if loss < self._best:
+            self._best, self._worse = loss, 0
+            self._kept = [w.detach().clone() for w in self._weights]
+        else:
+            self._worse += 1
+        return loss
+
+    @property
+    def over(self) -> bool:
+        """Whether patience is at its end."""
+        return self._worse >= self._patience
+
+    def restore(self) -> None:
+        """Give the weights the values of the best look, if there was any."""
+        for weight, kept in zip(self._weights, self._kept, strict=bool(self._kept)):
+            weight.data.copy_(kept)

@@ -1,0 +1,29 @@
+"""`proactor study`: does training gain over its opponents, over seeds?"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add `proactor study`."""
+    app.command()(study)
+
+
+def study(
+    out: Annotated[Path, typer.Option(help="Where the figures of all runs are kept, a small file each.")],
+    runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs with a report, to be added.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Keep the runs' figures, and compare the trained policies with the best of their opponents, chosen on dev."""
+    from proactor_lib.report import study as studies
+    from proactor_lib.report.sweep import to_json_values
+
+    studies.keep(runs or [], out)
+    found = studies.verdicts(studies.read(out))
+    if as_json:
+        typer.echo(json.dumps({"studies": to_json_values(found)}))
+    else:
+        typer.echo(found.round(3).to_string(index=False) if len(found) else f"{out} holds no figures yet")

@@ -1,0 +1,32 @@
+"""When SFT ends early, and which weights it keeps."""
+
+import torch
+from proactor_lib.artf.training.early_stopping import EarlyStopping
+
+
+def followed(losses, every, patience):
+    """The weight kept, and the step at which training ended, with the weight at each step its number."""
+    weight, coming = torch.nn.Parameter(torch.zeros(1)), iter(losses)
+    stopping = EarlyStopping(lambda: next(coming), [weight], every, patience)
+    for step in range(1, 100):
+        weight.data.fill_(step)
+        stopping.look(step)
+        if stopping.over or step == every * len(losses):
+            break
+    stopping.restore()
+    return weight.item(), step
+
+
+def test_the_weights_of_the_lowest_loss_are_kept():
+    assert followed([3.0, 1.0, 2.0], every=5, patience=3) == (10, 15)
+    assert followed([3.0, 2.0, 1.0], every=5, patience=1) == (15, 15)
+
+
+def test_training_ends_when_patience_does():
+    assert followed([3.0, 1.0, 1.0, 2.0, 0.5], every=2, patience=2) == (4, 8)
+    assert followed([3.0, 4.0, 1.0, 2.0, 2.0, 0.5], every=1, patience=2) == (3, 5)
+
+
+def test_a_look_is_due_every_so_many_steps():
+    stopping = EarlyStopping(lambda: 1.0, [], every=3, patience=9)
+    assert [stopping.look(step) for step in range(1, 7)] == [None, None, 1.0, None, None, 1.0]

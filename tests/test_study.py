@@ -1,0 +1,86 @@
+"""Does training gain? Runs' figures, their opponent and their verdict, against numbers worked out by hand."""
+
+import json
+import math
+
+import pytest
+from proactor_lib.errors import UserError
+from proactor_lib.report import study
+
+
+def primary(trained, test, dev):
+    """A run's primary endpoint: utilities on test and dev of three opponents."""
+    names = ("sft", "sft_tuned", "sft_equal_time")
+    values = {**dict(zip(names, test, strict=True)), "trained": trained, "base": 0.9}
+    return {
+        "metric": "utility",
+        "price": 0.25,
+        "policies": {name: [value, value, value] for name, value in values.items()},
+        "dev": {**dict(zip(names, dev, strict=True)), "trained": 0.0},
+    }
+
+
+def figures(seed, *utilities, dataset="homeloan"):
+    return study.Figures(
+        study="s", dataset=dataset, seed=seed, primary=primary(*utilities), dialogues=60, minutes={"03": 12.0},
+        commit="c", dirty=False, machine={"cpu": "two cores"},
+    )  # fmt: skip
+
+
+def test_the_opponent_is_the_best_on_dev_over_all_seeds():
+    """By mean on dev sft_tuned (0.6) beats sft (0.55); on test sft is the better one, which no choice may see."""
+    kept = [figures(0, 0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2)), figures(1, 0.8, (0.7, 0.5, 0.1), (0.7, 0.7, 0.2))]
+    (row,) = study.verdicts(kept).to_dict("records")
+    assert (row["opponent"], row["seeds"], row["above"]) == ("sft_tuned", 2, 2)
+    assert row["difference"] == pytest.approx(0.25)  # 0.2 and 0.3: standard error 0.05, t(1) 12.706
+    assert row["low"] == pytest.approx(0.25 - 12.706 * 0.05, abs=1e-3) and row["verdict"] == "cannot be told"
+
+
+def test_a_verdict_is_the_intervals():
+    def verdict(*differences):
+        kept = [figures(n, 0.5 + d, (0.5, 0.4, 0.4), (0.5, 0.4, 0.4)) for n, d in enumerate(differences)]
+        (row,) = study.verdicts(kept).to_dict("records")
+        return row["verdict"], row["above"]
+
+    assert verdict(0.1, 0.11, 0.12) == ("training gains", 3)
+    assert verdict(-0.1, -0.11, -0.12) == ("training loses", 0)
+    assert verdict(0.1, -0.1, 0.05) == ("cannot be told", 2)
+    assert verdict(0.1) == ("one seed tells nothing of others", 1)
+
+
+def test_each_dataset_has_its_own_row():
+    told = (0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2))
+    found = study.verdicts([figures(0, *told), figures(0, *told, dataset="sgd")])
+    assert list(found.dataset) == ["homeloan", "sgd"] and all(map(math.isnan, found.low))
+    assert study.verdicts([]).empty
+
+
+def written(folder, summary):
+    from proactor_lib.params import Params
+
+    folder.mkdir()
+    (folder / "params.json").write_text(Params(name="s", seed=3).model_dump_json())
+    origin = {"commit": "c", "dirty": True, "hardware": {"cpu": "two cores"}}
+    (folder / "run.json").write_text(json.dumps({"provenance": origin}))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_runs_figures_are_kept_in_one_small_file(tmp_path, cli):
+    whole = {"primary": primary(0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2)), "dialogues": 60, "stage_seconds": {"03": 90.0}}
+    run = written(tmp_path / "run", whole)
+    done = cli("study", str(run), "--out", str(tmp_path / "kept"), "--json")
+    assert json.loads(done.stdout)["studies"][0]["opponent"] == "sft_tuned"
+    (found,) = study.read(tmp_path / "kept")
+    assert (found.seed, found.minutes, found.dirty) == (3, {"03": 1.5}, True)
+    assert [p.name for p in (tmp_path / "kept").iterdir()] == ["s-homeloan-3.json"]
+
+
+def test_a_run_without_opponents_on_dev_is_refused(tmp_path):
+    told = primary(0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2))
+    del told["dev"]["sft_equal_time"]
+    run = written(tmp_path / "run", {"primary": told, "dialogues": 60, "stage_seconds": {}})
+    with pytest.raises(UserError, match="no utility on dev of sft_equal_time"):
+        study.figures(run)
+    with pytest.raises(UserError, match=r"has no summary.json: `proactor report"):
+        study.figures(tmp_path)
