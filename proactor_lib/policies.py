@@ -172,7 +172,7 @@ def _known(name: str, references: References, turn: int) -> dict[str, str]:
 def _spoilt(action: PredictedAction) -> PredictedAction:
     params = dict(action.params)
     for first in list(params)[:1]:
-        params[first] = f"not {params[first]}"
+        params[first] = f"not {params[first][::-1]}"  # unlike it, too, where the value is free text
     return action.model_copy(update={"params": params})
 
 

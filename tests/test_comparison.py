@@ -4,6 +4,7 @@ import json
 
 import jsonschema
 import pytest
+from proactor_lib import policies
 from proactor_lib.agent import parse, render
 from proactor_lib.annotate import evidence, oracle
 from proactor_lib.comparison import agreement, leaves, similarity
@@ -90,6 +91,14 @@ def test_an_action_whose_only_parameter_is_free_text_can_be_met():
     texts = (render([right]), render([wrong]))
     group = Group(Case(told, (reference,), CATALOG), 3, texts, tuple(map(parse, texts)), 0.5)
     assert [s.value for s in scores(make_reward(load_params(None, {"reward": "rac"})), group)[0]] == [1, 0.5]
+
+
+def test_the_policy_with_a_wrong_parameter_is_wrong_in_free_text_too():
+    logged = {"turn": 2, "name": "report", "params": {"what": RETOLD}}
+    (reference,) = evidence.annotate(dialogue(FRAUD, "OK", observed=[logged]), CATALOG).references
+    case = Case(dialogue(FRAUD, "OK"), (reference,), CATALOG)
+    said = [p for line in policies.wrong_parameter(case) for p in line.actions]
+    assert len(said) == 2 and {alignment(p, reference, 2) for p in said} == {0.5}
 
 
 def test_what_may_be_anything_is_waited_for_by_nobody_and_missed_nowhere():

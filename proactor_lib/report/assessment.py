@@ -42,6 +42,7 @@ def page(run: RunFolder, scored: EvalResults) -> str:
         f"{len(cases)} dialogues, {len(waits)} opportunities, {logged} triggers in the log."
         f"{_failed(run)} {BY_LOG if run.params.annotator.startswith('evidence') else BY_ORACLE}\n",
         _metrics(scored),
+        "[report.html](report.html) shows dialogues with their windows and triggers, turn by turn.\n",
         f"## How early\n\n{_early(waits)}\n",
         _listed(waits[waits.wait > 0].sort_values("wait", ascending=False, kind="stable"), _waited),
         f"## How complete\n\n{len(missed)} of {len(waits)} opportunities were never triggered.\n",
