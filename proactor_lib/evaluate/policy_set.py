@@ -60,6 +60,11 @@ class PolicySet:
             log(f"{name} is left out: this run has no {folder}")
         return [name for name in names if name not in missing]
 
+    def is_ours(self, name: str) -> bool:
+        """Whether our own server answers for the policy."""
+        name = untuned(name) or name
+        return name in self.adapters or (name in PROMPTS and self._run.params.policy_url is None)
+
     def made_from(self, name: str) -> dict:
         """What the policy's outputs depend on, the dialogues apart: JSON values."""
         p = self._run.params
@@ -120,9 +125,8 @@ class PolicySet:
                 progress.report(self._run.out, "evaluate", 0, 1, text)
 
             log_path = self._run.out / "logs" / "evaluation-server.log"
-            self._host = self._stack.enter_context(
-                PolicyServer(self._run, log_path, on_progress, self._clustered, self._server)
-            )
+            host = PolicyServer(self._run, log_path, on_progress, self._clustered, self._server)
+            self._host = self._stack.enter_context(host)
         return self._host
 
 

@@ -46,9 +46,9 @@ def evaluate_run(run: RunFolder, dev: bool = False, log: Callable[[str], None] =
 
 
 def ask_on(run: RunFolder, server: "Server") -> None:
-    """What `evaluate_run` will need of the run's own policies, on dev too, asked of a server of this run's that is up."""
+    """Ask all that needs our own server, on dev too, of one that is up: `evaluate_run` then finds it."""
     with PolicySet(run, server=server) as roster:
-        names = [n for n in roster.present(run.params.policies, logger.info) if (untuned(n) or n) in roster.adapters]
+        names = [name for name in roster.present(run.params.policies, logger.info) if roster.is_ours(name)]
         for name in names:
             _evaluate(run, roster, name)
         for name in _asked_on_dev(names):
