@@ -8,10 +8,10 @@ DATA_DIR ?=
 OUT ?= outputs/demo$(if $(filter-out homeloan,$(DATASET)),-$(DATASET))
 BROWSER_PACKAGES = chromium chromium-driver
 
-.PHONY: help env browser demo test lint pins
+.PHONY: help env browser demo gpu-check test lint pins
 
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 env: .venv/.installed-$(EXTRA)  ## make .venv with everything that the project needs
 
@@ -62,6 +62,12 @@ NO_TEST = $(and $(filter sgd,$(DATASET)),$(if $(wildcard $(DATA_DIR)/test),,yes)
 demo: env  ## run the main job; DATASET=sgd DATA_DIR=... for real conversations
 	.venv/bin/proactor run --params params/cpu-demo.yaml --out $(OUT) \
 	  --set dataset=$(DATASET) $(if $(DATA_DIR),--set data_dir=$(DATA_DIR)) $(if $(NO_TEST),--set test_split=dev)
+
+# Asked first: the CUDA builds are large, and take the place of another extra's.
+gpu-check:  ## on a machine with a GPU: does it work here, and how fast; at most nine minutes
+	@command -v nvidia-smi >/dev/null || { echo "There is no GPU here (no nvidia-smi): nothing was installed or measured." >&2; exit 2; }
+	$(MAKE) env EXTRA=gpu
+	.venv/bin/proactor bench gpu-check
 
 lint: env  ## style and obvious mistakes
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .

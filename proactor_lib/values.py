@@ -6,8 +6,9 @@ One comparison (`same_value`) serves the metrics, the rewards and the annotator.
   is `3.1`. `m` is a million only behind a currency. Two currencies that are both named must agree. What has a zero
   before its digits (`007`) is text.
 - date: by day; `28/11/2026` and `28.11.2026` are read day first, since no month has that number or no country writes it
-  otherwise, `5/3/2026` month first. A date without a year agrees with that day of any year. A time of day may follow.
-  Where the day of a dialogue is known, days told from there (`tomorrow`, `next Friday`) are dates too (`days.py`).
+  otherwise. `5/3/2026` is read month first, but agrees with either day where that is written with its month, and is
+  heard in either. A date without a year agrees with that day of any year. A time of day may follow. Where the day of
+  a dialogue is known, days told from there (`tomorrow`, `next Friday`) are dates too (`days.py`).
 - time: on 24 hours; without a part of the day as it is written.
 - truth: `yes` is `true`, `no` is `false`.
 - text: all else, by spelling: case, width and accents do not count (`ü` is also `ue`), nor do punctuation, apostrophes
@@ -230,6 +231,7 @@ _TRUTH = {"yes": "true", "no": "false"}
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese: no spaces between words
 _SEAM = re.compile(rf"(?<={_UNSPACED.pattern})(?=[0-9a-z])|(?<=[0-9a-z])(?={_UNSPACED.pattern})")
 _BESIDE_LETTER = re.compile(r"(?<=[^\W\d_])[ '.-](?=\w)|(?<=\w)[ .-](?=[^\W\d_])")
+_EITHER = re.compile(r" *(\d{1,2})/(\d{1,2})/(\d{4}|\d\d) *")
 _CURRENCY = re.compile(r"\$|€|£|\b(?:dollars?|bucks|usd|euros?|eur|pounds?|gbp)\b")
 _CURRENCIES = {
     "$": "usd",
@@ -284,13 +286,23 @@ def same_value(a: str, b: str) -> bool:
         return True
     x, y = key(a), key(b)
     if x != y:
-        return _same_day(x, y) or (not (a.isascii() and b.isascii()) and _transcribed(a) == _transcribed(b))
+        if not (a.isascii() and b.isascii()) and _transcribed(a) == _transcribed(b):
+            return True
+        return _same_day(x, y) or _same_day(_other_day(a, b) or x, _other_day(b, a) or y)
     one, other = _currency(a), _currency(b)
     return one is None or other is None or one == other
 
 
 def _same_day(x: str, y: str) -> bool:
-    return len(x) == len(y) == 10 and x[4:] == y[4:] and "0000-" in (x[:5], y[:5])
+    return len(x) == len(y) == 10 and x[4:] == y[4:] and (x == y or "0000-" in (x[:5], y[:5]))
+
+
+def _other_day(a: str, b: str = "") -> str | None:
+    """The key of `a` read day first, where it is a date that could be either and `b` is none."""
+    match = _EITHER.fullmatch(a)
+    if match is None or _EITHER.fullmatch(b) or not (int(match[1]) <= 12 and int(match[2]) <= 12):
+        return None
+    return key(f"{match[2]}/{match[1]}/{match[3]}")
 
 
 @lru_cache(maxsize=1 << 14)
@@ -312,7 +324,12 @@ class Heard:
 
     def says(self, value: str) -> bool:
         """Whether the value stands in the text, by the rules of `same_value`; a word of the text is never cut."""
-        return any(s in self.text for s in _spellings(value)) or self._squeezed_says(key(value))
+        return (
+            any(s in self.text for s in _spellings(value))
+            or self._squeezed_says(key(value))
+            or ("/" in value and (other := _other_day(value)) is not None and self.says(other))
+            or (not (value.isascii() and self.text.isascii()) and self._says_transcribed(value))
+        )
 
     def says_like(self, value: str, threshold: float) -> bool:
         """Whether the text has a passage that is as like `value` as `threshold`, by characters or by words."""
@@ -320,6 +337,10 @@ class Heard:
 
         text, sought = self.text.strip(), normalise(value)
         return max(fuzz.partial_ratio(sought, text), fuzz.token_set_ratio(sought, text)) >= 100 * threshold - 1e-9
+
+    def _says_transcribed(self, value: str) -> bool:
+        """Whether it stands there with `ue` for `ü`, or the other way round."""
+        return f" {normalise(value).translate(_UMLAUTS)} " in self.text.translate(_UMLAUTS)
 
     def _squeezed_says(self, sought: str) -> bool:
         """Whether some words of the text, written together, are `sought`: a text that has letters."""

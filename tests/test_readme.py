@@ -124,7 +124,8 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
     outside = re.sub(r"```.*?```|<!-- map:.*<!-- end of map -->", "", README, flags=re.S)
     inline = re.findall(r"`((?:make|proactor) [^`]*)`", outside)
     blocks = "\n".join(BLOCKS)
-    # tests/test_environments.py; test_assess.py; test_catalog.py; test_bench_*.py; test_cluster.py; test_service.py.
+    # tests/test_environments.py; test_assess.py; test_catalog.py; test_bench_*.py; test_cluster.py;
+    # test_service.py; test_export.py.
     known = {
         "make env",
         "make env EXTRA=gpu",
@@ -135,6 +136,7 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
         "proactor bench intervals",
         "proactor cluster up",
         "proactor serve outputs/demo",
+        "proactor export outputs/demo --form gguf --out outputs/agent",
     }
     for command in inline:
         assert command in known or " ".join(command.split()[:2]) in blocks, command

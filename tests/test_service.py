@@ -245,7 +245,7 @@ def refusing():
     """A service whose model is not there, and takes prompts of 40 bytes at most."""
     with Completions() as model:
         agent = scripted_agent(model, longest=40)
-        model.adapters.clear()
+        model.state.adapters.clear()
         with served(agent, CATALOG, limits=Limits(KEY, body=2000)) as url:
             yield url
 

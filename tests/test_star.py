@@ -63,6 +63,11 @@ EVENTS = [
 ]
 
 
+for place, event in enumerate(EVENTS):
+    if "Item" not in event:
+        event["UnixTime"] = 1_589_478_683 + 10 * place
+
+
 @pytest.fixture
 def corpus(tmp_path):
     """A folder in STAR's format with two dialogues of train, in one of which nobody speaks."""
@@ -88,6 +93,8 @@ def test_words_are_turns_and_queries_are_logged_actions(corpus, caplog):
         ("agent", "Booked."),
     ]
     search, check, book = dialogue.observed
+    assert [t.start for t in dialogue.turns] == [10, 60, 70, 100]
+    assert [o.time for o in dialogue.observed] == [20, 80, 90]
     assert (search.turn, search.name, search.params) == (1, "hotel_search", {"Price": "at most 90", "id": "7"})
     assert (check.turn, check.name) == (3, "hotel_book.Check")
     assert check.params == {"Name": "Hilton Hotel or Old Inn", "StartDate": "2nd", "Guests": "3"}

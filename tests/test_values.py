@@ -47,6 +47,12 @@ def test_different_values_stay_apart(a, b):
     assert not same_value(a, b)
 
 
+def test_a_date_that_could_be_either_agrees_with_both_where_the_month_is_clear():
+    assert all(
+        same_value("5/12/2026", b) and same_value(b, "5/12/2026") for b in ("Dec 5, 2026", "May 12", "5.12.2026")
+    )
+
+
 def test_a_date_without_a_year_agrees_with_any_year():
     assert same_value("March 8th", "2019-03-08") and not same_value("March 9th", "2019-03-08")
 
@@ -88,6 +94,7 @@ SAME = [
     ("a\u00a0b", "a b"), ("a\u200bb", "ab"), ("yes", "True"), ("no", "false"),
 ]  # fmt: skip
 APART = [
+    ("5/12/2026", "12/5/2026"), ("5/12/2026", "2026-12-06"), ("28/11/2026", "2026-11-12"), ("5/12/2026", "2025-12-05"),
     ("?", "!"), ("*", ""), ("...", "-"), ("A+", "A"), ("A-", "A"), ("C#", "C"), ("-5", "5"), ("007", "7"),
     ("10m", "10000000"), ("$5", "€5"), ("5 dollars", "5 euros"), ("12 24", "1224"), ("1.10.0", "1.1.0"),
     ("may", "5"), ("1 of 2", "1/2"), ("28/11/2026", "2026-11-27"), ("31/31/2026", "2026-01-31"), ("五", "六"),
@@ -113,6 +120,11 @@ def test_values_that_a_person_keeps_apart(a, b):
         ("It is at Dr. Johnson's.", "Dr.Johnson", False),  # the possessive is another word
         ("It is Dr. Johnson", "Dr.Johnson", True),
         ("See you in Zürich!", "Zurich", True),
+        ("See you in Zürich!", "Zuerich", True),
+        ("mit Frau Mueller", "Müller", True),
+        ("mit Frau Muehlmann", "Mühl", False),
+        ("el 5 de diciembre", "5/12/2026", True),
+        ("on May 12th", "5/12/2026", True),
         ("Un gâteau, s'il vous plaît", "gateau", True),
         ("I saw the cathedral", "the cat", False),
         ("12 24", "1224", False),

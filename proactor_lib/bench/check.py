@@ -9,11 +9,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from proactor_lib import datasets, processes
 from proactor_lib.bench import adaptivity, isolated
+from proactor_lib.bench.bound import Bound
 
 EMPTY_NOTEBOOK = {
     "nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
@@ -22,25 +22,6 @@ EMPTY_NOTEBOOK = {
          "source": "params_file = None\nout = None\noverrides = {}\nseed = 0"},
     ],
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Bound:
-    """One measured number beside what it should be: at most `most`, at least `least`."""
-
-    name: str  # with its unit
-    value: float
-    most: float = float("inf")
-    least: float = float("-inf")
-
-    @property
-    def holds(self) -> bool:
-        """Whether it is what it should be."""
-        return self.least <= self.value <= self.most
-
-    def __str__(self) -> str:
-        wanted = f"at most {self.most:g}" if self.most < float("inf") else f"at least {self.least:g}"
-        return f"{'ok   ' if self.holds else 'SHORT'} {self.name}: {self.value:.4g} ({wanted})"
 
 
 def scoring() -> Iterator[Bound]:

@@ -41,7 +41,7 @@ def benchmark(model_name: str, row_tokens: int, cases: tuple[str, ...]) -> dict:
         if name not in known:
             raise UserError(f"{what} {name!r}: there is none of that name; accepted: {', '.join(known)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    peak = matmul_tflops(device, 8192 if device.type == "cuda" else 512)
+    peak = matmul_tflops(device, 8192 if device.type == "cuda" else 256)
     model = random_model(MODELS[model_name], device)
     found = {case: measure(model, case, row_tokens, peak) for case in cases}
     first = found[cases[0]]

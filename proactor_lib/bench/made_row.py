@@ -40,13 +40,14 @@ class MadeRow:
         """Pairs of tokens of which one sees the other."""
         return int((self._positions() + 1).sum())
 
-    def _seen(self) -> torch.Tensor:
+    @property
+    def seen(self) -> torch.Tensor:
         """Trunk tokens that each output's tokens see."""
         s = self.shape
         return (s.catalog + s.turn * torch.arange(1, s.turns + 1) - 1).repeat_interleave(s.k)
 
     def _positions(self) -> torch.Tensor:
-        branch = self._seen()[:, None] + torch.arange(self.shape.output + 1)
+        branch = self.seen[:, None] + torch.arange(self.shape.output + 1)
         return torch.cat([torch.arange(self.trunk), branch.flatten()])
 
     def pack(self) -> dict[str, torch.Tensor]:
@@ -66,7 +67,7 @@ class MadeRow:
                 [torch.full((self.trunk,), len(ids)), (starts + length).repeat_interleave(length)]
             ),
             "tree_cu_seqlens_q": boundaries.int(),
-            "tree_cu_seqlens_k": torch.cat([torch.arange(1, self.trunk + 1), self._seen().repeat_interleave(length)]),
+            "tree_cu_seqlens_k": torch.cat([torch.arange(1, self.trunk + 1), self.seen.repeat_interleave(length)]),
             "tree_max_seqlens": torch.tensor([self.trunk, int(boundaries.diff().max())]),
             "shift_labels": labels,
             "token_index": index,

@@ -22,7 +22,7 @@ def _about() -> None:
 
 # Each is a module here with `register(app)`.
 COMMANDS = (
-    "annotate", "assess", "bench", "catalog", "cluster", "data", "doctor", "evaluate", "report", "rewards",
+    "annotate", "assess", "bench", "catalog", "cluster", "data", "doctor", "evaluate", "export", "report", "rewards",
     "run", "score", "serve", "simulate", "study", "sweep", "train", "watch",
 )  # fmt: skip
 

@@ -162,6 +162,29 @@ def gpu_train(
     show(benchmark(model, row, _names(cases)), as_json)
 
 
+@bench.command("gpu-check")
+def gpu_check(
+    parts: Annotated[str, typer.Option(help="comma separated")] = "attention,nf4,step,adapters,run",
+    dry: Annotated[bool, typer.Option(help="on the CPU at tiny sizes: shows only that the parts run")] = False,
+    as_json: Json = False,
+) -> None:
+    """Does it work on this GPU, and how fast: at most nine minutes; status 1 where something falls short."""
+    from dataclasses import asdict
+
+    from proactor_lib.bench.gpu_check import check, versions
+
+    results, met = [], versions()
+    if not as_json:
+        typer.echo(", ".join(f"{name} {value}" for name, value in met.items()))
+    for result in check(_names(parts), dry):
+        results.append(result)
+        if not as_json:
+            typer.echo(str(result))
+    if as_json:
+        show({"versions": met, "parts": [asdict(result) for result in results]}, as_json)
+    raise typer.Exit(0 if all(result.holds for result in results) else 1)
+
+
 @bench.command()
 def router(
     servers: Annotated[str, typer.Option(help="vllm (the tiny model) or scripted (they only wait)")] = "vllm",

@@ -19,6 +19,8 @@ CORPORA = (
     "jsonl",
 )  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
 DATASETS = ("homeloan", *CORPORA)
+# Under which licence each may be passed on; an own domain (`jsonl`) says so itself.
+LICENSES = {"homeloan": "apache-2.0", "sgd": "cc-by-sa-4.0", "abcd": "mit", "star": "mit"}
 Scope = Literal["dialogue", "distractors", "all"]  # what a dialogue is shown, see `services.widened`
 Transcript = Literal["human", "recogniser"]  # of Harper Valley's calls: the transcribers' words or the recogniser's
 Variant = Literal["v1", "v2", "v3", "v4", "v5"]  # of SGD's wording, from the nearest to the farthest, see `sgd_x`

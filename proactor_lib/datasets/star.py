@@ -2,9 +2,10 @@
 
 A folder with `apis/apis/*.json` (or `apis/*.json`) and `dialogues/*.json`, one dialogue each. An API is an action (or
 two, where it has request types: `hotel_book.Check`, `hotel_book.Book`), its domain (`hotel`) a service. A query of the
-wizard is a logged action at the turn before it, with its operators (`at most 40`, `Cheap or Moderate`). What the
-knowledge base answered, guides' instructions and suggestions that were not picked are nobody's words; but an answer is
-evidence of its values. The corpus has no splits: a dialogue's id draws one.
+wizard is a logged action at its own moment and the turn before it, with its operators (`at most 40`, `Cheap or
+Moderate`). What the knowledge base answered, guides' instructions and suggestions that were not picked are nobody's
+words; but an answer is evidence of its values. The corpus has no splits: a dialogue's id draws one. Its days (`Monday`)
+are the task's, not the calendar's, so that no dialogue has a date.
 """
 
 import ast
@@ -112,12 +113,18 @@ def _dialogue(raw: dict, catalog: Catalog) -> Dialogue:
     """Multi-task dialogues and those that go wrong are read as the others are."""
     turns: list[Turn] = []
     observed: list[ObservedAction] = []
+    times: list[float] = []  # of the observed
     answered: dict[str, int] = {}  # values that the knowledge base gave, each with the turn before its first answer
+    origin = min((e["UnixTime"] for e in raw["Events"] if "UnixTime" in e), default=0)
     for event in raw["Events"]:
+        time = event.get("UnixTime", origin) - origin
         if speaker := SPOKEN.get((event["Agent"], event["Action"])):
-            turns.append(Turn(speaker=speaker, text=event["Text"]))
+            turns.append(Turn(speaker=speaker, text=event["Text"], start=time))
         elif event["Action"] == "query":
-            observed.append(_query(event, turns, answered))
+            query = _query(event, turns, answered)
+            if query not in observed:  # else it is sent again in silence
+                observed.append(query)
+                times.append(time)
         elif event["Action"] == "return_item":
             for value in (event.get("Item") or {}).values():
                 answered.setdefault(key(str(value)), max(1, len(turns)))
@@ -126,7 +133,7 @@ def _dialogue(raw: dict, catalog: Catalog) -> Dialogue:
         id=f"star-{raw['DialogueID']}",
         domain="star",
         turns=tuple(turns),
-        observed=tuple(o for i, o in enumerate(observed) if o not in observed[:i]),  # a query sent again in silence
+        observed=tuple(o.model_copy(update={"time": t}) for o, t in zip(observed, times, strict=True)),
         services=services,
         actions=tuple(a.name for a in catalog.actions if a.group in services),
     )

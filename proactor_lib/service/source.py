@@ -3,12 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
 
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import predictions
 from proactor_lib.evaluate.policy_set import BASE, PolicySet
-from proactor_lib.evaluate.readiness import tuned_threshold
+from proactor_lib.evaluate.readiness import tuned_threshold, untuned
 from proactor_lib.evaluate.results import focus
 from proactor_lib.files import read_json, read_text
 from proactor_lib.params import Params, validate
@@ -18,6 +20,27 @@ from proactor_lib.service.agent_service import Readiness
 
 ADAPTER = "adapter"  # the policy's name where an adapter alone is served
 CONTEXT = 4096  # tokens, where no run says it
+EXPORT = "proactor.json"  # in a folder that `proactor export` wrote: an Exported
+
+
+class Exported(BaseModel):
+    """How an exported policy is to be asked, and when its actions fire."""
+
+    model_config = ConfigDict(extra="forbid")
+    OF_RUN: ClassVar = ("model", "quantization", "lora_rank", "lora_alpha", "max_context", "max_completion_tokens",
+                        "chat_template_args")  # fmt: skip
+
+    form: str
+    policy: str
+    threshold: float | None
+    own: bool  # as Readiness.own
+    model: str  # the base
+    quantization: str
+    lora_rank: int
+    lora_alpha: int
+    max_context: int  # tokens
+    max_completion_tokens: int
+    chat_template_args: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,12 +62,32 @@ def find(given: str, catalog: Path | None, policy: str | None = None, threshold:
     folder, settings = Path(given).expanduser(), settings or {}
     if (folder / "params.json").exists():
         return _of_run(folder, catalog, policy, threshold, settings)
+    if (folder / EXPORT).exists():
+        return _of_export(folder, catalog, threshold, settings)
     if policy is not None:
         raise UserError(f"--policy {policy!r}: {given} is not a run's folder, which alone has several policies")
     if catalog is None:
         raise UserError(f"{given} is not a run's folder, so that it brings no catalog: name one with --catalog FILE")
     params, name = _of_weights(given, folder, settings)
     return Source(params, name, read_json(catalog, Catalog), Readiness(threshold))
+
+
+def _of_export(folder: Path, catalog: Path | None, threshold: float | None, settings: dict[str, Any]) -> Source:
+    """An adapter on its run's base, as it was trained there; or merged weights as they are."""
+    made = read_json(folder / EXPORT, Exported)
+    values = {name: getattr(made, name) for name in Exported.OF_RUN}
+    if made.form == "gguf":
+        raise UserError(
+            f"{folder} holds a GGUF: llama.cpp and Ollama run it; `proactor serve` takes an adapter or a model"
+        )
+    if made.form == "merged":
+        values |= {"model": str(folder.resolve()), "quantization": "none"}
+    else:
+        values |= {"adapters": {ADAPTER: str(folder.resolve())}}
+    shown = read_json(catalog or folder / "catalog.json", Catalog)
+    fires = Readiness(made.threshold if threshold is None else threshold, made.own)
+    name = BASE if made.form == "merged" else ADAPTER
+    return Source(validate(values | settings, str(folder)), name, shown, fires)
 
 
 def _of_weights(given: str, folder: Path, settings: dict[str, Any]) -> tuple[Params, str]:
@@ -64,11 +107,12 @@ def _of_run(folder: Path, catalog: Path | None, policy: str | None, threshold: f
     present = policies.present([policy] if policy else run.params.policies, missing.append)
     if not present:
         raise UserError("; ".join(missing))
-    name = policy or focus(present)
+    chosen = policy or focus(present)
+    name = untuned(chosen) or chosen  # here its threshold is applied
     values = run.params.model_dump(mode="json") | {"adapters": _absolute(policies.adapters)}
     params = validate(values | settings, str(folder))
     shown = read_json(catalog, Catalog) if catalog else run.catalog
-    return Source(params, name, shown, _readiness(run, name, threshold))
+    return Source(params, name, shown, readiness(run, name, threshold))
 
 
 def _absolute(adapters: dict[str, Path | None]) -> dict[str, str]:
@@ -76,7 +120,7 @@ def _absolute(adapters: dict[str, Path | None]) -> dict[str, str]:
     return {n: str(a.resolve()) for n, a in adapters.items() if a and (a / "adapter_config.json").exists()}
 
 
-def _readiness(run: RunFolder, policy: str, threshold: float | None) -> Readiness:
+def readiness(run: RunFolder, policy: str, threshold: float | None = None) -> Readiness:
     """As tuned on dev for the run's price, where the policy was asked there at all turns; else as the policy says."""
     if policy not in predictions.policies(run, predictions.DEV):
         return Readiness(threshold)

@@ -38,7 +38,7 @@ def served(model, catalog, readiness=SAID, limits=OURS):
 
 def scripted_agent(completions, longest=100_000):
     """A policy of ours whose model is `completions` (support.fake_vllm); its tokens are a transcript's bytes."""
-    completions.adapters[MODEL] = "nowhere"
+    completions.state.adapters[MODEL] = "nowhere"
     return Served(MODEL, CompletionClient(completions.url, 64, 0.0, patience=0.0), _tokens, longest, at_once=4)
 
 

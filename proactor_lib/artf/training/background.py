@@ -4,10 +4,10 @@ The process is not the kernel's: a notebook can be closed, its kernel restarted,
 `stop` is called. Under `proactor run` it ends with the run.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +84,8 @@ def follow(run: RunFolder, every: float = 2.0) -> Iterator[Moment]:
         yield Moment(_steps(run), doing)
         if running is None:
             break
-        time.sleep(every)
+        with contextlib.suppress(psutil.TimeoutExpired):
+            running.wait(every)
     if not finished(run):
         raise _failure(log_path(run))
 

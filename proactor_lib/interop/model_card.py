@@ -1,0 +1,75 @@
+"""A model card, written from a run's provenance and results: data, windows, reward, primary endpoint, limits."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from proactor_lib.artf.training.training_log import read_steps
+from proactor_lib.evaluate.results import load_or_score
+from proactor_lib.report import run as run_report
+from proactor_lib.report import tables, text
+from proactor_lib.run_folder import SPLITS, RunFolder
+
+SHOWN = ("utility", "execution_precision", "execution_recall", "false_executions", "opportunity_timing")
+WHAT = {
+    "adapter": "a LoRA adapter",
+    "merged": "a merged model",
+    "gguf": "a GGUF for llama.cpp and Ollama",
+}
+LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+USE = {
+    "adapter": "`proactor serve FOLDER` serves it on its base model. Elsewhere: load the base model{bits}, then "
+    "`PeftModel.from_pretrained(base, FOLDER)`.",
+    "merged": "`proactor serve FOLDER`, `vllm serve FOLDER`, or transformers' `from_pretrained(FOLDER)`, in bfloat16.",
+    "gguf": "`ollama create NAME -f Modelfile`, or `llama-server -m {file}`.",
+}  # fmt: skip
+
+
+def write(path: Path, run: RunFolder, form: str, licenses: tuple[str | None, str | None], **facts: Any) -> None:
+    """Write the card. `licenses`: of weights and data, None where nobody says; `facts`: base, file, threshold.
+
+    UserError as `evaluate.load_or_score`.
+    """
+    loader = jinja2.PackageLoader("proactor_lib.interop")
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    content = _content(run, form, licenses, **facts)
+    path.write_text(environment.get_template("model_card.md.j2").render(content), encoding="utf-8")
+
+
+def _content(run: RunFolder, form: str, licenses: tuple[str | None, str | None], base: str, file: str,
+             threshold: float | None) -> dict[str, Any]:  # fmt: skip
+    p, steps, scored, record = run.params, read_steps(run), load_or_score(run), run_report.read_record(run)
+    bits = "4-bit weights (NF4)" if p.quantization == "nf4" else "not quantised"
+    counts = [f"{_count(run, split)} dialogues to {what}"
+              for split, what in zip(SPLITS, ("train on", "tune on", "be held out"), strict=True)]  # fmt: skip
+    origin = record["provenance"]
+    return {
+        "name": p.name, "question": p.question, "what": WHAT[form], "library": LIBRARIES[form], "base": base,
+        "use": USE[form].format(file=file, bits=" in NF4" * (p.quantization == "nf4")), "bits": bits,
+        "weights_license": licenses[0], "data_license": licenses[1], "threshold": threshold,
+        "primary": text.primary(scored), "method": text.method(p, len(steps)), "dataset": p.dataset,
+        "counts": ", ".join(counts), "windows": _windows(run), "reward": p.reward,
+        "table": _table(run) if scored else "", "limits": run_report.warnings(run, steps, scored, record),
+        "origin": origin, "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items()) if origin else "",
+    }  # fmt: skip
+
+
+def _count(run: RunFolder, split: str) -> int:
+    return len(run.dialogues(split)) if (run.data / f"{split}.jsonl").exists() else 0
+
+
+def _windows(run: RunFolder) -> str:
+    p = run.params
+    own = (
+        "by the evidence annotator, from the logged triggers"
+        if p.annotator == "evidence"
+        else f"by the oracle {p.oracle_model}"
+    )
+    return own + (", corrected by hand" if run.overlay.exists() else "")
+
+
+def _table(run: RunFolder) -> str:
+    frame = run_report.frame(run.out)
+    shown = [c for c in frame if c == "policy" or c.removesuffix("_low").removesuffix("_high") in SHOWN]
+    return tables.markdown(frame[shown])

@@ -1,0 +1,214 @@
+"""A run's policy in forms that others load, read back by transformers and run by llama.cpp."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from proactor_lib import agent
+from proactor_lib.artf.serving.policy_sync import MergedSync
+from proactor_lib.artf.training.chat_template import frame
+from proactor_lib.errors import UserError
+from proactor_lib.evaluate import evaluate_run
+from proactor_lib.interop import export as exporting
+from proactor_lib.interop import gguf_file
+from proactor_lib.interop.export import Request, export
+from proactor_lib.models import load_tokenizer
+from proactor_lib.service.source import find
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from support.runs import opened
+from support.small_models import write_adapter, write_model
+
+CARD = (
+    "Primary endpoint: the utility of oracle", "1.000 [1.000 to 1.000]", "notebooks were run by hand", "Commit `",
+    "2 dialogues to be held out; licence: apache-2.0", "by the evidence annotator", "`adaptive_metric`",
+)  # fmt: skip
+PROMPTS = [f"[{n}] customer: I would like {n} loans, of $12,50{n}.\n" for n in range(5)]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, base):
+    """A run with an adapter, and a policy evaluated."""
+    out = tmp_path_factory.mktemp("exported") / "run"
+    made = opened(out, policies=["sft", "trained", "oracle"], evaluation_turns=0, model=str(base))
+    write_adapter(made.training / "adapter")
+    evaluated = made.params.model_copy(update={"policies": ("oracle",)})
+    evaluate_run(type(made)(evaluated, out))
+    return made
+
+
+@pytest.fixture(scope="module")
+def merged(run, tmp_path_factory):
+    return export(run, tmp_path_factory.mktemp("merged") / "out", Request("merged"))
+
+
+def tokens(tokenizer):
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in PROMPTS]
+
+
+def logits(model, prompts):
+    with torch.no_grad():
+        return torch.cat([model(torch.tensor([ids])).logits[0] for ids in prompts])
+
+
+def loaded(folder, dtype=torch.bfloat16, **more):
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **more)
+
+
+def difference(one, other, prompts):
+    return (logits(one, prompts) - logits(other, prompts)).abs().max()
+
+
+def read_back(folder):
+    (file,) = folder.glob("*.gguf")
+    plain = GgufConfig(dequantize=True)
+    return loaded(folder, torch.float32, gguf_file=file.name, quantization_config=plain), str(file)
+
+
+def test_merged_weights_are_those_that_servers_hold(run, base, merged, tmp_path):
+    sync = MergedSync([], str(base), tmp_path / "served")
+    sync.publish(0, run.training / "adapter")
+    prompts = tokens(load_tokenizer(str(merged)))
+    assert difference(loaded(merged), loaded(tmp_path / "served"), prompts) == 0
+    assert difference(loaded(merged), loaded(base), prompts) > 0.1  # the adapter does something
+
+
+@pytest.mark.parametrize(("kind", "most"), [("f16", 1e-3), ("q8_0", 1.5)])
+def test_a_gguf_is_read_back_by_transformers(run, merged, tmp_path, kind, most):
+    model, file = read_back(export(run, tmp_path / "out", Request("gguf", kind=kind)))
+    prompts = tokens(load_tokenizer(str(merged)))
+    assert tokens(AutoTokenizer.from_pretrained(tmp_path / "out", gguf_file=Path(file).name)) == prompts
+    apart = difference(model, loaded(merged, torch.float32), prompts)
+    print(apart)
+    assert apart < most
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_llama_cpp_says_what_transformers_says(tmp_path, family):
+    """Rotary halves in their order, biases, tied and own output weights, tokens of a text."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    source = write_model(tmp_path / "model", family)
+    gguf_file.write(source, tmp_path / "m.gguf", "f16", "m")
+    tokenizer, ours = load_tokenizer(str(source)), loaded(source, torch.float32)
+    assert difference(read_back(tmp_path)[0], ours, tokens(tokenizer)) < 1e-3
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.cpuparams.n_threads, params.warmup = str(tmp_path / "m.gguf"), 256, 1, False
+    server = xllamacpp.Server(params)
+    for text, ids in zip(PROMPTS, tokens(tokenizer), strict=True):
+        said = server.handle_completions({"prompt": text, "n_predict": 8, "temperature": 0, "n_probs": 1})
+        told = [token["id"] for token in said["choices"][0]["logprobs"]["content"]]
+        assert len(told) > 1 and short_of_best(ours, ids, told).max() < 0.05  # its cache is in float16
+
+
+def short_of_best(model, prompt, told):
+    """By how much each token's logit is below the best one's: 0 for what greedy decoding says."""
+    given = logits(model, [[*prompt, *told]])[len(prompt) - 1 : -1]
+    return given.max(-1).values - given.gather(-1, torch.tensor(told)[:, None])[:, 0]
+
+
+def test_what_cannot_become_a_gguf_is_said_before_anything_is_merged(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gemma"}')
+    with pytest.raises(UserError, match="a GGUF of a 'gemma' model cannot be written here .* accepted: llama, qwen2"):
+        gguf_file.check(tmp_path, "f16")
+    with pytest.raises(UserError, match="GGUF kind 'q3'; accepted: f16, bf16, q8_0"):
+        gguf_file.check(tmp_path, "q3")
+
+
+def steps(*kinds):
+    return {"type": "Sequence", "pretokenizers": list(kinds)}
+
+
+BYTES = {"type": "ByteLevel", "use_regex": True}
+QWEN2 = {"type": "Split", "pattern": {"Regex": gguf_file.QWEN2}}
+DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+@pytest.mark.parametrize(
+    ("pre", "name"),
+    [(BYTES, "gpt-2"), (steps(DIGITS, BYTES), "smollm"), (steps(QWEN2, BYTES), "qwen2"), ({"type": "Metaspace"}, None)],
+)
+def test_how_text_is_cut_is_known_or_refused(pre, name):
+    if name:
+        assert gguf_file._cut(pre, Path("m")) == name
+    else:
+        with pytest.raises(UserError, match="cuts text in a way that is not known here .Metaspace."):
+            gguf_file._cut(pre, Path("m"))
+
+
+def test_the_modelfile_makes_the_prompt_of_training(run, base, tmp_path):
+    out = export(run, tmp_path / "out", Request("gguf"))
+    text = (out / "Modelfile").read_text()
+    template, system = (text.partition(f'{key} """')[2].partition('"""')[0] for key in ("TEMPLATE", "SYSTEM"))
+    before, after = frame(load_tokenizer(str(base)), agent.system_text(run.catalog), {})
+    assert (
+        template.replace("{{ .System }}", system).replace("{{ .Prompt }}", "[1] a: b\n") == f"{before}[1] a: b\n{after}"
+    )
+    assert 'PARAMETER stop "<|im_end|>"' in text and f"FROM ./{next(out.glob('*.gguf')).name}" in text
+    assert system in agent.system_text(run.catalog) and not (out / "merged").exists()
+
+
+def test_an_adapter_is_served_again_as_its_run_asked_it_and_its_card_says_what_it_is(run, base, tmp_path):
+    out = export(run, tmp_path / "out", Request("adapter"))
+    found = find(str(out), None)
+    p = found.params
+    assert (p.model, p.quantization, p.max_completion_tokens, found.policy) == (str(base), "none", 8, "adapter")
+    assert found.catalog == run.catalog and p.adapters["adapter"] == out
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    card = (out / "README.md").read_text()
+    assert card.startswith(f"---\nlicense: other\nbase_model: {base}\nlibrary_name: peft\n")
+    for part in CARD:
+        assert part in card, part
+
+
+# what is refused
+
+
+def test_nothing_is_half_written_when_the_disk_is_full(run, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting.model_card, "write", full)
+    with pytest.raises(UserError, match="the disk is full or broken .* nothing was written"):
+        export(run, tmp_path / "out", Request())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_one_sentence(run, tmp_path, cli):
+    def told(*more, folder=run.out, out=tmp_path / "out"):
+        done = cli("export", folder, "--out", out, *more)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+        return done.stderr
+
+    assert "--form 'onnx'; accepted: adapter, merged, gguf" in told("--form", "onnx")
+    assert "no adapter to export: sft is left out" in told("--form", "merged", "--policy", "sft")
+    assert f"{tmp_path} is there already" in told("--form", "merged", out=tmp_path)
+    none = opened(tmp_path / "none", policies=["oracle"])
+    assert "has no adapter to export: none of its policies is trained" in told("--form", "merged", folder=none.out)
+    (tmp_path / "none" / "params.json").write_text(
+        none.params.model_copy(update={"dataset": "jsonl", "data_dir": tmp_path}).model_dump_json()
+    )
+    sentence = told("--form", "adapter", "--push", "me/agent", folder=none.out)
+    assert "the licence of the data (jsonl) is not known; name it with --data-license" in sentence
+
+
+def test_a_push_uploads_the_folder_privately(run, tmp_path, monkeypatch):
+    calls = []
+
+    class Hub:
+        def create_repo(self, name, **more):
+            calls.append((name, more))
+
+        def upload_folder(self, folder_path, repo_id):
+            calls.append((repo_id, sorted(f.name for f in folder_path.iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    export(run, tmp_path / "out", Request(), push="me/agent")
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "catalog.json", "proactor.json"]
+    assert calls == [("me/agent", {"private": True, "exist_ok": True}), ("me/agent", files)]
