@@ -194,6 +194,10 @@ def test_lists_of_objects_in_an_answer():
     """Keys that the tool names are the schema's; an object of unknown keys is a list of pairs; null is absent."""
     (action,) = tools.read([TOOL], Notes())
     assert [p.keys for p in action.params] == [("first_name", "last_name"), (), ()]
+    (tool,) = tools.to_openai(Catalog(domain="air", actions=(action,)), Notes())
+    assert tool["function"]["parameters"]["properties"]["passengers"] == PASSENGERS
+    assert tool["function"]["parameters"]["properties"]["seats"] == {"type": "array", "items": {}}
+    assert tools.read([tool], Notes()) == (action,)
     who = [{"first_name": "Ann", "last_name": None}, {"first_name": "Bo", "last_name": "Li"}]
     params = {
         "passengers": {"value": who, "turn": 1},
