@@ -17,6 +17,7 @@ PARAMS = Path(__file__).parents[1] / "params"
 QWEN = "Qwen/Qwen2.5-14B-Instruct"
 FITS = {
     "smoke": ["cpu-2cores", "gpu-24gb"],
+    "bench": ["cpu-2cores"],
     "cpu-demo": ["cpu-2cores", "gpu-24gb"],
     "cpu-recipe": ["cpu-2cores", "gpu-24gb"],
     "h200x4-abcd": ["h200x4", "slurm-slice"],

@@ -59,6 +59,7 @@ def test_the_oracles_server_is_started_once_for_all_splits_and_ends_with_the_ann
         assert (started["models"], started["running"]) == (["tiny"], 0)
         assert {headers["authorization"] for _, headers in server.seen} == {"Bearer secret"}
         assert {request["model"] for request in server.requests} == {"tiny"}
+        assert len({headers["x-session-id"] for _, headers in server.seen}) == 6  # a dialogue's stay on one server
         count = len(server.requests)
         annotate_run(run)  # nothing is left to ask
         assert (started["models"], len(server.requests)) == (["tiny"], count)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from proactor_lib.agent import _template, turn_line
 from proactor_lib.comparison import counted_from
+from proactor_lib.connection import session
 from proactor_lib.endpoint import Endpoint, Failed, Messages
 from proactor_lib.schema import (
     Action,
@@ -153,6 +154,7 @@ class Oracle:
             lambda value: read(value, actions, part, carried),
             attempts=self.attempts,
             repeat=self.repeat,
+            headers=session(dialogue.id),
             **self.sampling,
         )
         return answer if isinstance(answer, Failed) else answer.value
