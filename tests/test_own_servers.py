@@ -151,6 +151,7 @@ def test_a_training_has_its_judge_before_its_servers_and_until_they_have_ended(s
     monkeypatch.setattr(train.Job, "served", "weights")
     started["at"] = "http://127.0.0.1:1/v1"
     asked = {"reward": "custom_ruler", "judge": "tiny", "judge_url": "serve", "device": "cpu"}
-    train.serve_and_reinforce(train.Job(Run.open(load_params(None, asked), tmp_path / "run")))
+    job = train.Job(Run.open(load_params(None, asked), tmp_path / "run"))
+    train.serve_and_reinforce(job, while_served=lambda server: None)
     assert events == [("policy ready", 1), "http://127.0.0.1:1/v1", ("policy ended", 1)]
     assert started["running"] == 0
