@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import time
 from typing import NamedTuple
 
@@ -55,7 +56,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """What costs most first. UsageError for a test that would start a server which another process has started."""
+    """What costs most first. UsageError for a test that would start a server which another process has started, and
+    where collecting has loaded TRL, which takes eight processor-seconds in each test process."""
+    if "trl" in sys.modules:
+        raise pytest.UsageError("a test file imports TRL as it is collected: take support.late.Late")
     for item in items:
         for fixture in GROUP_OF_FIXTURE.keys() & set(item.fixturenames):
             if group_of(item.nodeid) != (group := GROUP_OF_FIXTURE[fixture]):
