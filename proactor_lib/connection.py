@@ -1,5 +1,6 @@
 """How an endpoint is reached: its address with query, its key, and no proxy before this machine [ours]."""
 
+import hashlib
 import ipaddress
 import os
 from typing import TYPE_CHECKING
@@ -18,6 +19,12 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def session(name: str) -> dict[str, str]:
+    """The header by which several servers' router keeps what belongs together on one of them, such as a dialogue's
+    requests. All requests without it go to one server."""
+    return {"x-session-id": hashlib.sha256(name.encode()).hexdigest()[:16]}
 
 
 def openai_client(url: str, key: str) -> "openai.AsyncOpenAI":

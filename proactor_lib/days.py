@@ -15,6 +15,7 @@ import unicodedata
 from datetime import date, timedelta
 from functools import lru_cache
 
+from proactor_lib.numerals import CHINESE, WORDS
 from proactor_lib.values import Heard, normalise
 
 LANGUAGES = ("en", "de", "es", "fr", "zh")
@@ -30,13 +31,6 @@ _WORDS = {
     2: r"day after tomorrow|ubermorgen|uebermorgen|pasado manana|apres demain|(?<!大)后天",
     7: r"in a week|in einer woche|en una semana|dans une semaine|一周后",
 }
-_NUMBERS = {
-    n: words.split()
-    for n, words in enumerate(
-        ("zwei dos deux 两", "drei tres trois 三", "vier cuatro quatre 四", "funf cinco cinq 五", "sechs seis six 六",
-         "sieben siete sept 七"), start=2,
-    )
-}  # fmt: skip
 _NEXT_BEFORE = r"(?:next|coming|nachste[nrms]?|naechste[nrms]?|kommende[nrms]?|proximo|下个?)"
 _NEXT_AFTER = r"(?:next week|que viene|proximo|prochaine?|nachster woche|naechster woche|kommender woche)"
 _LAST_BEFORE = r"(?:last|past|letzte[nrms]?|vergangene[nrms]?|上个?)"
@@ -103,7 +97,9 @@ def _pattern(offset: int, weekday: int) -> re.Pattern:
     names = "|".join(_weekdays()[weekday])
     ways = [_WORDS[offset]] if offset in _WORDS else []
     if offset > 1:
-        n = "|".join([str(offset), *_NUMBERS.get(offset, ())])
+        digits = str(offset)
+        words = [*WORDS.get(digits, ()), *filter(None, [CHINESE.get(digits)])]
+        n = "|".join([digits, *map(_plain, words)])
         ways.append(rf"(?:in (?:{n}) (?:days|tagen)|en (?:{n}) dias|dans (?:{n}) jours|(?:{n}) ?天[之以]?后)")
     if 0 <= offset <= 7:
         ways.append(

@@ -15,7 +15,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
 from proactor_lib.rewards import REWARDS
 from proactor_lib.rewards.params import SERVE, RewardParams
-from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
+from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share, Value
 from proactor_lib.yaml_text import read_yaml
 
 Annotator = Literal["evidence", "oracle", "evidence+oracle"]  # the last: the log, and an oracle for `open` alone
@@ -129,8 +129,8 @@ class ServingParams(BaseModel):
     judge_servers: Count = 1  # of the judge's own, a GPU each, where judge_url is `serve`
     ray_address: str | None = None  # host:port of a Ray cluster on whose nodes the servers go; none: this machine
     server_cpus: Count = 1  # cores that Ray gives a server there
-    server_cores: str | None = None  # e.g. "1": the cores that a server is pinned to; none: not pinned
-    trainer_cores: str | None = None  # e.g. "0"
+    server_cores: Value | None = None  # e.g. "1": the cores that a server is pinned to; none: not pinned
+    trainer_cores: Value | None = None  # e.g. "0"
     gpu_memory_utilization: Share = 0.9  # share of a GPU's memory that a server takes
     kv_cache_gb: Positive = 2.0  # a CPU server's KV cache
     max_num_seqs: Count = 64  # sequences that a server decodes at once

@@ -2,9 +2,9 @@
 
 One comparison (`same_value`) serves the metrics, the rewards and the annotator. A value's type is seen from its form:
 
-- number: by value, however it is written: digits, words, separators, a decimal comma (`1.234,50`), k, percent; `3.10`
-  is `3.1`. `m` is a million only behind a currency. Two currencies that are both named must agree. What has a zero
-  before its digits (`007`) is text.
+- number: by value, however it is written: digits, words (where they are not English: 2 to 12), separators, a decimal
+  comma (`1.234,50`), k, percent; `3.10` is `3.1`. `m` is a million only behind a currency. Two currencies that are
+  both named must agree. What has a zero before its digits (`007`) is text.
 - date: by day; `28/11/2026` and `28.11.2026` are read day first, since no month has that number or no country writes it
   otherwise. `5/3/2026` is read month first, but agrees with either day where that is written with its month, and is
   heard in either. A date without a year agrees with that day of any year. A time of day may follow. Where the day of
@@ -21,6 +21,8 @@ import re
 import unicodedata
 from functools import cached_property, lru_cache
 from itertools import accumulate
+
+from proactor_lib.numerals import NUMBERS, spelled
 
 
 def _numbered(words: str, start: int = 0, step: int = 1) -> dict[str, int]:
@@ -288,6 +290,8 @@ def same_value(a: str, b: str) -> bool:
     if x != y:
         if not (a.isascii() and b.isascii()) and _transcribed(a) == _transcribed(b):
             return True
+        if NUMBERS.get(normalise(a), x) == NUMBERS.get(normalise(b), y):
+            return True
         return _same_day(x, y) or _same_day(_other_day(a, b) or x, _other_day(b, a) or y)
     one, other = _currency(a), _currency(b)
     return one is None or other is None or one == other
@@ -385,4 +389,4 @@ def _spellings(value: str) -> tuple[str, ...]:
         hour = (int(time[1]) - 1) % 12 + 1
         bare = (f" at {hour} ",) if time[2] == "00" else ()
         return (f" {text} ", *((f" {hour:02d}:{time[2]} ",) if int(time[1]) > 12 else ()), *bare)
-    return (f" {text} ",)
+    return (f" {text} ", *spelled(text))

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from proactor_lib import datasets, notebook
+from proactor_lib import datasets
 from proactor_lib.annotate.oracle_run import failures_path
 from proactor_lib.params import load_params
 from proactor_lib.run import Run
@@ -12,6 +12,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from support.fake_endpoint import FakeEndpoint, Reply
+from support.notebooks import run_here
 from support.truthful_oracle import Truthful
 from support.zoo import write_zoo
 
@@ -22,18 +23,17 @@ SMOKE = ROOT / "params" / "smoke.yaml"
 
 def execute(tmp_path, overrides):
     given = {"params_file": str(SMOKE), "out": str(tmp_path / "run"), "overrides": overrides}
-    outcome = notebook.execute(NOTEBOOK, tmp_path / "executed.ipynb", given, timeout=180)
-    assert outcome.state == "done", outcome
-    return Run.open(load_params(SMOKE, overrides), tmp_path / "run"), (tmp_path / "executed.ipynb").read_text()
+    text, pictures = run_here(NOTEBOOK, given)
+    return Run.open(load_params(SMOKE, overrides), tmp_path / "run"), text, pictures
 
 
 def test_it_runs_headless_on_a_domain_that_nobody_planned_for(tmp_path):
-    run, text = execute(tmp_path, write_zoo(tmp_path / "zoo"))
+    run, text, pictures = execute(tmp_path, write_zoo(tmp_path / "zoo"))
     assert [len(run.dialogues(s)) for s in ("train", "dev", "test")] == [2, 2, 2]
     feed, gate = run.references("dev")[0].references
     assert feed.window == Window(open=2, ready=2, close=3) and feed.params["animal"].turn == 2
     assert gate.window == Window(open=5, ready=5, close=5) and gate.observed_turn == 5
-    assert run.truth("dev") is None and "Explorer" in text and "image/png" in text
+    assert run.truth("dev") is None and "Explorer" in text and pictures
 
 
 def test_it_runs_headless_with_an_oracle_and_leaves_failed_dialogues_out(tmp_path, monkeypatch):
@@ -45,7 +45,7 @@ def test_it_runs_headless_with_an_oracle_and_leaves_failed_dialogues_out(tmp_pat
     bad = loaded[0].dialogues[1].id
     with FakeEndpoint(lambda r, n: answers(r) if answers.dialogue(r)[0].id != bad else Reply('{"ver')) as server:
         oracle = {"annotator": "oracle", "oracle_url": server.url, "oracle_model": "m", "homeloan_log": False}
-        run, text = execute(tmp_path, oracle)
+        run, text, _ = execute(tmp_path, oracle)
     assert len(run.dialogues("train")) == len(run.references("train")) == sizes["train"] - 1
     assert list(run.failed("train")) == [bad] and bad in text and "not JSON" in run.failed("train")[bad]
     assert failures_path(run.annotations / "train.jsonl").exists() and not run.failed("dev")

@@ -17,6 +17,7 @@ PARAMS = Path(__file__).parents[1] / "params"
 QWEN = "Qwen/Qwen2.5-14B-Instruct"
 FITS = {
     "smoke": ["cpu-2cores", "gpu-24gb"],
+    "bench": ["cpu-2cores"],
     "cpu-demo": ["cpu-2cores", "gpu-24gb"],
     "cpu-recipe": ["cpu-2cores", "gpu-24gb"],
     "h200x4-abcd": ["h200x4", "slurm-slice"],
@@ -229,3 +230,27 @@ def test_a_run_that_cannot_be_is_refused_before_anything_starts(cli, tmp_path):
     assert done.returncode == 2 and not (tmp_path / "run" / "run.json").exists()
     assert "device: cuda, and this machine shows no GPU" in done.stderr
     assert f"start_from: there is no {tmp_path / 'nowhere'} on this machine" in done.stderr
+    assert "--anyway starts all the same" in done.stderr
+
+
+def test_who_insists_may_start_all_the_same(cli, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("proactor_lib.cli.run._run_stage", lambda job, path, bars: started.append(path.stem))
+    given = ("--params", PARAMS / "smoke.yaml", "--out", tmp_path / "run", "--set", "device=cuda")
+    done = cli("run", *given, "--stage", "01,03", "--anyway")
+    assert done.returncode == 0 and started == ["01_annotation", "03_artf_training"]
+    assert "proactor: device: cuda, and this machine shows no GPU" in done.stderr
+
+
+def test_a_cluster_wants_its_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    asked = {"ray_address": "127.0.0.1:1"}
+    says = [p for p in problems("smoke", this_machine(tmp_path), asked, network=False)]
+    assert says == [
+        "ray_address: there is no token for the cluster: set RAY_AUTH_TOKEN to the one that it was started with"
+    ]
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("t")
+    assert problems("smoke", this_machine(tmp_path), asked, network=False) == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proactor_lib.bench.intervals import benchmark
 from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
 from proactor_lib.errors import UserError
-from proactor_lib.metrics import METRICS, compare, evaluate_predictions, score_predictions, table
+from proactor_lib.metrics import METRICS, compare, evaluate_predictions, glossary, score_predictions, table
 from proactor_lib.metrics.breakdowns import breakdown
 from proactor_lib.metrics.intervals import estimate, ratios
 from proactor_lib.metrics.published import beside, published
@@ -40,7 +40,7 @@ def test_a_resample_is_the_metric_of_the_drawn_dialogues(tables):
 
 def test_intervals_hold_the_value_and_one_dialogue_has_no_width(tables):
     rows = table({"a": tables["a"]})
-    defined = rows[rows.metric != "pri"]
+    defined = rows[(rows.metric != "pri") & rows.value.notna()]  # seconds need time stamps
     assert ((defined.low <= defined.value) & (defined.value <= defined.high)).all()
     assert (defined.low < defined.high)[defined.metric != "late"].all()  # none of its matches is late
     one = table({"a": tables["a"][:1]}).dropna()
@@ -80,7 +80,9 @@ def test_the_p_of_a_difference_by_hand():
 
 def test_a_method_compared_with_itself_says_so(tables):
     found = compare({"a": tables["a"], "again": tables["a"]})
-    assert set(found.verdict) == {"same"} and set(found.difference) == {0} and set(found.p) == {1}
+    assert set(found.verdict) == {"same"}
+    found = found[found.difference.notna()]  # seconds need time stamps
+    assert set(found.difference) == {0} and set(found.p) == {1}
     assert set(found.p_holm.dropna()) == {1}
     assert (found.low == 0).all() and (found.high == 0).all()
     assert set(compare(tables, pairs=[("a", "a")]).verdict) == {"same"}
@@ -172,7 +174,7 @@ def test_the_table_names_the_methods_that_pri_ranks(tables):
     assert found[found.method == "a"].metric.tolist() == [*METRICS, "pri"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_the_order_of_methods_and_dialogues_changes_no_number(tables, seed):
     rng = random.Random(seed)
@@ -260,4 +262,5 @@ def test_the_bench_of_intervals_counts_what_they_hold():
     found = benchmark([8], samples=10, population=60, bootstrap=100)["8"]
     assert set(found) == {"policy", "difference", "told_apart"} and found["told_apart"] <= 0.3
     assert found["policy"]["utility"] >= 0.7 and found["difference"]["utility"] >= 0.7
-    assert set(found["policy"]) == set(METRICS) and (10 * found["policy"]["ac"]) % 1 == pytest.approx(0, abs=1e-6)
+    assert set(found["policy"]) == set(METRICS) - set(glossary.TIMED)
+    assert (10 * found["policy"]["ac"]) % 1 == pytest.approx(0, abs=1e-6)

@@ -255,7 +255,7 @@ def test_a_dialogue_twice_is_refused():
         evaluate_predictions([dialogue(), dialogue()], [], [])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(seed=st.integers(0, 10_000), theta=st.sampled_from([0.0, 0.5, 0.75, 1.0]))
 def test_the_tables_agree_with_the_metrics_of_each_turn(seed, theta):
     """The frames and `turn_scores`, which rewards use, are one definition."""
@@ -273,7 +273,7 @@ def test_the_tables_agree_with_the_metrics_of_each_turn(seed, theta):
             assert row[name] == sum(getattr(t, name) for t in turns)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_the_order_of_dialogues_turns_actions_and_references_changes_nothing(seed):
     dialogues, references = made_up_dialogues(4, 10, seed)
@@ -292,7 +292,7 @@ def test_the_order_of_dialogues_turns_actions_and_references_changes_nothing(see
     pd.testing.assert_frame_equal(before, after)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_perfect_agent_is_perfect(seed):
     """It says what is open, at every turn, with what is known by then."""
@@ -306,7 +306,7 @@ def test_a_perfect_agent_is_perfect(seed):
     assert table.ac.tolist() == pytest.approx([1] * 3) and table.faults.sum() == 0 and table.premature.sum() == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_every_reference_has_one_fate_and_metrics_stay_in_range(seed):
     dialogues, references = made_up_dialogues(4, 10, seed)

@@ -59,6 +59,7 @@ def test_the_oracles_server_is_started_once_for_all_splits_and_ends_with_the_ann
         assert (started["models"], started["running"]) == (["tiny"], 0)
         assert {headers["authorization"] for _, headers in server.seen} == {"Bearer secret"}
         assert {request["model"] for request in server.requests} == {"tiny"}
+        assert len({headers["x-session-id"] for _, headers in server.seen}) == 6  # a dialogue's stay on one server
         count = len(server.requests)
         annotate_run(run)  # nothing is left to ask
         assert (started["models"], len(server.requests)) == (["tiny"], count)
@@ -131,3 +132,26 @@ def test_several_slots_are_a_cluster_behind_one_address(monkeypatch, tmp_path):
 def test_parameters_that_do_not_go_together_are_a_sentence(settings, says):
     with pytest.raises(UserError, match=says):
         load_params(None, settings)
+
+
+def test_a_training_has_its_judge_before_its_servers_and_until_they_have_ended(started, tmp_path, monkeypatch):
+    from proactor_lib.artf.training import train
+
+    events = []
+
+    class PolicyServer:
+        def wait_ready(self, timeout):
+            events.append(("policy ready", started["running"]))
+
+        def stop(self):
+            events.append(("policy ended", started["running"]))
+
+    monkeypatch.setattr(train, "serve", lambda *_, **__: PolicyServer())
+    monkeypatch.setattr(train, "reinforce", lambda job, server, reward: events.append(reward.judges[0].endpoint.url))
+    monkeypatch.setattr(train.Job, "served", "weights")
+    started["at"] = "http://127.0.0.1:1/v1"
+    asked = {"reward": "custom_ruler", "judge": "tiny", "judge_url": "serve", "device": "cpu"}
+    job = train.Job(Run.open(load_params(None, asked), tmp_path / "run"))
+    train.serve_and_reinforce(job, while_served=lambda server: None)
+    assert events == [("policy ready", 1), "http://127.0.0.1:1/v1", ("policy ended", 1)]
+    assert started["running"] == 0

@@ -66,3 +66,7 @@ def test_a_folder_that_papermill_made_a_number_names_its_option(tmp_path):
         UserError, match=r"""out must be the name of a folder, got the int 20261128; .*-y 'out: "20261128"'"""
     ):
         Run.open(load_params(), 20261128)
+
+
+def test_a_core_may_be_given_as_a_number():
+    assert load_params(None, {"server_cores": 1, "trainer_cores": "0"}).server_cores == "1"

@@ -13,21 +13,26 @@ from proactor_lib.report import performance
 from proactor_lib.run import Run
 
 from support.figures import readable
+from support.notebooks import run_here
 from support.records import write_records
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "05_performance.ipynb"
 
 
-def executed(out, bench):
-    """The outputs' text of the notebook, run headless on a folder."""
+def given(out, bench):
+    """The notebook's parameters for a folder."""
     params = json.loads((out / "params.json").read_text()) if (out / "params.json").exists() else {}
     names = "max_staleness", "num_generations", "turns_per_dialogue", "dialogues_per_step", "evaluation_turns"
     settings = {name: params[name] for name in names if name in params}
-    given = {"params_file": str(ROOT / "params" / "smoke.yaml"), "out": str(out), "overrides": settings,
-             "bench": str(bench), "simulated_steps": 2}  # fmt: skip
+    return {"params_file": str(ROOT / "params" / "smoke.yaml"), "out": str(out), "overrides": settings,
+            "bench": str(bench), "simulated_steps": 2}  # fmt: skip
+
+
+def executed(out, bench):
+    """The outputs' text of the notebook, run headless on a folder."""
     target = out.parent / "executed.ipynb"
-    outcome = notebook.execute(NOTEBOOK, target, given)
+    outcome = notebook.execute(NOTEBOOK, target, given(out, bench))
     assert (outcome.state, outcome.problem) == ("done", None)
     cells = json.loads(target.read_text())["cells"]
     outputs = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
@@ -46,7 +51,7 @@ def test_it_takes_a_run_apart_and_shows_benchmarks_that_are_there(tmp_path):
     (bench / "async.json").write_text(
         '{"homeloan": {"seconds_artf": 60.0, "seconds_trl": 900.0, "seconds_sync": 800.0}}'
     )
-    text, pictures = executed(tmp_path / "run", bench)
+    text, pictures = run_here(NOTEBOOK, given(tmp_path / "run", bench))
     assert "6 steps: predicted" in text and "trained tokens a second" in text and "staleness 1" in text
     assert pictures == 9  # the steps, two clusters' splits, two comparisons, four of benchmarks
     assert "server_seconds_share" in text

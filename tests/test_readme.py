@@ -124,12 +124,13 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
     outside = re.sub(r"```.*?```|<!-- map:.*<!-- end of map -->", "", README, flags=re.S)
     inline = re.findall(r"`((?:make|proactor) [^`]*)`", outside)
     blocks = "\n".join(BLOCKS)
-    # tests/test_environments.py; test_assess.py; test_catalog.py; test_bench_*.py; test_cluster.py;
+    # tests/test_environments.py; test_gpu_check.py; test_assess.py; test_catalog.py; test_bench_*.py; test_cluster.py;
     # test_service.py; test_export.py.
     known = {
         "make env",
         "make env EXTRA=gpu",
         "make env EXTRA=light",
+        "make gpu-check",
         "proactor assess chats.jsonl --from chat --out outputs/first",
         "proactor catalog import",
         "proactor bench",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from proactor_lib import datasets, notebook
+from proactor_lib import datasets
 from proactor_lib.agent import render
 from proactor_lib.annotate import evidence
 from proactor_lib.cli import app
@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from support.fake_endpoint import FakeEndpoint
 from support.judges import good, said
 from support.metric_cases import reference
+from support.notebooks import run_here
 from support.reward_cases import BOOK, CATALOG, DIALOGUE, GARBAGE, RIGHT, SILENCE, WAITING, WRONG, group, scores
 from support.runs import make_run
 from support.shared import SGD, needs_shared
@@ -388,15 +389,14 @@ def test_the_notebook_runs_by_hand_and_with_a_trainings_samples(tmp_path, monkey
         out / "training" / "samples.jsonl",
         [line | {"step": t, "turn": t, "components": [{"rac": t / 2}]} for t in (1, 2)],
     )
-    done = notebook.execute(NOTEBOOK, out / "02.ipynb", {"out": str(out), "overrides": few})
-    assert done.state == "done", done.problem
+    _, pictures = run_here(NOTEBOOK, {"out": str(out), "overrides": few})
     told = json.loads((out / "rewards" / "summary.json").read_text())
     assert told["margin"]["punctual"]["value"] > 0 and told["groups"]["groups_with_spread"] == 1
     assert list(json.loads((out / "rewards" / "probe.json").read_text())["rewards"]) == list(REWARDS)
     probe_table = pd.read_parquet(out / "rewards" / "probe.parquet")
     assert {"opportunity_timing", *REWARDS} <= set(probe_table.reward)
     assert told["groups"]["of"] == "the training's own samples" and told["groups"]["count"] == 2
-    assert (out / "02.ipynb").read_text().count("image/png") >= 10
+    assert pictures >= 10
     assert read_json(out / "params.json", Params).train_dialogues == 3
 
 

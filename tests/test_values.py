@@ -47,6 +47,11 @@ def test_different_values_stay_apart(a, b):
     assert not same_value(a, b)
 
 
+def test_small_numbers_in_words_of_other_languages():
+    assert all(same_value(a, b) for a, b in [("vier", "cuatro"), ("4", "quatre"), ("zwölf", "12"), ("Douze", "12")])
+    assert not same_value("vier", "5") and not same_value("drei", "trois cents")
+
+
 def test_a_date_that_could_be_either_agrees_with_both_where_the_month_is_clear():
     assert all(
         same_value("5/12/2026", b) and same_value(b, "5/12/2026") for b in ("Dec 5, 2026", "May 12", "5.12.2026")
@@ -123,6 +128,10 @@ def test_values_that_a_person_keeps_apart(a, b):
         ("See you in Zürich!", "Zuerich", True),
         ("mit Frau Mueller", "Müller", True),
         ("mit Frau Muehlmann", "Mühl", False),
+        ("Für vier Personen", "4", True),
+        ("pour sept personnes", "7", True),
+        ("我们三个人", "3", True),
+        ("二十个人", "12", False),
         ("el 5 de diciembre", "5/12/2026", True),
         ("on May 12th", "5/12/2026", True),
         ("Un gâteau, s'il vous plaît", "gateau", True),

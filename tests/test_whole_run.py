@@ -59,6 +59,7 @@ def test_every_stage_leaves_its_files(whole):
         readable = [not line["unreadable"] or line["output_tokens"] == 8 for line in lines]  # or cut off
         assert policy != "few_shot" or all(readable)  # a grammar holds random weights, too
     assert (out / "predictions" / "dev" / "trained.jsonl").exists()
+    assert not (out / "logs" / "evaluation-server.log").exists()  # one server for all stages
     events = [json.loads(line) for line in (out / "progress.jsonl").read_text().splitlines()]
     scored = [e["text"] for e in events if e["stage"] == "score"]
     assert scored == POLICIES  # once, by whichever process came first

@@ -12,7 +12,7 @@ set -euo pipefail
 sweep=${1:?name a sweep file} out=${2:?name the folder of the sweep}
 
 export PATH="$PWD/.venv/bin:$PATH"
-export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_TMPDIR="/tmp/ray-$SLURM_JOB_ID"
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_TMPDIR="/tmp/ray-$SLURM_JOB_ID" RAY_raylet_start_wait_time_s=120
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN # by the environment, which others cannot read, not on a command line
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from proactor_lib.agent import _template, turn_line
 from proactor_lib.comparison import counted_from
+from proactor_lib.connection import session
 from proactor_lib.endpoint import Endpoint, Failed, Messages
 from proactor_lib.schema import (
     Action,
@@ -31,6 +32,7 @@ from proactor_lib.schema import (
 # A value without quotes, backslashes and line breaks. Hosted models know `pattern` but refuse `maxLength`; xgrammar
 # fails to compile repeats above 128.
 VALUE = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,100}$'}
+TEXT = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]+$'}  # of any length: a value that is compared by similarity
 MOST_ITEMS = 20  # of a list as a value
 MOST = 8  # opportunities of one action in one answer
 FEWEST = 8  # turns of the smallest part that is asked about where answers do not fit
@@ -152,6 +154,7 @@ class Oracle:
             lambda value: read(value, actions, part, carried),
             attempts=self.attempts,
             repeat=self.repeat,
+            headers=session(dialogue.id),
             **self.sampling,
         )
         return answer if isinstance(answer, Failed) else answer.value
@@ -240,6 +243,8 @@ def value_schema(p: Parameter) -> dict[str, Any]:
     """What an answer gives as the parameter's value; an object of unknown keys is a list of its `{key, value}`."""
     if p.values:
         return {"type": "string", "enum": list(p.values)}
+    if p.match != "exact" and p.type not in ("array", "object"):
+        return TEXT
     inner = object_of({key: {"anyOf": [{"type": "null"}, VALUE]} for key in p.keys}) if p.keys else VALUE
     if p.type == "array":
         return {"type": "array", "items": inner, "maxItems": MOST_ITEMS}

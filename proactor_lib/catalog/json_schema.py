@@ -214,6 +214,11 @@ def _property(p: Parameter) -> dict:
         {"type": "string", "format": p.type} if p.type in FORMATS else {"type": p.type if p.type in TYPES else "string"}
     )
     described = {"description": p.description} if p.description else {}
+    inner = {"type": "object", "properties": {key: {"type": "string"} for key in p.keys}} if p.keys else {}
+    if p.type == "array":  # endpoints refuse a list that says nothing of its items
+        kind["items"] = inner
+    elif p.type == "object":
+        kind |= inner
     return {**kind, **described, **({"enum": [typed(v, p.type) for v in p.values]} if p.values else {})}
 
 

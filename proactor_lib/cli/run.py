@@ -36,12 +36,13 @@ def run(
     settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter.")] = [],  # noqa: B006
     stage: Annotated[list[str], typer.Option(help="Run only these: 01, 02, ... (repeat, or with commas).")] = [],  # noqa: B006
     notebooks: Annotated[Path | None, typer.Option(help="The numbered notebooks' folder.")] = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Start although the doctor objects.")] = False,
 ) -> None:
     """Run the numbered notebooks, headless; the last line is the path of the report."""
     wanted = tuple(s.strip() for item in stage for s in item.split(",")) or pipeline.MAIN_JOB
     found = pipeline.find(notebooks or pipeline.notebooks_folder(), wanted)
     job = pipeline.Pipeline(params, out, parse_settings(settings), found)
-    _refuse_what_cannot_be(job, [path.stem[:2] for path in found if not job.finished(path)])
+    _ask_the_doctor(job, [path.stem[:2] for path in found if not job.finished(path)], anyway)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     with make_bars([p.stem for p in found]) as bars:
         for path in found:
@@ -52,16 +53,15 @@ def run(
         typer.echo(report.build(out))
 
 
-def _refuse_what_cannot_be(job: pipeline.Pipeline, stages: list[str]) -> None:
-    """UserError with what the doctor says will fail in these stages; it looks at this machine alone."""
+def _ask_the_doctor(job: pipeline.Pipeline, stages: list[str], anyway: bool) -> None:
+    """UserError with what will fail in these stages, by what this machine alone tells; a warning if `anyway`."""
     from proactor_lib.doctor import examine, this_machine
 
     rows = examine(job.params, this_machine(job.out), stages, network=False)
-    for row in rows:
-        if row.warning:
-            typer.echo(f"proactor: {row.warning}", err=True)
-    if problems := [row.problem for row in rows if row.problem]:
-        raise UserError("; ".join(problems))
+    for sentence in filter(None, (row.warning or (anyway and row.problem) for row in rows)):
+        typer.echo(f"proactor: {sentence}", err=True)
+    if not anyway and (problems := [row.problem for row in rows if row.problem]):
+        raise UserError(f"{'; '.join(problems)} (--anyway starts all the same)")
 
 
 def _run_stage(job: pipeline.Pipeline, path: Path, bars: "Bars") -> None:

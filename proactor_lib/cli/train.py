@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,10 +45,11 @@ def _bring_to_end(run: "Run") -> None:
     if not ranks.is_rank():
         ranks.forget()
     from proactor_lib.artf.training.train import train
+    from proactor_lib.evaluate.run import ask_on
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    return train(run)
+    return train(run, partial(ask_on, run))
 
 
 def _leave(*_) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from proactor_lib import models
+from proactor_lib.artf.serving.process import HOST
 from proactor_lib.doctor.expected import expected
 from proactor_lib.doctor.machine import Machine
 from proactor_lib.doctor.memory import memory_rows
@@ -142,9 +143,20 @@ def _endpoints(asked: Question) -> Iterator[Row]:
             if url != SERVE:
                 names = variables.split(",")
                 yield _endpoint(asked, parameter, url.strip(), None if headers else names[n % len(names)].strip())
-    if p.ray_address and p.ray_address != "auto" and asked.serves and asked.network:
-        problem = f"ray_address: no Ray cluster answers at {p.ray_address}: start it, or leave ray_address out"
-        yield Row("Ray", p.ray_address, problem=problem if machine.silent(p.ray_address) else None)
+    if asked.serves:
+        listens = None if machine.listens else f"no server can listen on a port of {HOST}: free some"
+        yield Row("ports", f"any free ones on {HOST}", problem=listens)
+        if p.ray_address:
+            yield Row("Ray", p.ray_address, problem=_ray_problem(asked))
+
+
+def _ray_problem(asked: Question) -> str | None:
+    address, machine = asked.params.ray_address, asked.machine
+    if not machine.has_ray_token:
+        return "ray_address: there is no token for the cluster: set RAY_AUTH_TOKEN to the one that it was started with"
+    if asked.network and address != "auto" and machine.silent(address):
+        return f"ray_address: no Ray cluster answers at {address}: start it, or leave ray_address out"
+    return None
 
 
 def _endpoint(asked: Question, parameter: str, url: str, variable: str | None) -> Row:

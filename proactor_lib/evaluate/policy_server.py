@@ -23,23 +23,26 @@ ADAPTERS = 64  # policies of one evaluation whose adapters a GPU server may hold
 class PolicyServer:
     """Use it as a context manager: what it started is ended with the block.
 
-    clustered: several servers, where the parameters allow them, in place of one.
+    clustered: several servers, where the parameters allow them, in place of one. server: one that is up and stays.
     """
 
     def __init__(self, run: RunFolder, log_path: Path, on_progress: Callable[[str], None] = lambda text: None,
-                 clustered: bool = False):  # fmt: skip
+                 clustered: bool = False, server: Server | None = None):  # fmt: skip
         self._job, self._log_path, self._on_progress = Job(run), log_path, on_progress
         self._clustered = clustered and max_servers(run.params) > 1
-        self._server: Server | Cluster | None = None
-        self._held: Path | None = None  # the adapter that is merged into the server's weights; None: the base alone
+        self._server: Server | Cluster | None = server
+        self._ends = server is None  # whether what serves ends with the block
+        # the adapter that is merged into the server's weights; None: the base alone
+        self._held: Path | None = None if server is None else self._job.adapter
         self._version = -1
 
     def __enter__(self) -> "PolicyServer":
         return self
 
     def __exit__(self, *_) -> None:
-        if self._server:
+        if self._server and self._ends:
             self._server.stop()
+        if self._server:
             shutil.rmtree(scratch_folder(self._log_path.parent), ignore_errors=True)
 
     @property

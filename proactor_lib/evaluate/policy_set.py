@@ -17,6 +17,7 @@ from proactor_lib.policies import FIXED_POLICIES
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from proactor_lib.artf.serving.server import Server
     from proactor_lib.evaluate.policy_server import PolicyServer
 
 BASE, SFT, SFT_EQUAL_TIME, TRAINED = "base", "sft", "sft_equal_time", "trained"
@@ -26,11 +27,12 @@ TIMEOUT = 600.0  # seconds a request
 class PolicySet:
     """The policies of a run. Use it as a context manager: servers that it starts end with the block.
 
-    clustered: our own servers are as many as the parameters allow and the load needs; else one.
+    clustered: our own servers are as many as the parameters allow and the load needs; else one. server: one of the
+    run's that is up already, and stays.
     """
 
-    def __init__(self, run: RunFolder, clustered: bool = False):
-        self._run, self._clustered, self._stack, self._host = run, clustered, ExitStack(), None
+    def __init__(self, run: RunFolder, clustered: bool = False, server: "Server | None" = None):
+        self._run, self._clustered, self._server, self._stack, self._host = run, clustered, server, ExitStack(), None
         folders = {SFT: "sft", SFT_EQUAL_TIME: "sft_equal_time", TRAINED: "adapter"}
         own = {BASE: None, **{name: run.training / folder for name, folder in folders.items()}}
         self.adapters: dict[str, Path | None] = {**own, **run.params.adapters}
@@ -57,6 +59,11 @@ class PolicySet:
                 raise UserError(f"the adapter of policy {name!r} is not there: {folder}")
             log(f"{name} is left out: this run has no {folder}")
         return [name for name in names if name not in missing]
+
+    def is_ours(self, name: str) -> bool:
+        """Whether our own server answers for the policy."""
+        name = untuned(name) or name
+        return name in self.adapters or (name in PROMPTS and self._run.params.policy_url is None)
 
     def made_from(self, name: str) -> dict:
         """What the policy's outputs depend on, the dialogues apart: JSON values."""
@@ -118,7 +125,8 @@ class PolicySet:
                 progress.report(self._run.out, "evaluate", 0, 1, text)
 
             log_path = self._run.out / "logs" / "evaluation-server.log"
-            self._host = self._stack.enter_context(PolicyServer(self._run, log_path, on_progress, self._clustered))
+            host = PolicyServer(self._run, log_path, on_progress, self._clustered, self._server)
+            self._host = self._stack.enter_context(host)
         return self._host
 
 

@@ -1,7 +1,9 @@
 """The policies of a run on its held-out dialogues: predictions, then tables. A killed evaluation goes on."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from proactor_lib import events, progress
 from proactor_lib.annotate.oracle_run import in_order
@@ -15,6 +17,10 @@ from proactor_lib.evaluate.results import focus, load_or_score
 from proactor_lib.evaluate.splits import EvalSplit
 from proactor_lib.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from proactor_lib.artf.serving.server import Server
+
+logger = logging.getLogger(__name__)
 TELL_EVERY = 0.2  # seconds between two lines of progress
 
 
@@ -37,6 +43,16 @@ def evaluate_run(run: RunFolder, dev: bool = False, log: Callable[[str], None] =
             evaluate_policy(EvalSplit(run, DEV), roster, name)
     events.emit(events.Evaluated(run.out, load_or_score(run).as_json()))
     return names
+
+
+def ask_on(run: RunFolder, server: "Server") -> None:
+    """Ask all that needs our own server, on dev too, of one that is up: `evaluate_run` then finds it."""
+    with PolicySet(run, server=server) as roster:
+        names = [name for name in roster.present(run.params.policies, logger.info) if roster.is_ours(name)]
+        for name in names:
+            _evaluate(run, roster, name)
+        for name in _asked_on_dev(names):
+            evaluate_policy(EvalSplit(run, DEV), roster, name)
 
 
 def _evaluate(run: RunFolder, roster: PolicySet, name: str) -> None:

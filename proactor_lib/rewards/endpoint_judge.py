@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proactor_lib.agent import Parsed, _template, render, transcript
+from proactor_lib.connection import session
 from proactor_lib.endpoint import Answer, Endpoint, Messages
 from proactor_lib.replies import find_json
 from proactor_lib.rewards.base import Group, Marks
@@ -53,7 +54,7 @@ class EndpointJudge:
 
         await self.endpoint.ask(
             question, answer_schema(sorted(labels), criteria), read,
-            attempts=self.attempts, repeat=self.repeat, **self.sampling,
+            attempts=self.attempts, repeat=self.repeat, headers=session(group.case.dialogue.id), **self.sampling,
         )  # fmt: skip
         return [best.get(label) for label in labels]
 

@@ -139,10 +139,17 @@ def estimate_cpu(serving: float, training: float, parameters: float, bfloat16: b
     train, serve = CORE[bfloat16]
     token = 2 * parameters / (serve * serving)
     return ServiceTimes(
-        name=f"{training:g} cores, {parameters / 1e9:.2f}B parameters", source="estimated", prefill_s=token / 4,
-        decode_step_s=0.01, decode_s=token, request_s=0.01, train_s=6 * parameters / (train * training), step_s=0.5,
-        record_s=0.2, sync_s=2.0,
-    )  # fmt: skip
+        name=f"{parameters / 1e9:.2f}B parameters, cores that train: {training:g}",
+        source="estimated",
+        prefill_s=token / 4,
+        decode_step_s=0.01,
+        decode_s=token,
+        request_s=0.01,
+        train_s=6 * parameters / (train * training),
+        step_s=0.5,
+        record_s=0.2,
+        sync_s=2.0,
+    )
 
 
 def estimate(gpu: str, workload: Workload = PAPER, parameters: float = 14.8e9, kv_bytes: float = 196_608,

@@ -106,10 +106,11 @@ class Job:
         return DialogueSampler(self.run.split(split), turns_per_dialogue, self.params.seed, self.params.open_share)
 
 
-def train(run: RunFolder, **kwargs) -> None:
+def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server: None, **kwargs) -> None:
     """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here.
 
-    Every rank calls it; rank 0 owns servers, rollouts and files. `kwargs` go to `reinforce`.
+    Every rank calls it; rank 0 owns servers, rollouts and files. while_served: gets the run's one server when all is
+    trained, before it ends: a start takes as long as asking a policy. `kwargs` go to `reinforce`.
     """
     job = Job(run)
     if finished(run):
@@ -118,12 +119,12 @@ def train(run: RunFolder, **kwargs) -> None:
     log.info("%s trains", job.base)  # a model that is not there is said before anything large is imported
     with ranks.group(_on_gpu(job.params)):
         if not job.adapter.exists():
-            _warm_start_and_reinforce(job, **kwargs)
+            _warm_start_and_reinforce(job, while_served, **kwargs)
         ranks.wait_for_all()
         equal_time(job)
 
 
-def _warm_start_and_reinforce(job: Job, **kwargs) -> None:
+def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     if ranks.number() == 0:
         copy_start_adapter(job)
         _trainer_base(job)  # made by one, used by all
@@ -132,12 +133,12 @@ def _warm_start_and_reinforce(job: Job, **kwargs) -> None:
     ranks.wait_for_all()
     if ranks.number() == 0:
         with ray_session(job.params):
-            serve_and_reinforce(job, **kwargs)
+            serve_and_reinforce(job, while_served, **kwargs)
     elif job.params.max_steps:
         reinforce(job, None, **kwargs)
 
 
-def serve_and_reinforce(job: Job, **kwargs) -> None:
+def serve_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     """GRPO, if the parameters ask for any, on servers that end with it, the judge's own one among them."""
     if not job.params.max_steps:
         _copy(job.sft_adapter, job.adapter)
@@ -151,6 +152,9 @@ def serve_and_reinforce(job: Job, **kwargs) -> None:
             server.wait_ready(job.params.start_timeout)
             progress.report(job.run.out, "serve", 1, 1)
             reinforce(job, server, **kwargs)
+            if ranks.count() == 1 and isinstance(server, Server):  # other ranks do not wait for long
+                equal_time(job)
+                while_served(server)
         finally:
             server.stop()
 
