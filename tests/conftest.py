@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import time
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import support  # noqa: F401 (first: it keeps each test process to one thread)
 # Files whose tests run in one process, so that what they share is started once; any other file is a group of its own.
 GROUPS = {
     "training": ("test_resume", "test_training_faults", "test_ranks", "test_packing", "test_bench_packing",
-                 "test_trainer_step", "test_trainer_base", "test_bench_async"),
+                 "test_trainer_step", "test_trainer_base", "test_bench_async", "test_gpu_check", "test_export"),
     "vllm": ("test_cluster_vllm", "test_oracle_vllm", "test_evaluate", "test_judges"),
     "browser": ("test_watch_browser", "test_service_page", "test_annotation_notebook", "test_report",
                 "test_sweep_report"),
@@ -55,7 +56,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """What costs most first. UsageError for a test that would start a server which another process has started."""
+    """What costs most first. UsageError for a test that would start a server which another process has started, and
+    where collecting has loaded TRL, which takes eight processor-seconds in each test process."""
+    if "trl" in sys.modules:
+        raise pytest.UsageError("a test file imports TRL as it is collected: take support.late.Late")
     for item in items:
         for fixture in GROUP_OF_FIXTURE.keys() & set(item.fixturenames):
             if group_of(item.nodeid) != (group := GROUP_OF_FIXTURE[fixture]):

@@ -16,11 +16,12 @@ from proactor_lib.interop import gguf_file
 from proactor_lib.interop.export import Request, export
 from proactor_lib.models import load_tokenizer
 from proactor_lib.service.source import find
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from support.late import Late
 from support.runs import opened
 from support.small_models import write_adapter, write_model
 
+transformers = Late("transformers")
 CARD = (
     "Primary endpoint: the utility of oracle", "1.000 [1.000 to 1.000]", "notebooks were run by hand", "Commit `",
     "2 dialogues to be held out; licence: apache-2.0", "by the evidence annotator", "`adaptive_metric`",
@@ -59,7 +60,7 @@ def logits(model, prompts):
 
 
 def loaded(folder, dtype=torch.bfloat16, **more):
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **more)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **more)
 
 
 def difference(one, other, prompts):
@@ -68,7 +69,7 @@ def difference(one, other, prompts):
 
 def read_back(folder):
     (file,) = folder.glob("*.gguf")
-    plain = GgufConfig(dequantize=True)
+    plain = transformers.GgufConfig(dequantize=True)
     return loaded(folder, torch.float32, gguf_file=file.name, quantization_config=plain), str(file)
 
 
@@ -84,7 +85,7 @@ def test_merged_weights_are_those_that_servers_hold(run, base, merged, tmp_path)
 def test_a_gguf_is_read_back_by_transformers(run, merged, tmp_path, kind, most):
     model, file = read_back(export(run, tmp_path / "out", Request("gguf", kind=kind)))
     prompts = tokens(load_tokenizer(str(merged)))
-    assert tokens(AutoTokenizer.from_pretrained(tmp_path / "out", gguf_file=Path(file).name)) == prompts
+    assert tokens(transformers.AutoTokenizer.from_pretrained(tmp_path / "out", gguf_file=Path(file).name)) == prompts
     apart = difference(model, loaded(merged, torch.float32), prompts)
     print(apart)
     assert apart < most

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from proactor_lib.artf.training import tree_attention
-from proactor_lib.artf.training.trl_async import TREE_ATTENTION
-from proactor_lib.bench import gpu_check, gpu_parts, gpu_serving, gpu_train
+from proactor_lib.bench import gpu_check, gpu_serving
 from proactor_lib.bench.bound import Bound
 from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.errors import UserError
 
+from support.late import Late
 from support.waiting import wait_until
+
+gpu_parts, gpu_train = Late("proactor_lib.bench.gpu_parts"), Late("proactor_lib.bench.gpu_train")
+tree_attention, trl_async = (Late(f"proactor_lib.artf.training.{name}") for name in ("tree_attention", "trl_async"))
 
 PACKAGE = Path(__file__).parents[1] / "proactor_lib"
 
@@ -37,7 +39,7 @@ def test_rows_are_compared_with_plain_attention_and_a_wrong_mask_is_noticed(monk
     def off_by_one(*given, tree_cu_seqlens_k, **more):  # each output sees one token less of the dialogue
         return real(*given, tree_cu_seqlens_k=(tree_cu_seqlens_k - 1).clamp(min=1), **more)
 
-    monkeypatch.setattr(tree_attention, "tree_attention", off_by_one)
+    monkeypatch.setattr("proactor_lib.artf.training.tree_attention.tree_attention", off_by_one)
     assert len(short(gpu_parts.attention(dry=True))) == 4
 
 
@@ -138,4 +140,4 @@ def test_the_first_parts_need_few_packages():
     """Those that a machine lent for an hour has: torch with transformers, peft, bitsandbytes, and what they bring."""
     brought = {"torch", "transformers", "numpy", "psutil"}
     assert imported_at_once("bench.gpu_parts") | imported_at_once("bench.gpu_check") <= brought
-    assert tree_attention.TREE_ATTENTION == TREE_ATTENTION  # TRL's name
+    assert tree_attention.TREE_ATTENTION == trl_async.TREE_ATTENTION  # TRL's name

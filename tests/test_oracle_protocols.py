@@ -11,14 +11,17 @@ from proactor_lib.agent import reference_output
 from proactor_lib.annotate import evidence, oracle, oracle_open, oracle_run, oracle_turns
 from proactor_lib.catalog import tools
 from proactor_lib.catalog.json_schema import Notes
+from proactor_lib.datasets import forms
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl
 from proactor_lib.metrics import METRICS, score_predictions
+from proactor_lib.metrics.alignment import f1
 from proactor_lib.metrics.intervals import estimate
 from proactor_lib.params import load_params
 from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences, ObservedAction, Parameter, Turn, cases
 
 from support.fake_endpoint import FakeEndpoint
+from support.shared import SHARED, needs_shared
 from support.truthful_oracle import Truthful
 
 ROOM = Parameter(name="room", required=True)
@@ -220,3 +223,26 @@ def test_lists_of_objects_in_an_answer():
     system = oracle.messages(dialogue, [action], part, [])[0]["content"]
     assert "passengers*: array, with first_name, last_name\n" in system
     assert "extras: object, an object: a list of its {key, value}\n" in system
+
+
+@needs_shared
+def test_every_call_of_the_airlines_chats_fits_into_an_answer(tmp_path):
+    """137 windows with lists of objects, amounts and long texts, said by an oracle: all come back."""
+    found = forms.read([SHARED / "data" / "tau" / "airline-chat.jsonl"], "chat")
+    truth = [evidence.annotate(d, found.catalog) for d in found.dialogues]
+    out = tmp_path / "refs.jsonl"
+    with FakeEndpoint(Truthful(list(found.dialogues), truth)) as server:
+        settings = oracle_run.OracleSettings(server.url, "m", cache=tmp_path / "cache")
+        summary = oracle_run.annotate_file(found.dialogues, found.catalog, out, settings)
+    assert (summary.annotated, summary.references, summary.invalid) == (24, 137, 0)
+
+    def ordered(line):
+        return sorted(line.references, key=lambda r: (r.name, tuple(r.window.model_dump().values()), r.observed_turn))
+
+    pairs = [
+        pair
+        for line, true in zip(read_jsonl(out, DialogueReferences), truth, strict=True)
+        for pair in zip(ordered(line), ordered(true), strict=True)
+    ]
+    assert all((r.name, r.window, r.observed_turn) == (t.name, t.window, t.observed_turn) for r, t in pairs)
+    assert sum(f1(r.values(), t.values(), how=t.params) for r, t in pairs) == pytest.approx(137)

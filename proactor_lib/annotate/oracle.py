@@ -32,6 +32,7 @@ from proactor_lib.schema import (
 # A value without quotes, backslashes and line breaks. Hosted models know `pattern` but refuse `maxLength`; xgrammar
 # fails to compile repeats above 128.
 VALUE = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]{1,100}$'}
+TEXT = {"type": "string", "pattern": r'^[^"\\\x00-\x1f]+$'}  # of any length: a value that is compared by similarity
 MOST_ITEMS = 20  # of a list as a value
 MOST = 8  # opportunities of one action in one answer
 FEWEST = 8  # turns of the smallest part that is asked about where answers do not fit
@@ -242,6 +243,8 @@ def value_schema(p: Parameter) -> dict[str, Any]:
     """What an answer gives as the parameter's value; an object of unknown keys is a list of its `{key, value}`."""
     if p.values:
         return {"type": "string", "enum": list(p.values)}
+    if p.match != "exact" and p.type not in ("array", "object"):
+        return TEXT
     inner = object_of({key: {"anyOf": [{"type": "null"}, VALUE]} for key in p.keys}) if p.keys else VALUE
     if p.type == "array":
         return {"type": "array", "items": inner, "maxItems": MOST_ITEMS}

@@ -4,9 +4,11 @@ import torch
 from proactor_lib.files import write_json
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-FAMILIES = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+from support.late import Late
+
+transformers = Late("transformers")
+FAMILIES = {"qwen2": ("Qwen2Config", "Qwen2ForCausalLM"), "llama": ("LlamaConfig", "LlamaForCausalLM")}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [("l", "o"), ("a", "n"), ("lo", "an"), ("Ġ", "loan"), ("1", "2")]
 CHATML = (
@@ -23,9 +25,11 @@ def write_model(folder, family="qwen2"):
     tokenizer = Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, MERGES))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
     names = dict(zip(("pad_token", "bos_token", "eos_token"), SPECIAL, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHATML, **names).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=CHATML, **names).save_pretrained(
+        folder
+    )
     torch.manual_seed(0)
-    made, model = FAMILIES[family]
+    made, model = (getattr(transformers, name) for name in FAMILIES[family])
     config = made(vocab_size=128, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
                   num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=family == "qwen2",
                   initializer_range=0.2, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip

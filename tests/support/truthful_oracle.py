@@ -12,6 +12,24 @@ CARRIED = re.compile(r"^(\d+)\. (\S+), (?:ready|candidate)(.*)$", re.MULTILINE)
 CARRIED_PARAM = re.compile(r", (\w+) = (.*?) \(turn \d+\)")
 
 
+def value_form(param: dict) -> dict:
+    """The schema of a parameter's value."""
+    return next(option for option in param["anyOf"] if option["type"] == "object")["properties"]["value"]
+
+
+def in_form(value, schema: dict):
+    """The value as its schema asks for it: lists and objects as JSON, all else as text that the schema allows."""
+    if "anyOf" in schema:
+        return None if value is None else in_form(value, next(o for o in schema["anyOf"] if o["type"] != "null"))
+    if schema["type"] in ("array", "object") and isinstance(value, str):
+        value = json.loads(value)
+    if schema["type"] == "array":
+        return [in_form(item, schema["items"]) for item in value]
+    if schema["type"] == "object":
+        return {key: in_form(value.get(key), inner) for key, inner in schema["properties"].items()}
+    return re.sub(r'["\\\\\x00-\x1f]', " ", str(value))
+
+
 class Truthful:
     """Answers the truth about `dialogues`; call it as `answer(request, n)`."""
 
@@ -44,9 +62,11 @@ class Truthful:
             turns = [t for t in range(first, last + 1) if r.window.covers(t)]
             if not turns or r.name not in schema:
                 continue
-            known = {k: {"value": p.value, "turn": p.turn} for k, p in r.params.items() if p.turn <= last}
+            forms = schema[r.name]["items"]["properties"]["params"]["properties"]
+            known = {k: p for k, p in r.params.items() if k in forms and p.turn <= last}
+            said = {k: {"value": in_form(p.value, value_form(forms[k])), "turn": p.turn} for k, p in known.items()}
             item = {
-                "params": {k: known.get(k) for k in schema[r.name]["items"]["properties"]["params"]["properties"]},
+                "params": {k: said.get(k) for k in forms},
                 "candidate": [t for t in turns if t < r.window.ready],
                 "ready": [t for t in turns if t >= r.window.ready],
             }
