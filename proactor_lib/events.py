@@ -56,7 +56,7 @@ class GroupSampled(Event):
 
 @dataclass(frozen=True)
 class StepTrained(Event):
-    """An optimiser step; `line`: a line of metrics.jsonl. A step after the last checkpoint may be taken again."""
+    """An optimiser step; `line`: of the trainer's metrics file. A step after the last checkpoint may be taken again."""
 
     step: int
     line: dict[str, Any]

@@ -2,7 +2,7 @@
 and Weights & Biases (parameter `trackers`).
 
 They follow the run's files: a step reaches them with the checkpoint after which it is not taken again, so that their
-curves are those of metrics.jsonl, also of a run that was killed. `trackers.json` in the run's folder says under which
+curves are those of its metrics file, also where it was killed. `trackers.json` in the run's folder says under which
 id, and how far. A tracker that fails is a warning, once; what it missed it gets with the next checkpoint.
 """
 
