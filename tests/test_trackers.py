@@ -34,6 +34,9 @@ class Noted:
     def report(self, path):
         self.reports.append(path.name)
 
+    def flush(self):
+        pass
+
     def close(self):
         self.closed = True
 

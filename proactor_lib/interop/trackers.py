@@ -55,6 +55,8 @@ class Tracker(Protocol):
 
     def report(self, path: Path) -> None: ...
 
+    def flush(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -83,6 +85,7 @@ def _tell(run: RunFolder, name: str, event: events.Event) -> None:
     elif isinstance(event, events.Reported) and mine.get("report") != (digest := provenance.fingerprint(event.path)):
         tracker.report(event.path)
         mine["report"] = digest
+    tracker.flush()  # before it is noted: a kill then repeats it at worst
     if not isinstance(event, events.Checkpointed):
         _open.pop((run.out, name)).close()
     write_json(run.out / FILE, known)
@@ -137,15 +140,21 @@ def _quiet() -> Iterator[None]:
 
 
 class Trackio:
-    """Local, no account: `trackio show --project proactor`."""
+    """Local, no account: `trackio show --project proactor`. It writes from a thread: only what is finished is there."""
 
     def __init__(self, about: About):
+        self._about, self._open = about, None
+
+    @property
+    def _run(self):
         import trackio
 
-        self._trackio, self._id = trackio, about.id
-        with _quiet():
-            self._run = trackio.init(PROJECT, about.name, about.group, config=about.config, resume="allow",
-                                     embed=False, auto_log_gpu=False, auto_log_cpu=False)  # fmt: skip
+        if self._open is None:
+            a = self._about
+            with _quiet():
+                self._open = trackio.init(PROJECT, a.name, a.group, config=a.config, resume="allow", embed=False,
+                                          auto_log_gpu=False, auto_log_cpu=False)  # fmt: skip
+        return self._open
 
     def step(self, number: int, values: dict[str, float]) -> None:
         """One point of each curve."""
@@ -153,19 +162,27 @@ class Trackio:
 
     def table(self, name: str, rows: pd.DataFrame, number: int) -> None:
         """A table beside the step."""
-        self._run.log({name: self._trackio.Table(dataframe=rows)}, step=number)
+        import trackio
+
+        self._run.log({name: trackio.Table(dataframe=rows)}, step=number)
 
     def report(self, path: Path) -> None:
         """The report as an artifact."""
+        import trackio
+
+        artifact = trackio.Artifact(f"report-{self._about.id}", type="report")
+        artifact.add_file(str(path))
         with _quiet():
-            artifact = self._trackio.Artifact(f"report-{self._id}", type="report")
-            artifact.add_file(str(path))
             self._run.log_artifact(artifact)
 
-    def close(self) -> None:
-        """Write what is left."""
-        with _quiet():
-            self._run.finish()
+    def flush(self) -> None:
+        """Finish the run; it is opened again when there is more."""
+        if self._open is not None:
+            with _quiet():
+                self._open.finish()
+            self._open = None
+
+    close = flush
 
 
 class TensorBoard:
@@ -195,6 +212,9 @@ class TensorBoard:
     def report(self, path: Path) -> None:
         """Where the report is: event files hold no artifacts."""
         self._text("report", str(path.resolve()), 0)
+
+    def flush(self) -> None:
+        """It is on disk already."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -239,6 +259,9 @@ class Wandb:
         artifact = self._wandb.Artifact(f"report-{self._run.id}", type="report")
         artifact.add_file(str(path))
         self._run.log_artifact(artifact)
+
+    def flush(self) -> None:
+        """A process of its own writes, and outlives this one."""
 
     def close(self) -> None:
         """Write what is left."""
