@@ -13,6 +13,8 @@ from proactor_lib.doctor import examine, machine, read_machine, this_machine
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
 
+from support.fake_endpoint import FakeEndpoint, Reply
+
 PARAMS = Path(__file__).parents[1] / "params"
 QWEN = "Qwen/Qwen2.5-14B-Instruct"
 FITS = {
@@ -202,6 +204,31 @@ def test_packages_of_another_version_are_said_and_do_no_harm(tmp_path, monkeypat
     assert [row.warning for row in rows if row.warning] == [
         "trl 0.9, pinned 1.16.0: another version than the one that was tried"
     ]
+
+
+def test_what_answers_is_asked_and_what_does_not_is_silent(tmp_path):
+    here = this_machine(tmp_path)
+    with FakeEndpoint(lambda request, n: Reply("x")) as server:
+        port = server.url.rpartition(":")[2].removesuffix("/v1")
+        assert not here.silent(server.url) and not here.silent(f"127.0.0.1:{port}")
+    assert here.silent(server.url) and here.silent(f"127.0.0.1:{port}") and here.silent("no address")
+
+
+def test_a_model_of_the_hub_is_looked_for_here_then_there(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    here, name = this_machine(tmp_path), "someone/some-model"
+    for variable, value in {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}.items():
+        monkeypatch.setenv(variable, value)
+    assert here.lacks_model(name, network=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert not here.lacks_model(name, network=False)  # nobody was asked
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert here.lacks_model(name, network=True)
+    snapshot = tmp_path / "models--someone--some-model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(KNOWN[QWEN]))
+    assert not here.lacks_model(name, network=True) and model_sizes(name) == model_sizes(QWEN)
 
 
 def test_a_machine_file_with_a_wrong_key_is_a_sentence(tmp_path):

@@ -13,6 +13,7 @@ import httpx
 from proactor_lib import models
 from proactor_lib.artf.serving.policy_sync import AdapterSync
 from proactor_lib.artf.serving.server import Server
+from proactor_lib.artf.training.training_log import METRICS
 from proactor_lib.bench.bound import Bound
 from proactor_lib.files import shipped
 
@@ -123,7 +124,7 @@ def run(dry: bool) -> Iterator[Bound]:
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        lines = (Path(folder) / "training" / "metrics.jsonl").read_text().splitlines()
+        lines = (Path(folder) / "training" / METRICS).read_text().splitlines()
     steps = [json.loads(line) for line in lines]
     yield Bound("optimiser steps", len(steps), least=2)
     yield Bound("KL of the trainer to the server at staleness 0, nats", max(s["kl"] or 0.0 for s in steps), most=0.01)

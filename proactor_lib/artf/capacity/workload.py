@@ -131,7 +131,7 @@ def gpu_named(name: str) -> Gpu | None:
 
 
 # Operations a second of one core, training and serving, by whether it has bfloat16: of the 135M model [LOG.md].
-CORE = {False: (80e9, 3.6e9), True: (144e9, 69e9)}
+CORE = {False: (75e9, 20e9), True: (144e9, 69e9)}
 
 
 def estimate_cpu(serving: float, training: float, parameters: float, bfloat16: bool) -> ServiceTimes:
