@@ -47,6 +47,8 @@ pins:  ## compile requirements/ again from pyproject.toml; UPGRADE=--upgrade tak
 	grep -vE '^(torch|triton)' requirements/cpu.txt | tee requirements/gpu.txt > requirements/light.txt
 	$(COMPILE) --extra gpu --extra dev -o requirements/gpu.txt
 	$(COMPILE) -o requirements/light.txt
+	cp requirements/light.txt requirements/extras.txt
+	$(COMPILE) --extra trackers --extra inspect -o requirements/extras.txt
 
 browser:  ## headless Chromium, in which the tests open reports and notebooks
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \

@@ -15,9 +15,17 @@ HEAVY = (
 )  # fmt: skip
 
 
+OPTIONAL = {**dict.fromkeys(("trackio", "tensorboard", "wandb"), "trackers"), "inspect_ai": "inspect"}  # its extra
+
+
 def missing_extra(module: str | None) -> str | None:
     """One sentence on which extra brings the module; None if none does."""
     package = (module or "").partition(".")[0]
+    if extra := OPTIONAL.get(package):
+        return (
+            f"this needs the package {package}, which is not installed here: the extra {extra} brings it "
+            f"(`uv pip install 'proactor[{extra}]'`; in a clone: `uv pip install --no-deps -r requirements/extras.txt`)"
+        )
     if package not in HEAVY:
         return None
     return (

@@ -183,7 +183,8 @@ def _verdict(target: Path, status: int) -> tuple[State, str]:
             return "refused", extra
         return "failed", f"cell {number} of {target} raised {output['ename']}: {sentence}"
     log = target.with_suffix(".log")
-    return "failed", f"{_last_line(log)} (exit status {status}; {log})"
+    said = processes.last_line(log.read_text(errors="replace")) or "the notebook's process ended without a word"
+    return "failed", f"{said} (exit status {status}; {log})"
 
 
 def _errors(target: Path):
@@ -192,11 +193,6 @@ def _errors(target: Path):
         for output in cell.get("outputs", ()):
             if output["output_type"] == "error" and (output["ename"], output["evalue"]) != ("SystemExit", "0"):
                 yield number, output
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "the notebook's process ended without a word"
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNeg
 from proactor_lib.yaml_text import read_yaml
 
 Annotator = Literal["evidence", "oracle", "evidence+oracle"]  # the last: the log, and an oracle for `open` alone
+Tracker = Literal["trackio", "tensorboard", "wandb"]
 Threshold = Literal["coverage", "param_agreement", "lead", "logged", "iou"]
 
 
@@ -165,6 +166,7 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
     name: str = "run"
     question: str = ""  # what the run is to answer: the report opens with it
     seed: Natural = 0
+    trackers: tuple[Tracker, ...] = ()  # who is told of steps, results and the report; extra `trackers`
 
     @field_validator("reward")
     @classmethod
@@ -206,7 +208,7 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
 
 
 # Parameters that say where a run's work is done, not what it is: a run that has begun may go on with others.
-WHERE = ("trainers",)
+WHERE = ("trainers", "trackers")
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def adopt_orphans() -> None:
     _prctl(_SUBREAPER, 1)
 
 
+def last_line(text: str) -> str:
+    """The last line of what a process said; empty where it said nothing."""
+    return text.strip().rpartition("\n")[2]
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

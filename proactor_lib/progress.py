@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from proactor_lib import events
+
 FILE = "progress.jsonl"
 
 
@@ -21,10 +23,17 @@ class Event:
 
 
 def report(out: Path | str, stage: str, done: float, total: float, text: str = "") -> None:
-    """Append one event to the run folder's progress file. One write a line, so that processes may share the file."""
-    line = json.dumps({"time": time.time(), "stage": stage, "done": done, "total": total, "text": text}) + "\n"
-    Path(out).mkdir(parents=True, exist_ok=True)
-    handle = os.open(Path(out) / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Tell how far the stage is: one more event of the run folder's progress file."""
+    events.emit(events.Progressed(Path(out), stage, done, total, text))
+
+
+@events.listens(events.Progressed)
+def _append(event: events.Progressed) -> None:
+    """One write a line, so that processes may share the file."""
+    told = {"stage": event.stage, "done": event.done, "total": event.total, "text": event.text}
+    line = json.dumps({"time": time.time(), **told}) + "\n"
+    event.out.mkdir(parents=True, exist_ok=True)
+    handle = os.open(event.out / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(handle, line.encode())
     finally:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,10 +45,10 @@ def code_digest() -> str:
     return _hashed(f"{p.relative_to(PACKAGE)}\0{fingerprint(p)}" for p in files)
 
 
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that matter, where they are installed."""
+def versions(names: Iterable[str] = VERSIONED) -> dict[str, str]:
+    """Python's version and those of the packages, where they are installed."""
     found = {"python": platform.python_version()}
-    for name in VERSIONED:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

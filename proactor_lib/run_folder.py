@@ -3,15 +3,16 @@
 params.json | provenance.json | data/ | references/ | training/ | predictions/ | metrics/ | summary.json | report.html
 """
 
+import importlib.util
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from proactor_lib import provenance
+from proactor_lib import events, provenance
 from proactor_lib.annotate import corrections
-from proactor_lib.errors import UserError
+from proactor_lib.errors import UserError, missing_extra
 from proactor_lib.files import read_json, read_lines, write_json
 from proactor_lib.params import WHERE, Params
 from proactor_lib.schema import Case, Catalog, Dialogue, DialogueReferences, Record, cases
@@ -42,6 +43,7 @@ class RunFolder:
                 f"out must be the name of a folder, got the {type(out).__name__} {out!r}; papermill's -p makes numbers "
                 f"of what looks like one, -y takes YAML: -y 'out: \"{out}\"'"
             )
+        _refuse_missing(params.trackers)
         run = cls(params, Path(out).expanduser())
         if run.params_file.exists():
             before = read_json(run.params_file, Params)
@@ -51,6 +53,8 @@ class RunFolder:
             write_json(run.origin_file, provenance.collect())
         if params != before:
             write_json(run.params_file, params.model_dump(mode="json"))
+        if before is None:
+            events.emit(events.RunBegan(run.out, params.model_dump(mode="json")))
         return run
 
     @property
@@ -181,6 +185,12 @@ class RunFolder:
 def _without(line: DialogueReferences, removed: dict[tuple[str, str | None], str]) -> DialogueReferences:
     kept = tuple(r for r in line.references if (line.dialogue_id, r.id) not in removed)
     return line.model_copy(update={"references": kept})
+
+
+def _refuse_missing(trackers: tuple[str, ...]) -> None:
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"trackers: {missing_extra(name)}")
 
 
 def _refuse_other(params: Params, before: Params, out: Path) -> None:

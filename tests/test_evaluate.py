@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from proactor_lib import events
 from proactor_lib.artf.serving.completions import CompletionClient, Output, WrongModel
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.endpoint import Endpoint
@@ -233,8 +234,11 @@ def test_the_confidence_of_ready_is_read_where_a_line_begins():
 
 def test_policies_of_a_run_and_their_tables(tmp_path):
     run = opened(tmp_path, policies=["sft", "oracle", "silent"])
-    said = []
+    said, heard = [], []
+    remove = events.add(heard.append)
     assert evaluate_run(run, log=said.append) == ["oracle", "silent"]
+    remove()
+    assert [set(e.table) for e in heard if isinstance(e, events.Evaluated)] == [{"oracle", "silent"}]
     assert len(said) == 1 and said[0].startswith("sft is left out")
     assert {x.turn for x in lines(run.predictions / "oracle.jsonl")} == {
         t for turns in EvalSplit(run).evaluated_turns.values() for t in turns

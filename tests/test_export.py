@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import xllamacpp
 from proactor_lib import agent
 from proactor_lib.artf.serving.policy_sync import MergedSync
 from proactor_lib.artf.training.chat_template import frame
@@ -94,7 +95,6 @@ def test_a_gguf_is_read_back_by_transformers(run, merged, tmp_path, kind, most):
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_llama_cpp_says_what_transformers_says(tmp_path, family):
     """Rotary halves in their order, biases, tied and own output weights, tokens of a text."""
-    xllamacpp = pytest.importorskip("xllamacpp")
     source = write_model(tmp_path / "model", family)
     gguf_file.write(source, tmp_path / "m.gguf", "f16", "m")
     tokenizer, ours = load_tokenizer(str(source)), loaded(source, torch.float32)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from proactor_lib import report
+from proactor_lib import events, report
 from proactor_lib.artf.training import training_log
 from proactor_lib.evaluate import load_or_score
 from proactor_lib.files import read_json
@@ -22,7 +22,11 @@ def run(tmp_path_factory):
     """A copy of it, opened with its own parameters, and reported."""
     out = shutil.copytree(OLDER, tmp_path_factory.mktemp("older") / "run")
     run = Run.open(read_json(out / "params.json", Params), out)
+    heard = []
+    remove = events.add(heard.append)
     report.build(out)
+    remove()
+    assert events.Reported(out, out / "report.html") in heard
     return run
 
 

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 from support.fake_vllm import Completions
 from support.records import metrics
 from support.runs import opened
+from support.trackers import curves, trackio_points
 from support.trainer_process import begin, trainer
 from support.waiting import wait_until
 
@@ -50,7 +51,7 @@ def undisturbed(tmp_path_factory):
 
 def test_killed_at_every_point_it_ends_as_if_it_had_not_been(undisturbed, tmp_path):
     """During rollouts, training, sync, records, a checkpoint, before the adapter: the same lines, the same adapter."""
-    opened(tmp_path, **SETTINGS)
+    opened(tmp_path, **SETTINGS, trackers=["trackio", "tensorboard"])
     with Completions() as server:
         for path in ("/v1/completions", "/v1/load_lora_adapter"):
             seen = []
@@ -67,6 +68,10 @@ def test_killed_at_every_point_it_ends_as_if_it_had_not_been(undisturbed, tmp_pa
         assert trainer(tmp_path, server.port) == 0
     assert facts(tmp_path) == facts(undisturbed)
     assert groups(tmp_path) == groups(undisturbed)
+    wanted = [(line["step"], pytest.approx(line["reward_mean"])) for line in metrics(tmp_path)]
+    assert curves(tmp_path / "tensorboard")["reward_mean"] == wanted  # once each, whatever was killed
+    tracked = json.loads((tmp_path / "trackers.json").read_text())["id"]
+    assert trackio_points(f"smoke-{tracked}", "reward_mean") == wanted
     ours, theirs = weights(tmp_path), weights(undisturbed)
     assert ours.keys() == theirs.keys() and all((ours[k] == theirs[k]).all() for k in ours)
 

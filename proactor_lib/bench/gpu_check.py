@@ -4,7 +4,6 @@ Each part runs in a process of its own, so that its memory is its own. The first
 and bitsandbytes alone: `python -m proactor_lib.bench.gpu_check attention nf4 step`. `dry`: the same on a CPU, tiny.
 """
 
-import importlib.metadata
 import importlib.util
 import json
 import subprocess
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from proactor_lib import processes
+from proactor_lib import processes, provenance
 from proactor_lib.bench.bound import Bound
 from proactor_lib.errors import UserError
 
@@ -89,12 +88,7 @@ def versions() -> dict[str, str]:
     found = {"device": torch.cuda.get_device_name() if gpu else "cpu", "cuda": str(torch.version.cuda)}
     if gpu:
         found["memory_gb"] = f"{torch.cuda.get_device_properties(0).total_memory / 1e9:.1f}"
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | provenance.versions(VERSIONED)
 
 
 def check(parts: Sequence[str] = tuple(PARTS), dry: bool = False, limit: float = LIMIT) -> Iterator[Result]:
@@ -124,7 +118,9 @@ def _in_a_process(part: str, dry: bool, seconds: float) -> Result:
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         said, complaint = child.communicate(timeout=seconds)
-        problem = None if child.returncode == 0 else _last_line(complaint) or f"ended with status {child.returncode}"
+        problem = (
+            None if child.returncode == 0 else processes.last_line(complaint) or f"ended with status {child.returncode}"
+        )
     except subprocess.TimeoutExpired:
         processes.end(child.pid)
         said, problem = child.communicate()[0], f"not ended after {seconds:.0f} s"
@@ -132,11 +128,6 @@ def _in_a_process(part: str, dry: bool, seconds: float) -> Result:
         processes.end(child.pid)
     lines = [line for line in said.splitlines() if line.startswith("{")]
     return Result(part, time.monotonic() - began, tuple(Bound(**json.loads(line)) for line in lines), problem)
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else ""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from proactor_lib.errors import UserError
-from proactor_lib.processes import follow_parent
+from proactor_lib.processes import follow_parent, last_line
 
 
 def call(module: str, *arguments: str, log: Path | None = None, checkout: Path | None = None) -> dict:
@@ -36,14 +36,11 @@ def call(module: str, *arguments: str, log: Path | None = None, checkout: Path |
         lines = (log.read_text() if log else complaint).strip().splitlines()
         words = " / ".join(line for line in lines[-2:])
         raise UserError(f"{module} {' '.join(arguments)} ended with status {child.returncode}: {words}")
-    return json.loads(said.strip().splitlines()[-1])
+    return json.loads(last_line(said))
 
 
 def peak_gb() -> float:
     """The most memory that this process has held so far, in GB (10^9 bytes); what it was forked from not counted."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
     from proactor_lib.bench.scoring import peak_mb
 
     return peak_mb() / 1e3

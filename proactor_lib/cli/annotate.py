@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from proactor_lib.cli.data import AsJson, DataDir, Dataset, Limit, Log, MaxTurns, Seed, Split, Transcript, bar
+from proactor_lib.cli.data import DataDir, Dataset, Limit, Log, MaxTurns, Seed, Split, Transcript, bar
+from proactor_lib.cli.options import AsJson
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import UserError
 

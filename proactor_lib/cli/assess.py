@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proactor_lib.cli.data import AsJson
 from proactor_lib.cli.data_import import Columns, Domain, Files, From, Speakers, Tools, Triggers, options
 from proactor_lib.cli.evaluate import open_run, run_to_completion
+from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import UserError
 
@@ -37,7 +37,7 @@ def assess(
     oracle_model: Annotated[str | None, typer.Option(help="The oracle's name there.")] = None,
     price: Annotated[tuple[float, float], typer.Option(help="Per million prompt and output tokens.")] = (0.0, 0.0),
     dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
-    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the run.")] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """How early, complete and restrained are the triggers in these logs? The last line is the page's path."""

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
+from proactor_lib.cli.options import AsJson
 
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def metrics(
     dialogues: Annotated[int, typer.Option(min=1)] = 692,
     turns: Annotated[int, typer.Option(min=1, help="a dialogue")] = 21,
     bootstrap: Annotated[int, typer.Option(min=1, help="resamples of dialogues")] = 2000,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score methods on dialogues, with intervals and PRI, on one core: seconds, and the process's peak memory in MB."""
     from proactor_lib.bench.scoring import benchmark
@@ -46,7 +46,7 @@ def intervals(
     samples: Annotated[int, typer.Option(min=1, help="of each size")] = 1000,
     population: Annotated[int, typer.Option(min=2, help="simulated calls that samples are drawn from")] = 700,
     bootstrap: Annotated[int, typer.Option(min=1, help="resamples of dialogues")] = 1000,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """How often 95% intervals hold the truth, and how often equal policies are told apart (20 minutes on one core)."""
     from proactor_lib.bench.intervals import benchmark
@@ -67,7 +67,7 @@ def packing(
     ] = "ours,trl",
     gradients: Annotated[bool, typer.Option(help="compare gradients with those of unpacked float32")] = True,
     against: Annotated[Path | None, typer.Option(help="another checkout of this repository: its step too")] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pack one dialogue's outputs: tokens against padded samples and TRL's batcher, gradients, time and peak memory."""
     from proactor_lib.bench.packing import benchmark
@@ -81,7 +81,7 @@ def costs(
     turns: Annotated[str, typer.Option(help="comma separated")] = "5,15,35,47",
     k: Annotated[str, typer.Option(help="outputs per turn")] = "4,8,16",
     dialogues: Annotated[str, typer.Option(help="per step")] = "1,2,4",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Seconds and memory of a training step as turns, outputs per turn and dialogues grow, one of them at a time."""
     from proactor_lib.bench.packing import costs
@@ -109,7 +109,7 @@ def asynchronous(
     shape: Annotated[str, typer.Option(help="full (some 15 minutes a padded step), medium or tiny")] = "full",
     steps: Steps = 2,
     out: Out = Path("outputs/bench-async"),
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train by ART-F, by TRL's GRPOTrainer and by OpenPipe ART's synchronous loop: seconds of the same steps."""
     from proactor_lib.bench.asynchronous import benchmark
@@ -125,7 +125,7 @@ def sync_baseline(
     shape: Annotated[str, typer.Option(help="full, medium or tiny")] = "full",
     steps: Steps = 2,
     out: Out = Path("outputs/bench-sync"),
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """The synchronous loop alone: generate, score, train padded samples while serving waits."""
     from proactor_lib.bench.asynchronous import benchmark
@@ -141,7 +141,7 @@ def learning(
     steps: Steps = 30,
     shape: Annotated[str, typer.Option(help="turns8 or tiny")] = "turns8",
     out: Out = Path("outputs/bench-learning"),
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Mean reward by step of ART-F and of the synchronous loop, over dialogues of 8 turns: how far they differ."""
     from proactor_lib.bench.learning import benchmark
@@ -154,7 +154,7 @@ def gpu_train(
     model: Annotated[str, typer.Option(help="qwen2.5-14b (random weights) or dry (a CPU's dry run)")] = "qwen2.5-14b",
     row: Annotated[int, typer.Option(min=64, help="tokens a row")] = 9216,
     cases: Annotated[str, typer.Option(help="comma separated")] = "packed-flex,packed-sdpa,padded-flex,padded-sdpa",
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a random model in NF4 with LoRA on one device: tokens a second, peak memory, share of its matrix peak."""
     from proactor_lib.bench.gpu_train import benchmark
@@ -166,7 +166,7 @@ def gpu_train(
 def gpu_check(
     parts: Annotated[str, typer.Option(help="comma separated")] = "attention,nf4,step,adapters,run",
     dry: Annotated[bool, typer.Option(help="on the CPU at tiny sizes: shows only that the parts run")] = False,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Does it work on this GPU, and how fast: at most nine minutes; status 1 where something falls short."""
     from dataclasses import asdict
@@ -191,7 +191,7 @@ def router(
     dialogues: Annotated[int, typer.Option(min=2, help="at once")] = 16,
     turns: Annotated[int, typer.Option(min=1, help="of a dialogue, one after another")] = 6,
     rounds: Annotated[int, typer.Option(min=1, help="of both ways, in turn")] = 5,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """The same requests to two servers directly and through the router: requests a second, split, affinity."""
     from proactor_lib.bench.router import benchmark
@@ -206,7 +206,7 @@ def serve(
     conversations: Annotated[int, typer.Option(min=1, help="at once")] = 16,
     seconds: Annotated[float, typer.Option(min=1)] = 120.0,
     out: Out = Path("outputs/bench-serve"),
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """`proactor serve` under load: latency of a turn, lost turns, repeated executions, memory early and at the end."""
     from proactor_lib.bench.serving_load import benchmark
@@ -219,7 +219,7 @@ def serve(
 def adaptivity(
     bursts: Annotated[int, typer.Option(min=1)] = 3,
     seed: int = 0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """The adaptive cluster of 1 to 4 servers against 4 fixed ones on a bursty trace; their service is simulated."""
     from proactor_lib.bench.adaptivity import benchmark

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from proactor_lib.cli.data import AsJson
+from proactor_lib.cli.options import AsJson
 
 catalog = typer.Typer(no_args_is_help=True, help="Catalogs from what people have, and back.")
 

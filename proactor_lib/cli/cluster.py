@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from proactor_lib.artf.serving.access import ACCESS, write_access
+from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.errors import UserError
 
 cluster = typer.Typer(no_args_is_help=True, help="vLLM servers behind a router, as many as the load needs.")
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
 def up(
     out: Out,
     params: Annotated[Path | None, typer.Option(help="Parameters (YAML): model, servers, max_servers, ...")] = None,
-    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter.")] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     port: Annotated[int, typer.Option(help="The router's port; 0: any free one.")] = 0,
     key: Annotated[str | None, typer.Option(help="What requests must carry; by default random, '' for none.")] = None,
 ) -> None:
@@ -67,7 +68,7 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
 
 
 @cluster.command()
-def status(out: Out, as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False) -> None:
+def status(out: Out, as_json: AsJson = False) -> None:
     """What runs: the address, and each server's state and load."""
     state = _state(out) if (pid := _running(out)) else {"url": None, "servers": []}
     if as_json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proactor_lib.cli.data_import import import_
+from proactor_lib.cli.options import AsJson
 from proactor_lib.cli.tables import console
 from proactor_lib.errors import UserError
 
@@ -23,7 +24,6 @@ MaxTurns = Annotated[int | None, typer.Option(min=1, help="Leave out dialogues w
 Seed = Annotated[int, typer.Option(min=0, help="Of the simulator.")]
 Log = Annotated[bool, typer.Option(help="Whether the simulator logs triggers.")]
 Transcript = Annotated[str, typer.Option(help="Of Harper Valley's calls: human or recogniser.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 
 def register(app: typer.Typer) -> None:

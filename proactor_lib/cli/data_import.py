@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proactor_lib.cli.options import AsJson
 from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def import_(
     domain: Domain = None,
     split: Annotated[str, typer.Option(help="Shares of train, dev and test.")] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read chats or transcripts; the folder's import.md says what was read, guessed and left out."""
     from proactor_lib.datasets import forms, imported

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
 
@@ -25,9 +26,9 @@ def register(app: typer.Typer) -> None:
 def doctor(
     params: Annotated[Path, typer.Option(help="The run's parameters (YAML).")],
     machine: Annotated[Path | None, typer.Option(help="A machine (YAML, as in params/machines); none: this.")] = None,
-    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter.")] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Where the run's folder would be: the disk counts.")] = Path("outputs"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what would run where, and whether it can (memory and time are estimates); status 2 if something will fail."""
     from proactor_lib.doctor import examine, read_machine, this_machine

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proactor_lib.cli.data import AsJson, DataDir, Dataset, Log, Seed
+from proactor_lib.cli.data import DataDir, Dataset, Log, Seed
+from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
 
@@ -45,7 +46,7 @@ def evaluate(
     url: Annotated[str | None, typer.Option(help="The prompts' endpoint, ending in /v1; none: our server.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name at --url; without one, what we serve.")] = None,
     params: Annotated[Path | None, typer.Option(help="Further parameters (YAML).")] = None,
-    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter.")] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     seed: Seed = 0,
     log: Log = True,
     as_json: AsJson = False,

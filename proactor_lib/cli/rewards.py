@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
 from proactor_lib.params import Params, load_params
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 rewards = typer.Typer(no_args_is_help=True, help="The rewards, and what they pay to policies whose worth is known.")
 ParamsFile = Annotated[Path | None, typer.Option("--params", help="parameters (YAML): weights, schedule, judge, ...")]
-Settings = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="override a parameter")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 
 CACHE = Path("outputs/judge-cache")  # a judge's answers, unless the parameters name another folder
@@ -32,7 +31,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(rewards, name="rewards")
 
 
-def list_rewards(as_json: Json = False) -> None:
+def list_rewards(as_json: AsJson = False) -> None:
     """The registry: each reward's name, and the first line of its file."""
     from proactor_lib.rewards import REWARDS
 
@@ -62,7 +61,7 @@ def probe_rewards(
     limit: Annotated[int, typer.Option(min=1, help="dialogues")] = 200,
     params: ParamsFile = None,
     settings: Settings = [],  # noqa: B006
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score fixed policies with every reward: their order, and Kendall's tau with opportunity timing."""
     chosen = load_params(params, {"dataset": dataset, "data_dir": data_dir, **parse_settings(settings)})
@@ -97,7 +96,7 @@ def examine_samples(
     limit: Annotated[int, typer.Option(min=1, help="groups, evenly spaced over the training")] = 200,
     repeats: Annotated[int, typer.Option(min=2, help="times a judge is asked the same")] = 3,
     settings: Settings = [],  # noqa: B006
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a training's own samples with every reward: spread, agreement, a judge's cost and noise."""
     from proactor_lib.files import read_json

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from proactor_lib import pipeline
+from proactor_lib.cli.options import Settings
 from proactor_lib.errors import UserError
 from proactor_lib.progress import Event, Tail
 from proactor_lib.yaml_text import parse_yaml
@@ -33,7 +34,7 @@ def parse_settings(settings: list[str], option: str = "--set") -> dict[str, Any]
 def run(
     params: Annotated[Path, typer.Option(help="The run's parameters (YAML).")],
     out: Annotated[Path, typer.Option(help="The run's folder; begun work in it goes on.")],
-    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter.")] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
     stage: Annotated[list[str], typer.Option(help="Run only these: 01, 02, ... (repeat, or with commas).")] = [],  # noqa: B006
     notebooks: Annotated[Path | None, typer.Option(help="The numbered notebooks' folder.")] = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Start although the doctor objects.")] = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from proactor_lib.cli.options import Settings
 from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def serve(
     rate: Annotated[int, typer.Option(min=0, help="Requests a minute at most; 0: any number.")] = 600,
     remember: Annotated[int, typer.Option(min=1, help="Conversations at most.")] = 1000,
     out: Annotated[Path, typer.Option(help="The folder of access.json (the key) and logs.")] = Path("outputs/serve"),
-    settings: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a parameter.")] = [],  # noqa: B006
+    settings: Settings = [],  # noqa: B006
 ) -> None:
     """Serve until Ctrl-C: chat completions with tools, turns of growing transcripts, and a page at the address."""
     from proactor_lib.cli.run import parse_settings

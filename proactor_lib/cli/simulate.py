@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from proactor_lib.cli.options import AsJson
+
 
 def register(app: typer.Typer) -> None:
     """Add `proactor simulate`."""
@@ -23,7 +25,7 @@ def simulate(
     steps: Annotated[int, typer.Option(min=2, help="optimiser steps to simulate")] = 8,
     staleness: Annotated[list[int], typer.Option(min=0, help="versions that a sample may lag")] = [0, 1, 2],  # noqa: B006
     judge: Annotated[bool, typer.Option(help="a model of the policy's size judges each turn")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict step time, utilisation and queueing: the synchronous loop against ART-F, at its fastest split of GPUs."""
     found = _of_run(run) if run else _of_cluster(cluster, service, workload, steps, tuple(staleness), judge)

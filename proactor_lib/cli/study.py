@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from proactor_lib.cli.options import AsJson
+
 
 def register(app: typer.Typer) -> None:
     """Add `proactor study`."""
@@ -15,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def study(
     out: Annotated[Path, typer.Option(help="Where the figures of all runs are kept, a small file each.")],
     runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs with a report, to be added.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Keep the runs' figures, and compare the trained policies with the best of their opponents, chosen on dev."""
     from proactor_lib.report import study as studies

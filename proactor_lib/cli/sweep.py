@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from proactor_lib.cli.options import AsJson
 from proactor_lib.cli.tables import console
 
 File = Annotated[Path, typer.Argument(help="A sweep file (YAML).")]
@@ -29,7 +30,7 @@ def _read(file: Path):
     return sweep, make_cells(sweep, file)
 
 
-def plan(file: File, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
+def plan(file: File, as_json: AsJson = False) -> None:
     """Print the cells and what differs; everything is checked, nothing runs."""
     from proactor_lib.sweep.cells import varying
 

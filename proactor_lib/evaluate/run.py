@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from proactor_lib import progress
+from proactor_lib import events, progress
 from proactor_lib.annotate.oracle_run import in_order
 from proactor_lib.concurrency import run_async
 from proactor_lib.errors import UserError
@@ -41,7 +41,7 @@ def evaluate_run(run: RunFolder, dev: bool = False, log: Callable[[str], None] =
             _evaluate(run, roster, name)
         for name in _asked_on_dev(names) if dev else ():
             evaluate_policy(EvalSplit(run, DEV), roster, name)
-    load_or_score(run)
+    events.emit(events.Evaluated(run.out, load_or_score(run).as_json()))
     return names
 
 

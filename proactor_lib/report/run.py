@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from proactor_lib import plots, provenance
+from proactor_lib import events, plots, provenance
 from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
@@ -34,6 +34,7 @@ def build(folder: Path) -> Path:
     summary = summarise(run, steps, scored, record)
     render.write(run.report_file, "run.html.j2", **content(run, steps, scored, record, summary))
     write_json(run.summary, summary)
+    events.emit(events.Reported(run.out, run.report_file))
     return run.report_file
 
 

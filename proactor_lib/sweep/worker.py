@@ -1,5 +1,6 @@
 """What happens on the node that runs a cell."""
 
+import os
 import shutil
 import socket
 import tempfile
@@ -13,6 +14,8 @@ from proactor_lib import notebook, provenance
 from proactor_lib.files import atomic
 from proactor_lib.notebook import Execute, Outcome
 from proactor_lib.sweep_folder.store import Store
+
+CELL = "PROACTOR_SWEEP_CELL"  # in a cell's environment: the sweep and the cell's id, with a slash between
 
 
 def run_cell(job: dict[str, Any], attempt: int, execute: Execute = notebook.execute) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def _execute(folder: Path, job: dict[str, Any], execute: Execute) -> Outcome:
     with atomic(params) as f:
         yaml.safe_dump(job["values"], f, sort_keys=False, allow_unicode=True)
     kept = {k: v for k, v in given.items() if k in known}
+    os.environ[CELL] = f"{Path(job['out'].rstrip('/')).name}/{job['id']}"  # trackers put a sweep's runs together
     outcome = execute(source, folder / "notebook.ipynb", kept, timeout=job["time_limit"])
     source.unlink()
     for leftover in folder.rglob(".*.part"):

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -60,6 +60,7 @@ class PolicySync:
     in_place: bool
 
     def __init__(self, servers: ServerPool | list[Server]):
+        self.on_publish: Callable[[int], None] = lambda version: None  # called once all hold it
         self._fleet = FixedPool(servers) if isinstance(servers, list) else servers
         self._token = uuid.uuid4().hex[:8]
         self.lock = threading.RLock()
@@ -84,6 +85,7 @@ class PolicySync:
                     self.load_on(server)
                 except FAULTS as error:
                     self._fleet.lose(server, error)
+        self.on_publish(version)
 
     def load_on(self, server: Server) -> None:
         """Have one server hold all that requests may name. httpx.HTTPError or Stuck if it does not."""

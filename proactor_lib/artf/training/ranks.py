@@ -85,7 +85,7 @@ def _raise_first(ranks: list[subprocess.Popen], folder: Path) -> None:
     rank, code = min(failed, key=lambda f: (f[1] in ended, f[1] > 0, f[1] != 2, f[0]))
     if rank == 0 and code > 0:
         sys.exit(code)
-    words = _last_line(log_path(folder, rank)) if rank else ""
+    words = processes.last_line(log_path(folder, rank).read_text(errors="replace")) if rank else ""
     if code == 2 and words.startswith("proactor: "):
         raise UserError(words.removeprefix("proactor: "))
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
@@ -93,11 +93,6 @@ def _raise_first(ranks: list[subprocess.Popen], folder: Path) -> None:
     raise ProcessError(
         f"training process {rank} of {len(ranks)} {how}, so all were ended; the next start goes on{where}"
     )
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
 
 
 @contextmanager

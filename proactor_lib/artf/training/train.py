@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from proactor_lib import models, progress
+from proactor_lib import events, models, progress
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import ray_session, serve
@@ -244,6 +244,7 @@ def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, rew
     if first_step >= job.params.max_steps:  # killed between the last checkpoint and the adapter
         if server is not None:
             _copy(checkpoint, job.adapter)
+            events.emit(events.TrainingEnded(job.run.out))
     elif server is None:
         _trainer(job, trainer_class, worker=None, sync=None, on_step=None).train(resume_from_checkpoint=resume)
     else:
@@ -253,6 +254,7 @@ def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, rew
             trainer = _trainer(job, trainer_class, **parts)
             trainer.train(resume_from_checkpoint=resume)
             save_adapter(trainer.accelerator.unwrap_model(trainer.model), job.adapter)
+            events.emit(events.TrainingEnded(job.run.out))
 
 
 @contextmanager
@@ -261,6 +263,7 @@ def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_s
     p = job.params
     scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
     sync = _sync(job, server, scratch)
+    sync.on_publish = lambda version: events.emit(events.PolicyPublished(job.run.out, version))
     reward = reward or make_reward(p)
     worker = RolloutWorker(
         job.visits(p.turns_per_dialogue), job.dialogue_tokens, _sampler(p, server), reward, sync.model_name,
@@ -295,12 +298,26 @@ def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
         **parts,
     )
     trainer.remove_callback(PrinterCallback)
+    if ranks.number() == 0:
+        trainer.add_callback(_checkpoints_told(job))
     if ranks.count() > 1 and p.trainer_cores:
         pin(core_slots(ranks.count(), p.trainer_cores)[ranks.number()].cores)
     elif p.trainer_cores:
         pin(p.trainer_cores)
         trainer.before_row = lambda: pin(_cores(p, worker.idle))
     return trainer
+
+
+def _checkpoints_told(job: Job):
+    """Tells of each checkpoint that is whole (a full disk leaves none)."""
+    from transformers import TrainerCallback
+
+    class Told(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs) -> None:
+            if (job.folder / f"checkpoint-{state.global_step}").exists():
+                events.emit(events.Checkpointed(job.run.out, state.global_step))
+
+    return Told()
 
 
 def _sync(job: Job, server: Server | Cluster, scratch: Path) -> PolicySync:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from pydantic import BaseModel
 
-from proactor_lib import progress
+from proactor_lib import events, progress
 from proactor_lib.artf.training.alarms import Alarms
 from proactor_lib.errors import UserError
 from proactor_lib.files import atomic, read_jsonl
@@ -91,11 +91,22 @@ class Records:
     def __call__(self, batch: "StepBatch", trained: dict[str, float]) -> None:
         line = step_line(batch, trained) | {f"judge/{k}": v for k, v in self._reward.counters.items()}
         line["alarms"] = self._alarms(line)
-        _append(self._samples, [_group_line(batch, group).model_dump_json() for group in batch.groups])
-        _append(self._metrics, [json.dumps(line, ensure_ascii=False)])
+        for group in batch.groups:
+            events.emit(events.GroupSampled(self._run.out, line["step"], _group_line(batch, group)))
+        events.emit(events.StepTrained(self._run.out, line["step"], line))
         mean = line["reward_mean"]
         note = "" if mean is None else f"reward {mean:.3f}"
         progress.report(self._run.out, "grpo", line["step"], self._run.params.max_steps, note)
+
+
+@events.listens(events.GroupSampled)
+def _keep_group(event: events.GroupSampled) -> None:
+    _append(event.out / "training" / SAMPLES, [event.group.model_dump_json()])
+
+
+@events.listens(events.StepTrained)
+def _keep_step(event: events.StepTrained) -> None:
+    _append(event.out / "training" / METRICS, [json.dumps(event.line, ensure_ascii=False)])
 
 
 def step_line(batch: "StepBatch", trained: dict[str, float]) -> dict:
