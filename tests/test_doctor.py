@@ -101,9 +101,12 @@ def test_only_what_the_wanted_stages_need_is_asked_for():
     assert problems("smoke", light, stages=["01", "02"]) == []
     evaluation = {row.what: row for row in found("cpu-demo", described("cpu-2cores"), stages=["04"])}
     assert "training" not in evaluation["memory"].parts and evaluation["memory"].needs < 5e9
-    assert problems(
-        "smoke", light, {"oracle_url": "serve", "oracle_model": "tiny", "annotator": "oracle"}, stages=["01"]
-    )
+
+
+def test_an_own_oracle_needs_vllm_where_somebody_asks_it():
+    light, own = described("cpu-2cores", extra="light"), {"oracle_url": "serve", "oracle_model": "tiny"}
+    assert problems("smoke", light, own, stages=["01"]) == []
+    assert problems("smoke", light, own | {"annotator": "evidence+oracle"}, stages=["01"])
 
 
 def test_endpoints_that_answer_and_paths_that_are_there_are_no_problem():

@@ -66,6 +66,21 @@ def test_the_oracles_server_is_started_once_for_all_splits_and_ends_with_the_ann
     assert len(run.references("test")) == 2
 
 
+def test_the_command_that_annotates_has_its_own_oracle_too(started, tmp_path, cli):
+    corpus = datasets.load("homeloan", None, "dev", limit=2, max_turns=50, log=False)
+    answers = Truthful(corpus.dialogues, corpus.truth)
+    with FakeEndpoint(lambda request, n: answers(request)) as server:
+        started["at"] = server.url
+        asked = ("annotate", "--dataset", "homeloan", "--split", "dev", "--limit", 2, "--max-turns", 50, "--no-log",
+                 "--annotator", "oracle", "--url", "serve", "--model", "tiny",
+                 "--out", tmp_path / "w.jsonl")  # fmt: skip
+        assert cli(*asked, "--dry-run").returncode == 0 and started["models"] == []
+        done = cli(*asked)
+    assert done.returncode == 0, done.stderr
+    assert (started["models"], started["running"]) == (["tiny"], 0)
+    assert len((tmp_path / "w.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_judges_server_is_there_while_it_is_asked(started, tmp_path):
     asked = {"reward": "custom_ruler", "judge": "tiny", "judge_url": "serve"}
     params = load_params(None, asked)

@@ -12,6 +12,7 @@ from typing import Any
 from proactor_lib.agent import _template, transcript
 from proactor_lib.annotate import evidence
 from proactor_lib.annotate.oracle import object_of
+from proactor_lib.connection import session
 from proactor_lib.endpoint import Endpoint, Failed, Messages
 from proactor_lib.schema import Action, Catalog, Dialogue, DialogueReferences
 
@@ -53,6 +54,7 @@ class OpenOracle:
                 dict,
                 attempts=self.attempts,
                 repeat=self.repeat,
+                headers=session(dialogue.id),
                 **self.sampling,
             )
             if isinstance(answer, Failed):

@@ -13,6 +13,7 @@ from typing import Any
 from proactor_lib.agent import _template, transcript
 from proactor_lib.annotate.oracle import MOST, Opportunity, Oracle, object_of, reference_param, value_schema
 from proactor_lib.comparison import agreement
+from proactor_lib.connection import session
 from proactor_lib.endpoint import Answer, Failed, Messages
 from proactor_lib.schema import Action, Dialogue
 
@@ -37,6 +38,7 @@ class TurnOracle(Oracle):
             lambda value: read_turn(value, actions, turn),
             attempts=self.attempts,
             repeat=self.repeat,
+            headers=session(dialogue.id),
             **self.sampling,
         )
 

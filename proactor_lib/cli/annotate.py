@@ -34,7 +34,7 @@ def annotate(
         str, typer.Option(help="evidence (from the log), oracle (a language model) or evidence+oracle.")
     ] = "evidence",
     model: Annotated[str | None, typer.Option(help="The oracle's name at its endpoint.")] = None,
-    url: Annotated[str | None, typer.Option(help="The oracle's OpenAI-compatible base URL, ending in /v1.")] = None,
+    url: Annotated[str | None, typer.Option(help="The oracle's OpenAI-compatible base URL; `serve`: our own.")] = None,
     protocol: Annotated[
         str, typer.Option(help="The oracle is asked about a whole dialogue, or each turn.")
     ] = "dialogue",
@@ -73,6 +73,7 @@ def annotate(
         summary, text = _by_evidence(corpus, out)
     else:
         from proactor_lib.annotate import oracle_run
+        from proactor_lib.artf.serving.own import oracle_address
         from proactor_lib.run import oracle_settings
 
         asked = _asked(
@@ -87,7 +88,11 @@ def annotate(
             timeout=timeout,
             prices=price,
         )
-        summary, text = _by_oracle(corpus, out, settings, dry_run)
+        with oracle_address(asked, out.parent / "oracle") as address:
+            if not dry_run:
+                at, key = address()
+                settings = replace(settings, url=at, key=key)
+            summary, text = _by_oracle(corpus, out, settings, dry_run)
     if as_json:
         typer.echo(json.dumps(summary))
     typer.echo(text, err=True)

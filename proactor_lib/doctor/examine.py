@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from proactor_lib import models
+from proactor_lib.artf.serving.placement import asks_oracle, serves_oracle
 from proactor_lib.artf.serving.process import HOST
 from proactor_lib.doctor.expected import expected
 from proactor_lib.doctor.machine import Machine
@@ -37,7 +38,7 @@ class Question:
     @property
     def serves(self) -> bool:
         """Whether a model of ours runs: vLLM and torch are needed."""
-        own_oracle = self.params.oracle_url == SERVE and bool(self.stages & ANNOTATING)
+        own_oracle = serves_oracle(self.params) and bool(self.stages & ANNOTATING)
         return bool(self.stages & SERVING) or own_oracle
 
 
@@ -96,7 +97,7 @@ def _packages(asked: Question) -> Iterator[Row]:
 def _models(asked: Question) -> Iterator[Row]:
     p, machine = asked.params, asked.machine
     named = {"model": p.model} if asked.serves else {}
-    if p.oracle_url == SERVE and asked.stages & ANNOTATING:
+    if serves_oracle(p) and asked.stages & ANNOTATING:
         named["oracle_model"] = p.oracle_model
     if p.judge_url == SERVE and asked.trains and REWARDS[p.reward].judged:
         named["judge"] = p.judge
@@ -130,12 +131,12 @@ def _data(asked: Question) -> Iterator[Row]:
 
 def _endpoints(asked: Question) -> Iterator[Row]:
     p, machine = asked.params, asked.machine
-    asks_oracle = any("oracle" in (a or "") for a in (p.annotator, p.second_annotator)) and asked.stages & ANNOTATING
-    asks_judge = asked.trains and REWARDS[p.reward].judged and p.judge != "rubric"
+    annotates = asks_oracle(p) and asked.stages & ANNOTATING
+    judges = asked.trains and REWARDS[p.reward].judged and p.judge != "rubric"
     asks_policy = asked.stages & SERVING and p.policy_url
     urls = {
-        "oracle_url": (asks_oracle and p.oracle_url, p.oracle_key_variable, p.oracle_headers),
-        "judge_url": (asks_judge and p.judge_url, p.judge_key_variable, p.judge_headers),
+        "oracle_url": (annotates and p.oracle_url, p.oracle_key_variable, p.oracle_headers),
+        "judge_url": (judges and p.judge_url, p.judge_key_variable, p.judge_headers),
         "policy_url": (asks_policy, p.policy_key_variable, p.policy_headers),
     }
     for parameter, (listed, variables, headers) in urls.items():

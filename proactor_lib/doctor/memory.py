@@ -7,12 +7,11 @@ from proactor_lib import models
 from proactor_lib.artf.capacity import memory
 from proactor_lib.artf.capacity.memory import GB, Parts
 from proactor_lib.artf.capacity.sizes import NF4_BITS, ModelSizes, model_sizes
-from proactor_lib.artf.serving.placement import GpuPlaces, max_servers
+from proactor_lib.artf.serving.placement import GpuPlaces, max_servers, serves_oracle
 from proactor_lib.doctor.machine import Machine
 from proactor_lib.doctor.roles import Roles, device
 from proactor_lib.doctor.row import Row
 from proactor_lib.params import Params
-from proactor_lib.rewards.params import SERVE
 
 USABLE = 0.95  # of a device's memory
 
@@ -29,7 +28,7 @@ def memory_rows(
     if roles.gpu:
         gpus = Gpus(params, machine, roles.places)
         yield from _gpu_rows(gpus, model, trains)
-        if annotates and params.oracle_url == SERVE:
+        if annotates and serves_oracle(params):
             yield from gpus.own_server("oracle", params.oracle_model, range(len(machine.names)))
     yield _host(params, machine, roles, model, trains)
     yield _disk(params, machine, model, roles.gpu)

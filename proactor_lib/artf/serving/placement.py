@@ -126,6 +126,16 @@ def run_places(params: Params, names: Sequence[str]) -> GpuPlaces:
     return gpu_places(params.trainers, servers, names, params.gpu_memory_utilization, judges)
 
 
+def asks_oracle(params: Params) -> bool:
+    """Whether one of the run's annotators asks an oracle."""
+    return any("oracle" in (annotator or "") for annotator in (params.annotator, params.second_annotator))
+
+
+def serves_oracle(params: Params) -> bool:
+    """Whether the run starts servers for its oracle."""
+    return params.oracle_url == SERVE and asks_oracle(params)
+
+
 def serves_judge(params: Params) -> bool:
     """Whether the run starts a server for its judge."""
     return params.judge_url == SERVE and REWARDS[params.reward].judged
