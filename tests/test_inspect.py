@@ -1,6 +1,7 @@
 """The inspect task: its numbers are ours, on kept predictions and on a model's."""
 
 import json
+import logging
 
 import inspect_ai
 import pytest
@@ -10,6 +11,16 @@ from proactor_lib.evaluate import evaluate_run, load_or_score
 from proactor_lib.interop.inspect import proactor
 
 from support.runs import opened
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """Inspect sets the root logger up; other tests of this process read what it says."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="module")
