@@ -2,7 +2,7 @@
 
 import pytest
 from proactor_lib.agent import parse
-from proactor_lib.artf.training.counterfactual import counterfactual_scores
+from proactor_lib.artf.training.counterfactual import counterfactual_scores, sampled_utility
 from proactor_lib.artf.training.credit import advantages, natural_weights, trajectory_scores
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
@@ -127,3 +127,12 @@ def test_equal_outputs_get_equal_rewards_and_a_seed_the_same_again():
     given = [reference(window=(2, 3, 4), day="friday")]
     once, again = (counterfactual_scores(given, outputs, 0.75, 0.25, "a", backgrounds=3) for _ in range(2))
     assert once == again and all(scores[0] == scores[2] for scores in once)
+
+
+def test_the_utility_of_what_is_sampled():
+    """Two trajectories, one reference: one triggers in time (1) and does one thing for nothing, the other is late."""
+    texts = [("none", OTHER), (READY, "none"), (READY, GARBAGE), ("none", READY)]
+    outputs = [(turn, [parse(text) for text in pair]) for turn, pair in enumerate(texts, start=1)]
+    visit = [reference(window=(2, 3, 4), day="friday")], outputs
+    assert sampled_utility([visit, visit], 0.75, price=0.25) == pytest.approx((1 + 0.5 - 0.25) / 2)
+    assert sampled_utility([], 0.75, 0.25) is None

@@ -8,7 +8,7 @@ better one later is charged for it, a repeat is worth nothing, and equal outputs
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from proactor_lib.agent import Parsed
@@ -18,17 +18,19 @@ from proactor_lib.schema import PredictedAction, ReferenceAction
 
 BACKGROUNDS = 8
 Actions = tuple[PredictedAction, ...]
+Outputs = Sequence[tuple[int, Sequence[Parsed]]]  # a turn and its K outputs, in order of turns
+Visit = tuple[Sequence[ReferenceAction], Outputs]
 
 
 def counterfactual_scores(
     references: Sequence[ReferenceAction],
-    outputs: Sequence[tuple[int, Sequence[Parsed]]],
+    outputs: Outputs,
     theta: float,
     price: float,
     seed: str,
     backgrounds: int = BACKGROUNDS,
 ) -> list[list[Score]]:
-    """For each turn of `outputs` (turn and K outputs, in order of turns) K scores.
+    """For each turn of `outputs` K scores.
 
     An output's reward: the timing scores of right executions that it adds to the dialogue, less `price` for each false
     one that it adds, and less `price` for being unreadable; the mean over `backgrounds`, drawn by `seed`.
@@ -49,6 +51,20 @@ def counterfactual_scores(
         gains = {k: gain(place, said[place][k]) for k in set(firsts)}
         scores.append([_score(*gains[k], o.unreadable, price) for k, o in zip(firsts, parsed, strict=True)])
     return scores
+
+
+def sampled_utility(visits: Iterable[Visit], theta: float, price: float) -> float | None:
+    """U at `price` of what was sampled of whole dialogues: the k-th outputs of a visit's turns are one trajectory.
+
+    The policy's as it samples, in the unit of the primary endpoint. None where nothing was needed.
+    """
+    earned = needed = 0.0
+    for references, outputs in visits:
+        turns = [turn for turn, _ in outputs]
+        for parsed in zip(*(parsed for _, parsed in outputs), strict=True):
+            right, false = _walk(references, turns, [() if o.unreadable else o.actions for o in parsed], theta)
+            earned, needed = earned + right - price * false, needed + len(references)
+    return earned / needed if needed else None
 
 
 def _with(background: list[Actions], place: int, actions: Actions) -> list[Actions]:

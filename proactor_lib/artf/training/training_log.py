@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from proactor_lib import events, progress
 from proactor_lib.artf.training.alarms import Alarms
+from proactor_lib.artf.training.counterfactual import sampled_utility
 from proactor_lib.errors import UserError
 from proactor_lib.files import atomic, read_jsonl
 from proactor_lib.metrics.turn_kinds import TURN_KINDS
@@ -22,6 +23,9 @@ from proactor_lib.rewards import Reward
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from proactor_lib.artf.training.counterfactual import Visit
     from proactor_lib.artf.training.rollouts import ScoredGroup, StepBatch
 
 METRICS, SAMPLES, WARM_START = "metrics.jsonl", "samples.jsonl", "sft.jsonl"
@@ -89,7 +93,10 @@ class Records:
                 self._alarms(json.loads(line))
 
     def __call__(self, batch: "StepBatch", trained: dict[str, float]) -> None:
+        p = self._run.params
         line = step_line(batch, trained) | {f"judge/{k}": v for k, v in self._reward.counters.items()}
+        whole = p.turns_per_dialogue == 0
+        line["utility"] = sampled_utility(_visits(batch.groups), p.theta, p.execution_price) if whole else None
         line["alarms"] = self._alarms(line)
         for group in batch.groups:
             events.emit(events.GroupSampled(self._run.out, line["step"], _group_line(batch, group)))
@@ -135,6 +142,13 @@ def step_line(batch: "StepBatch", trained: dict[str, float]) -> dict:
         "rollout_s": batch.seconds,
         **trained,
     }
+
+
+def _visits(groups: "Iterable[ScoredGroup]") -> "Iterable[Visit]":
+    by_session: dict[str, list[ScoredGroup]] = {}
+    for group in groups:
+        by_session.setdefault(group.visit.session, []).append(group)
+    return [(own[0].visit.references, [(g.turn, g.parsed) for g in own]) for own in by_session.values()]
 
 
 def _by_kind(groups: "list[ScoredGroup]") -> dict[str, float | None]:
