@@ -1,7 +1,5 @@
 """Notebooks of a cell or two, written for a test; and the project's own without a kernel."""
 
-from unittest.mock import patch
-
 import nbformat
 from proactor_lib import notebook
 
@@ -22,10 +20,10 @@ def run_here(path, given):
     from IPython.core.pylabtools import select_figure_formats
     from IPython.display import display
     from IPython.utils.capture import capture_output
+    from traitlets.config import Config
 
     notebook.check_parameters(path, given)
-    with patch("IPython.core.history.HistoryManager.enabled", False):
-        shell = InteractiveShell.instance()
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     select_figure_formats(shell, {"png"})
     texts, pictures = [], 0
     try:
