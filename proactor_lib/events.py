@@ -19,7 +19,7 @@ from pydantic import BaseModel
 log = logging.getLogger(__name__)
 
 GROUP = "proactor.listeners"
-PLUGINS = ("proactor_lib.interop.trackers:listen",)  # loaded by name, as those of others
+PLUGINS = ("proactor_lib.interop:listen",)  # loaded by name, as those of others
 
 
 @dataclass(frozen=True)

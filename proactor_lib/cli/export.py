@@ -1,4 +1,4 @@
-"""`proactor export`: a run's policy in forms that others load."""
+"""`proactor export`: a run's policy, or its annotated corpus, in forms that others load."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,9 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
-    form: Annotated[str, typer.Option(help="adapter (PEFT), merged (safetensors, bfloat16), gguf.")],
+    form: Annotated[
+        str, typer.Option(help="adapter (PEFT), merged (bfloat16), gguf; or dataset: the corpus with its windows.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not be there.")],
     kind: Annotated[str, typer.Option(help="Of a GGUF: f16, bf16, q8_0.")] = "f16",
     policy: Annotated[str | None, typer.Option(help="trained, sft, or an adapter's name; none: trained.")] = None,
@@ -22,7 +24,7 @@ def export(
     data_license: Annotated[str | None, typer.Option(help="Of the conversations, where we do not know it.")] = None,
     push: Annotated[str | None, typer.Option(help="Upload to this repository of the hub too (private).")] = None,
 ) -> None:
-    """Write a folder: the policy, its model card, its catalog, for a GGUF a Modelfile; the last line is its path."""
+    """Write a folder: the policy (or the corpus), its card, its catalog, for a GGUF a Modelfile; prints its path."""
     from proactor_lib.files import read_json
     from proactor_lib.interop.export import Request
     from proactor_lib.interop.export import export as write

@@ -49,15 +49,16 @@ def examine(params: Params, machine: Machine, stages: Collection[str] = STAGES, 
     """
     asked = Question(params, machine, frozenset(stages), network)
     rows = [*_packages(asked), *_models(asked), *_data(asked), *_endpoints(asked)]
+    if not asked.serves:
+        return rows
     try:
-        roles = roles_of(params, machine)
+        roles = roles_of(params, machine, asked.trains)
     except UserError as error:
         return [Row("places", machine.name, problem=f"{error}"), *rows]
-    if asked.serves and params.device == "cuda" and not roles.gpu:
+    if params.device == "cuda" and not roles.gpu:
         return [*_places(asked, roles), *rows]
-    if asked.serves:
-        annotates = bool(asked.stages & ANNOTATING)
-        rows = [*_places(asked, roles), *memory_rows(params, machine, roles, asked.trains, annotates), *rows]
+    annotates = bool(asked.stages & ANNOTATING)
+    rows = [*_places(asked, roles), *memory_rows(params, machine, roles, asked.trains, annotates), *rows]
     if asked.network and asked.trains:
         rows += expected(params, machine, roles)
     return rows
@@ -66,7 +67,7 @@ def examine(params: Params, machine: Machine, stages: Collection[str] = STAGES, 
 def _places(asked: Question, roles: Roles) -> Iterator[Row]:
     if roles.gpu:
         idle = f"GPU {', '.join(roles.idle)} would be idle: raise trainers, servers or judge_servers"
-        yield Row("GPUs", str(roles.places), warning=idle if roles.idle else None)
+        yield Row("GPUs", str(roles.places), warning=idle if roles.idle and asked.trains else None)
         if asked.machine.driver and int(asked.machine.driver.partition(".")[0]) < DRIVER:
             yield Row("driver", asked.machine.driver, problem=f"the driver {asked.machine.driver} is too old for CUDA "
                       f"13, for which torch and vLLM were built: install {DRIVER} or later")  # fmt: skip

@@ -21,7 +21,8 @@ from proactor_lib.files import first_error, shipped
 from proactor_lib.schema import Count, Positive, Record
 from proactor_lib.yaml_text import read_yaml
 
-CGROUP = Path("/sys/fs/cgroup/memory.max")  # what a container or a job of a batch system may take
+CGROUPS = Path("/sys/fs/cgroup")  # where Linux keeps what a container or a job of a batch system may take
+OWN_CGROUP = Path("/proc/self/cgroup")
 NVIDIA = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits")
 
 
@@ -197,9 +198,12 @@ def _existing(path: Path) -> Path:
 
 
 def _memory() -> int:
-    whole = psutil.virtual_memory().total
-    limit = CGROUP.read_text().strip() if CGROUP.is_file() else "max"
-    return whole if limit == "max" else min(whole, int(limit))
+    """Bytes that this process and those that it starts may take: the machine's, or the least of its groups' limits."""
+    lines = OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.is_file() else []
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+    files = [folder / "memory.max" for folder in (CGROUPS / own, *(CGROUPS / own).parents)]
+    limits = [file.read_text().strip() for file in files if file.is_file()]
+    return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit != "max")])
 
 
 def _has_bfloat16() -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from proactor_lib.artf.serving.placement import GpuPlaces, run_places, serves_judge
+from proactor_lib.artf.serving.placement import GpuPlaces, gpu_places, run_places, serves_judge
 from proactor_lib.doctor.machine import Device, Machine
 from proactor_lib.params import Params
 
@@ -21,9 +21,12 @@ class Roles:
         return [self.places.names[n] for n in self.places.idle] if self.places else []
 
 
-def roles_of(params: Params, machine: Machine) -> Roles:
-    """Who is where. UserError as `placement.gpu_places`."""
+def roles_of(params: Params, machine: Machine, trains: bool = True) -> Roles:
+    """Who is where while the run trains, else while one server is asked. UserError as `placement.gpu_places`."""
     gpu = on_gpus(params, machine)
+    if not trains:
+        alone = gpu_places(0, 1, machine.names, params.gpu_memory_utilization) if gpu else None
+        return Roles(gpu, alone, 0)
     judges = params.judge_servers if serves_judge(params) else 0
     return Roles(gpu, run_places(params, machine.names) if gpu else None, judges)
 

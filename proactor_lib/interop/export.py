@@ -1,4 +1,4 @@
-"""A run's policy in forms that others load: a PEFT adapter, merged weights, or GGUF; with its card and its catalog."""
+"""A run in forms that others load: its policy as a PEFT adapter, merged weights or GGUF, or its annotated corpus."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from proactor_lib.errors import UserError
 from proactor_lib.evaluate.policy_set import PolicySet
 from proactor_lib.evaluate.results import focus
 from proactor_lib.files import disk_failed, read_json, read_text, write_json
-from proactor_lib.interop import model_card, modelfile
+from proactor_lib.interop import corpus, model_card, modelfile
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Catalog
 from proactor_lib.service.source import EXPORT, Exported, readiness
 
-FORMS = ("adapter", "merged", "gguf")
+FORMS = ("adapter", "merged", "gguf", "dataset")
 SHARD = "5GB"  # the largest file of merged weights
 BASE_LICENSES = {models.EMBEDDED: "apache-2.0", models.TINY: "apache-2.0"}
 TEXTS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")  # what stands beside a model's weights
@@ -50,11 +50,15 @@ def export(run: RunFolder, out: Path, request: Request, push: str | None = None)
     if push and licenses[1] is None:
         raise UserError(f"--push {push}: the licence of the data ({run.params.dataset}) is not known; name it with "
                         "--data-license, or export without --push")  # fmt: skip
-    adapter = _adapter(run, request.policy)
-    with _whole(out) as folder:
-        _Export(run, request, adapter, folder).write(licenses)
+    if request.form == "dataset":
+        with _whole(out) as folder:
+            corpus.write(folder, run, licenses[1])
+    else:
+        adapter = _adapter(run, request.policy)
+        with _whole(out) as folder:
+            _Export(run, request, adapter, folder).write(licenses)
     if push:
-        _upload(out, push)
+        _upload(out, push, "dataset" if request.form == "dataset" else "model")
     return out
 
 
@@ -174,13 +178,13 @@ def _scratch(folder: Path) -> Iterator[Path]:
         shutil.rmtree(inner, ignore_errors=True)
 
 
-def _upload(folder: Path, repository: str) -> None:
+def _upload(folder: Path, repository: str, kind: str) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     hub = HfApi()
     try:
-        hub.create_repo(repository, private=True, exist_ok=True)
-        hub.upload_folder(folder_path=folder, repo_id=repository)
+        hub.create_repo(repository, repo_type=kind, private=True, exist_ok=True)
+        hub.upload_folder(folder_path=folder, repo_id=repository, repo_type=kind)
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"{folder} is written, but not uploaded to {repository}: {error}") from None

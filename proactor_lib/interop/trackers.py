@@ -60,10 +60,8 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-def listen(event: events.Event) -> None:
-    """The listener that `proactor_lib.events` loads."""
-    if not isinstance(event, events.Checkpointed | events.TrainingEnded | events.Evaluated | events.Reported):
-        return
+def tell(event: events.Event) -> None:
+    """Tell the run's trackers of a checkpoint, the end of training, results or a report."""
     run = RunFolder(read_json(event.out / "params.json", Params), event.out)
     for name in run.params.trackers:
         try:
