@@ -25,7 +25,7 @@ GROUPS = {
 GROUP_OF_FILE = {file: group for group, files in GROUPS.items() for file in files}
 GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}
 # What costs most begins first.
-FIRST = ["test_whole_run", "test_readme", "vllm", "training", "test_sweep_run", "browser"]
+FIRST = ["test_whole_run", "training", "vllm", "test_readme", "test_sweep_run", "browser"]
 CHROMIUM_FLAGS = (
     "headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1600", "disable-gpu", "disable-quic",
     "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
