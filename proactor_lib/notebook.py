@@ -7,6 +7,7 @@ then runs the default, so names are checked here, against the notebook's own par
 import ast
 import difflib
 import hashlib
+import html
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 from proactor_lib import processes
 from proactor_lib.errors import UserError, missing_extra
@@ -100,6 +102,16 @@ def digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:12]
 
 
+EXECUTED = "PROACTOR_EXECUTED_NOTEBOOK"  # in a kernel's environment: where `execute` leaves the notebook
+
+
+def link(path: Path | str) -> str:
+    """A link to a file, as HTML, that opens it from where the notebook lies: in JupyterLab too."""
+    here = os.environ.get(EXECUTED)
+    start = Path(here).parent if here else Path.cwd()
+    return f'<a href="{quote(os.path.relpath(path, start))}">{html.escape(str(path))}</a>'
+
+
 def execute(
     source: Path,
     target: Path,
@@ -124,6 +136,7 @@ def execute(
         child = subprocess.Popen(
             [sys.executable, "-m", "proactor_lib.notebook", json.dumps(job, default=str)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, EXECUTED: str(target.resolve())},
         )  # fmt: skip
     with processes.PeakMemory(child.pid) as memory:
         try:

@@ -1,5 +1,6 @@
 """Fixtures that several tests share, how tests are dealt to processes, and how long the suite took."""
 
+import atexit
 import gc
 import io
 import os
@@ -25,7 +26,7 @@ GROUPS = {
 GROUP_OF_FILE = {file: group for group, files in GROUPS.items() for file in files}
 GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}
 # What costs most begins first.
-FIRST = ["test_whole_run", "test_readme", "vllm", "training", "test_sweep_run", "browser"]
+FIRST = ["test_whole_run", "training", "vllm", "test_readme", "test_sweep_run", "browser"]
 CHROMIUM_FLAGS = (
     "headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1600", "disable-gpu", "disable-quic",
     "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
@@ -58,9 +59,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_modifyitems(items):
     """What costs most first. UsageError for a test that would start a server which another process has started, and
-    where collecting has loaded TRL, which takes eight processor-seconds in each test process."""
-    if "trl" in sys.modules:
-        raise pytest.UsageError("a test file imports TRL as it is collected: take support.late.Late")
+    where collecting has loaded TRL or Dynamo, which takes up to eight processor-seconds in each test process."""
+    if loaded := {"trl", "torch._dynamo"} & sys.modules.keys():
+        raise pytest.UsageError(f"a test file imports {min(loaded)} as it is collected: take support.late.Late")
     for item in items:
         for fixture in GROUP_OF_FIXTURE.keys() & set(item.fixturenames):
             if group_of(item.nodeid) != (group := GROUP_OF_FIXTURE[fixture]):
@@ -73,6 +74,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """What was imported stays: the collector need not walk through it again."""
     gc.freeze()
+    atexit.register(gc.unfreeze)  # nanobind calls what is left then a leak
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -120,6 +120,20 @@ def test_filters(shown, show, action, expected):
         assert shown.reference.value == "r1"
 
 
+def test_dialogues_are_found_by_their_words_and_sorted_by_the_policys_utility(shown):
+    """In b the right trigger at turn 4 is worth 1, the false one costs 0.25; in a both references are missed."""
+    shown.search.value = "<B 7>"
+    assert [d for _, d in shown.dialogue.options] == ["b"]
+    shown.search.value = ""
+    shown.order.value = explorer.BEST
+    assert [d for _, d in shown.dialogue.options] == ["a", "b", "c"]  # no policy is chosen yet
+    shown.policy.value = "trained"
+    assert [d for _, d in shown.dialogue.options] == ["b", "a", "c"]
+    assert shown._utilities() == {"a": 0.0, "b": 0.75, "c": 0.0}
+    shown.order.value = explorer.WORST
+    assert [d for _, d in shown.dialogue.options] == ["a", "c", "b"]
+
+
 def test_a_dialogue_without_references_shows_and_writes_nothing(shown):
     shown.dialogue.value = "c"
     assert shown.reference.value is None and shown.span.disabled and "&lt;c 1&gt;" in shown._view.value

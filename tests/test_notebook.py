@@ -167,3 +167,11 @@ def test_a_guard_ends_daemons_too(number):
     caller.stdin.close()
     caller.wait(100)
     wait_until(lambda: not living(marker))
+
+
+def test_a_link_leads_from_where_the_notebook_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    report = tmp_path / "my runs" / "report.html"
+    assert f'href="my%20runs/report.html">{report}<' in notebook.link(report)
+    monkeypatch.setenv(notebook.EXECUTED, str(tmp_path / "my runs" / "notebooks" / "04.ipynb"))
+    assert 'href="../report.html"' in notebook.link(report)

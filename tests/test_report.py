@@ -14,6 +14,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.files import read_jsonl, write_json, write_jsonl
 from proactor_lib.params import Params
 from proactor_lib.report import render, text, timeline, training
+from proactor_lib.report.comparison import by_dialogue
 from proactor_lib.report.run import read_record
 from proactor_lib.run import Run
 from proactor_lib.run_folder import RunFolder
@@ -183,6 +184,29 @@ def test_the_first_sentence_gives_the_primary_endpoint_and_the_verdict_of_its_in
     assert "not told from sft (difference 0.020, −0.050 to 0.090)" in primary_sentence(0.02, -0.05, 0.09)
     assert "the same as sft" in primary_sentence(0, 0, 0)
     assert "is not known: turns were sampled." in primary_sentence(0, None, None, "turns were sampled")
+
+
+def test_the_cost_is_time_and_tokens():
+    steps = pd.DataFrame({"output_tokens": [1000, 500], "tokens_packed": [2000, 3000]})
+    said = [TurnPrediction(dialogue_id="d", turn=1, prompt_tokens=40, output_tokens=2)]
+    said.append(TurnPrediction(dialogue_id="d", turn=2))
+    scored = SimpleNamespace(predictions={"trained": said})
+    assert text.cost({"01": 60.0, "03": 365.0}, steps, scored) == (
+        "It cost 7 min 5 s for all stages; 1,500 tokens sampled in training; 5,000 tokens trained on; "
+        "42 tokens read and written by the policies on held-out dialogues."
+    )
+    assert text.cost({}, pd.DataFrame(), None) == ""
+
+
+def test_two_runs_are_held_against_each_other_dialogue_by_dialogue():
+    def results(**by_dialogue):
+        rows = [{"dialogue_id": d, "right": r, "wrong": w, "utility": r - 0.25 * w, "executable": n}
+                for d, (r, w, n) in by_dialogue.items()]  # fmt: skip
+        return SimpleNamespace(scores={"trained": SimpleNamespace(dialogues=pd.DataFrame(rows))})
+
+    before, after = results(x=(2, 0, 2), y=(0, 0, 2), z=(0, 2, 0)), results(x=(1, 2, 2), y=(1, 0, 2), z=(0, 1, 0))
+    found = [(d["dialogue"], d["a_utility"], d["b_utility"], d["difference"]) for d in by_dialogue(before, after)]
+    assert found == [("y", 0.0, 0.5, 0.5), ("z", -0.5, -0.25, 0.25), ("x", 1.0, 0.25, -0.75)]
 
 
 def test_the_timeline_puts_windows_triggers_and_faults_where_they_are():

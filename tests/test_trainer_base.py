@@ -3,7 +3,6 @@
 import pytest
 import torch
 from proactor_lib import models
-from transformers import AutoModelForCausalLM
 
 
 def test_matched_weights_are_what_the_4_bit_layers_multiply_with_bit_for_bit():
@@ -19,6 +18,8 @@ def test_matched_weights_are_what_the_4_bit_layers_multiply_with_bit_for_bit():
 
 
 def test_servers_may_hold_the_4_bits_themselves_and_these_are_the_matched_weights_bit_for_bit(monkeypatch, tmp_path):
+    from transformers import AutoModelForCausalLM
+
     path = models.resolve(models.TINY)
     matched = dict(models.load_base(models.served_weights(path, "nf4", "matched"), "none").named_parameters())
     monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path))

@@ -9,7 +9,7 @@ import pandas as pd
 from proactor_lib import metrics
 from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
-from proactor_lib.evaluate.results import EvalResults, load_or_score
+from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import read_json
 from proactor_lib.metrics import glossary, statistics
 from proactor_lib.params import Params
@@ -61,6 +61,7 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
         "warnings": said, "parameters": differing(*(r.params.model_dump(mode="json") for r in both)),
         "origin": differing(*map(_flat, origins)), "rewards": [_reward(r) for r in both],
         "rows": _held_out_rows(*scored, same, both[0].params) if all(scored) else [], "names": glossary.NAMES,
+        "dialogues": by_dialogue(*scored) if all(scored) and same else [],
     }  # fmt: skip
 
 
@@ -105,6 +106,22 @@ def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, params: Params) -
     return rows
 
 
+def by_dialogue(a: EvalResults, b: EvalResults) -> list[dict[str, Any]]:
+    """A row per dialogue, the best for b first: the utility of each run's policy in focus there, and what it executed.
+
+    Keys: dialogue, difference (b - a), and of both utility, right, wrong (`a_utility`, ...). A dialogue that needs
+    nothing has the price of what was executed in it, as others have over their references.
+    """
+    sides = {}
+    for side, results in (("a", a), ("b", b)):
+        frame = results.scores[focus(results.scores)].dialogues.set_index("dialogue_id")
+        utility = frame.utility / frame.executable.clip(lower=1)
+        sides |= {f"{side}_utility": utility, f"{side}_right": frame.right, f"{side}_wrong": frame.wrong}
+    table = pd.DataFrame(sides).dropna()
+    table = table.assign(difference=table.b_utility - table.a_utility).sort_values("difference", ascending=False)
+    return table.rename_axis("dialogue").reset_index().to_dict("records")
+
+
 def _paired_policies(a, b, policies: list[str], params: Params) -> dict[tuple[str, str], dict]:
     tables = {f"{side}: {p}": s.scores[p].dialogues for side, s in (("a", a), ("b", b)) for p in policies}
     pairs = [(f"b: {p}", f"a: {p}") for p in policies]
@@ -140,6 +157,7 @@ def _sweeps(a: Path, b: Path) -> dict[str, Any]:
         "warnings": said, "parameters": {k: v for k, v in differing(*base).items() if k not in keys},
         "origin": differing(*(_flat(s["provenance"]) for s in sweeps)), "rewards": [],
         "rows": _sweep_rows(both, [m for m in shown if f"{m} b" in both or m in done[1]]), "names": {},
+        "dialogues": [],
     }  # fmt: skip
 
 

@@ -163,6 +163,7 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "facts": _facts(scored, summary),
         "method": text.method(run.params, len(steps)),
         "primary": text.primary(scored),
+        "cost": text.cost(record["stage_seconds"], steps, scored),
         "findings": text.findings(scored),
         "asked": (scored and scored.evaluated_turns) or {},
         "changed": {k: v for k, v in settings.items() if v != default.model_dump(mode="json")[k]},

@@ -8,7 +8,7 @@ from proactor_lib.evaluate.results import EvalResults, focus
 from proactor_lib.metrics.glossary import BETTER, MEANINGS, NAMES
 from proactor_lib.metrics.intervals import PRIMARY
 from proactor_lib.params import Params
-from proactor_lib.report.render import interval, number, setting
+from proactor_lib.report.render import duration, interval, number, setting
 
 READABLE = tuple(m for m, way in BETTER.items() if way and m not in ("pri", PRIMARY))  # one end is the better
 ONE_SEED = (
@@ -64,6 +64,21 @@ def primary(scored: EvalResults | None) -> list[str]:
         f"on {scored.dialogues} held-out dialogues{ends}.",
         ONE_SEED,
     ]
+
+
+def cost(seconds: Mapping[str, float], steps: pd.DataFrame, scored: EvalResults | None) -> str:
+    """What the run cost: time by `stage_seconds`, tokens sampled and trained on, tokens of the evaluation.
+
+    Empty where none of it was recorded.
+    """
+    told = [f"{duration(sum(seconds.values()))} for all stages"] if seconds else []
+    for column, what in (("output_tokens", "tokens sampled in training"), ("tokens_packed", "tokens trained on")):
+        if column in steps:
+            told.append(f"{steps[column].sum():,.0f} {what}")
+    lines = [line for said in scored.predictions.values() for line in said] if scored else []
+    if asked := sum((line.prompt_tokens or 0) + (line.output_tokens or 0) for line in lines):
+        told.append(f"{asked:,} tokens read and written by the policies on held-out dialogues")
+    return f"It cost {'; '.join(told)}." if told else ""
 
 
 def _against(name: str, difference: float, low: float, high: float) -> str:

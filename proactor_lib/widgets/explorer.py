@@ -8,10 +8,12 @@ import ipywidgets as w
 
 from proactor_lib.annotate import agreement, corrections
 from proactor_lib.evaluate import predictions
+from proactor_lib.metrics import score_predictions
 from proactor_lib.run import Run
 from proactor_lib.schema import Dialogue, DialogueReferences, ReferenceAction, TurnPrediction, Window
 from proactor_lib.widgets import transcript
 
+AS_READ, WORST, BEST = "as read", "the policy's utility, lowest first", "the policy's utility, highest first"
 ANY_ACTION, NO_POLICY = "any action", "no predictions"
 EVERY, CORRECTED, DISAGREE = "all", "corrected", "annotators disagree"
 OUTSIDE, OTHER_PARAMS = "a logged trigger outside the windows", "other parameters than the trigger's"
@@ -34,6 +36,7 @@ class Explorer(w.VBox):
     ):
         self._annotated = {line.dialogue_id: line for line in references}
         self._dialogues = {d.id: d for d in dialogues if d.id in self._annotated}
+        self._utility: dict[str, dict[str, float]] = {}  # by policy and dialogue
         self._path, self._predictions, self._quiet = Path(overlay_path), dict(predictions or {}), False
         self._corrections = corrections.read(self._path) if self._path.exists() else {}
         self._coverage, self._params = _against_log(dialogues, references)
@@ -54,6 +57,8 @@ class Explorer(w.VBox):
         names = sorted({r.name for line in self._annotated.values() for r in line.references})
         self.action = w.Dropdown(options=[ANY_ACTION, *names], description="with")
         self.show = w.Dropdown(options=[EVERY, OUTSIDE, OTHER_PARAMS, DISAGREE, CORRECTED], description="show")
+        self.search = w.Text(placeholder="words or an id", description="search", continuous_update=False)
+        self.order = w.Dropdown(options=[AS_READ, WORST, BEST], description="order")
         self.dialogue = w.Dropdown(description="dialogue", layout=w.Layout(width="40em"))
         self.policy = w.Dropdown(options=[NO_POLICY, *self._predictions], description="policy")
         self.reference = w.Dropdown(description="window", layout=w.Layout(width="40em"))
@@ -64,7 +69,9 @@ class Explorer(w.VBox):
         self.withdraw = w.Button(description="Withdraw", tooltip="No reference: this action helps nobody here")
         self.restore = w.Button(description="As annotated", tooltip="Undo the corrections of this window")
         self.note, self._view = w.HTML(), w.HTML()
-        self._choice = w.VBox([w.HBox([self.action, self.show, self.policy]), self.dialogue])
+        self._choice = w.VBox(
+            [w.HBox([self.action, self.show, self.policy]), w.HBox([self.search, self.order]), self.dialogue]
+        )
         buttons = w.HBox([*self.numbers.values(), self.withdraw, self.restore])
         self._editor = w.VBox([self.reference, self.span, self.ready, buttons, self.note])
         self._wire()
@@ -72,7 +79,8 @@ class Explorer(w.VBox):
     def _wire(self) -> None:
         reactions: list[tuple[w.Widget, Callable[[], None]]] = [
             (self.action, self._filter), (self.show, self._filter), (self.dialogue, self._open),
-            (self.policy, self._draw), (self.reference, self._select),
+            (self.search, self._filter), (self.order, self._filter),
+            (self.policy, self._another_policy), (self.reference, self._select),
             (self.span, self._dragged_span), (self.ready, self._dragged_ready),
             *((number, self._typed) for number in self.numbers.values()),
         ]  # fmt: skip
@@ -97,6 +105,9 @@ class Explorer(w.VBox):
         worst = {OUTSIDE: self._coverage, OTHER_PARAMS: self._params, DISAGREE: self._agreement}.get(self.show.value)
         if worst:
             kept.sort(key=worst.get)
+        if self.order.value != AS_READ and (known := self._utilities()):
+            sign = 1 if self.order.value == WORST else -1
+            kept.sort(key=lambda d: sign * known.get(d, 0.0))
         with self._quietly():
             self.dialogue.options = [(self._label(d), d) for d in kept]
             self.dialogue.value = kept[0] if kept else None
@@ -111,7 +122,30 @@ class Explorer(w.VBox):
             DISAGREE: self._agreement.get(dialogue_id, 1) < 1,
             CORRECTED: dialogue_id in self._corrections,
         }
-        return asked[self.show.value] and self.action.value in (ANY_ACTION, *names)
+        return asked[self.show.value] and self.action.value in (ANY_ACTION, *names) and self._has_words(dialogue_id)
+
+    def _has_words(self, dialogue_id: str) -> bool:
+        """Whether every word of the search stands in the dialogue's id or text."""
+        words = self.search.value.lower().split()
+        text = " ".join([dialogue_id, *(t.text for t in self._dialogues[dialogue_id].turns)]).lower() if words else ""
+        return all(word in text for word in words)
+
+    def _utilities(self) -> dict[str, float]:
+        """The chosen policy's utility by dialogue, over its references; scored once. Empty without a policy."""
+        policy = self.policy.value
+        if policy not in self._utility and policy in self._predictions:
+            said = [line for line in self._predictions[policy] if line.dialogue_id in self._dialogues]
+            table = score_predictions(self._dialogues.values(), self._annotated.values(), said).dialogues
+            values = table.utility / table.executable.clip(lower=1)
+            self._utility[policy] = dict(zip(table.dialogue_id, values, strict=True))
+        return self._utility.get(policy, {})
+
+    def _another_policy(self) -> None:
+        """The order may depend on it."""
+        if self.order.value == AS_READ:
+            self._draw()
+        else:
+            self._filter()
 
     def _label(self, dialogue_id: str) -> str:
         count = len(self._annotated[dialogue_id].references)
