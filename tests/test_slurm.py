@@ -100,7 +100,7 @@ def test_a_sweep_has_a_head_workers_a_token_and_a_clean_end(tmp_path, status):
     by_node = {call["node"]: call["call"][1:] for call in job.calls("ray") if "ended" not in call["call"]}
     address = job.calls("proactor")[0]["call"][-1]
     head = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}"]
-    assert by_node["n1"] == [*head, "--num-cpus=16"]
+    assert by_node["n1"] == [*head, "--num-cpus=16", "--include-dashboard=false"]
     assert by_node["n2"] == by_node["n3"] == ["start", "--block", f"--address={address}", "--num-cpus=16"]
     assert job.calls("proactor")[0]["call"][1:-1] == ["sweep", "run", "sweep.yaml", "--out", "outputs/s", "--address"]
     tokens = {call["token"] for call in job.calls("ray") + job.calls("proactor") if "token" in call}

@@ -33,7 +33,7 @@ read -r ip _ < <(srun "${on_head[@]}" hostname --ip-address)
 port=${RAY_PORT:-6379} cpus=${SLURM_CPUS_ON_NODE:-1}
 
 srun "${on_head[@]}" --cpus-per-task="$cpus" \
-  ray start --head --block --node-ip-address="$ip" --port="$port" --num-cpus="$cpus" &
+  ray start --head --block --node-ip-address="$ip" --port="$port" --num-cpus="$cpus" --include-dashboard=false &
 steps+=($!)
 until (exec 3<>"/dev/tcp/$ip/$port") 2>/dev/null; do
   kill -0 "${steps[0]}" 2>/dev/null || { echo "Ray's head on $head ended before it answered" >&2; exit 1; }
