@@ -115,7 +115,9 @@ def _in_a_process(part: str, dry: bool, seconds: float) -> Result:
         return Result(part, 0.0, left_out="left out: no time was left")
     command = [sys.executable, "-m", "proactor_lib.bench.gpu_check", "--one", part, *["--dry"] * dry]
     began = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=processes.follow_parent
+    )
     try:
         said, complaint = child.communicate(timeout=seconds)
         problem = (

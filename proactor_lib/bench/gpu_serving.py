@@ -16,6 +16,7 @@ from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training.training_log import METRICS
 from proactor_lib.bench.bound import Bound
 from proactor_lib.files import shipped
+from proactor_lib.processes import follow_parent
 
 VERSIONS = 3
 RANK = 8
@@ -121,7 +122,9 @@ def run(dry: bool) -> Iterator[Bound]:
             folder,
         ]
         command += ["--stage", "01,03", *(part for setting in settings for part in ("--set", setting))]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=follow_parent
+        )
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])
         lines = (Path(folder) / "training" / METRICS).read_text().splitlines()
