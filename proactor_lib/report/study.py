@@ -12,6 +12,8 @@ from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, write_json
 from proactor_lib.metrics import statistics
 from proactor_lib.params import Params
+from proactor_lib.report.run import read_record
+from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Record
 
 TRAINED, OPPONENTS = "trained", "sft"  # the policy that is asked about; what its opponents' names begin with
@@ -37,15 +39,14 @@ def figures(folder: Path) -> Figures:
     if not (folder / "summary.json").exists():
         raise UserError(f"{folder} has no summary.json: `proactor report {folder}` writes it")
     params, summary = read_json(folder / "params.json", Params), json.loads((folder / "summary.json").read_text())
-    primary, origin = summary["primary"] or {}, json.loads((folder / "run.json").read_text())["provenance"]
-    if missing := set(_opponents(primary)) - set(primary.get("dev", ())) or {TRAINED} - set(
-        primary.get("policies", ())
-    ):
+    primary, origin = summary["primary"] or {}, read_record(RunFolder(params, folder))["provenance"] or {}
+    missing = set(_opponents(primary)) - set(primary.get("dev", ())) or {TRAINED} - set(primary.get("policies", ()))
+    if missing:
         raise UserError(f"{folder}: no utility on dev of {', '.join(sorted(missing))}: evaluate with dev at all turns")
     return Figures(
         study=params.name, dataset=params.dataset, seed=params.seed, primary=primary, dialogues=summary["dialogues"],
         minutes={stage: round(s / 60, 2) for stage, s in summary["stage_seconds"].items()},
-        commit=origin["commit"], dirty=origin["dirty"], machine=origin["hardware"],
+        commit=origin.get("commit"), dirty=origin.get("dirty"), machine=origin.get("hardware", {}),
     )  # fmt: skip
 
 
