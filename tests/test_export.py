@@ -24,7 +24,7 @@ from support.small_models import write_adapter, write_model
 
 transformers = Late("transformers")
 CARD = (
-    "Primary endpoint: the utility of oracle", "1.000 [1.000 to 1.000]", "notebooks were run by hand", "Commit `",
+    "This policy, `trained`, is not the one", "1.000 [1.000 to 1.000]", "notebooks were run by hand", "Commit `",
     "2 dialogues to be held out; licence: apache-2.0", "by the evidence annotator", "`adaptive_metric`",
 )  # fmt: skip
 PROMPTS = [f"[{n}] customer: I would like {n} loans, of $12,50{n}.\n" for n in range(5)]
@@ -80,6 +80,7 @@ def test_merged_weights_are_those_that_servers_hold(run, base, merged, tmp_path)
     prompts = tokens(load_tokenizer(str(merged)))
     assert difference(loaded(merged), loaded(tmp_path / "served"), prompts) == 0
     assert difference(loaded(merged), loaded(base), prompts) > 0.1  # the adapter does something
+    assert {oct(f.stat().st_mode & 0o777) for f in merged.iterdir()} == {oct(0o666 & ~exporting._umask())}
 
 
 @pytest.mark.parametrize(("kind", "most"), [("f16", 1e-3), ("q8_0", 1.5)])

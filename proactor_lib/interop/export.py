@@ -91,6 +91,9 @@ def _whole(out: Path) -> Iterator[Path]:
     try:
         aside.mkdir(parents=True)
         yield aside
+        for file in aside.rglob("*"):  # safetensors gives its files to their owner alone
+            if file.is_file():
+                file.chmod(0o666 & ~_umask())
         os.replace(aside, out)
     except Exception as error:
         if disk_failed(error):
@@ -98,6 +101,12 @@ def _whole(out: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 class _Export:
@@ -116,7 +125,7 @@ class _Export:
         made = Exported(form=request.form, policy=self._policy, threshold=fires.threshold, own=fires.own, **about)
         write_json(self._folder / EXPORT, made.model_dump(mode="json"))
         model_card.write(self._folder / "README.md", run, request.form, licenses, base=run.params.model,
-                         file=self._file, threshold=fires.threshold)  # fmt: skip
+                         file=self._file, policy=self._policy, threshold=fires.threshold)  # fmt: skip
 
     def _peft(self, catalog: Catalog) -> None:
         copy_adapter(self._adapter, self._folder / "adapter")

@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 
 from proactor_lib.artf.training.training_log import read_steps
-from proactor_lib.evaluate.results import load_or_score
+from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.report import run as run_report
 from proactor_lib.report import tables, text
 from proactor_lib.run_folder import SPLITS, RunFolder
@@ -27,7 +27,7 @@ USE = {
 
 
 def write(path: Path, run: RunFolder, form: str, licenses: tuple[str | None, str | None], **facts: Any) -> None:
-    """Write the card. `licenses`: of weights and data, None where nobody says; `facts`: base, file, threshold.
+    """Write the card. `licenses`: of weights and data, None where nobody says; `facts`: base, file, policy, threshold.
 
     UserError as `evaluate.load_or_score`.
     """
@@ -37,7 +37,7 @@ def write(path: Path, run: RunFolder, form: str, licenses: tuple[str | None, str
     path.write_text(environment.get_template("model_card.md.j2").render(content), encoding="utf-8")
 
 
-def _content(run: RunFolder, form: str, licenses: tuple[str | None, str | None], base: str, file: str,
+def _content(run: RunFolder, form: str, licenses: tuple[str | None, str | None], base: str, file: str, policy: str,
              threshold: float | None) -> dict[str, Any]:  # fmt: skip
     p, steps, scored, record = run.params, read_steps(run), load_or_score(run), run_report.read_record(run)
     bits = "4-bit weights (NF4)" if p.quantization == "nf4" else "not quantised"
@@ -48,11 +48,20 @@ def _content(run: RunFolder, form: str, licenses: tuple[str | None, str | None],
         "name": p.name, "question": p.question, "what": WHAT[form], "library": LIBRARIES[form], "base": base,
         "use": USE[form].format(file=file, bits=" in NF4" * (p.quantization == "nf4")), "bits": bits,
         "weights_license": licenses[0], "data_license": licenses[1], "threshold": threshold,
-        "primary": text.primary(scored), "method": text.method(p, len(steps)), "dataset": p.dataset,
+        "primary": _primary(scored, policy), "method": text.method(p, len(steps)), "dataset": p.dataset,
         "counts": ", ".join(counts), "windows": _windows(run), "reward": p.reward,
         "table": _table(run) if scored else "", "limits": run_report.warnings(run, steps, scored, record),
         "origin": origin, "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items()) if origin else "",
     }  # fmt: skip
+
+
+def _primary(scored: EvalResults | None, policy: str) -> list[str]:
+    """The primary endpoint, where it is this policy's."""
+    if scored and focus(scored.scores) == policy:
+        return text.primary(scored)
+    return [
+        f"This policy, `{policy}`, is not the one that the run's evaluation is about: see the table, if it is there."
+    ]
 
 
 def _count(run: RunFolder, split: str) -> int:
