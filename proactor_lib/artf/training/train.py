@@ -209,10 +209,16 @@ def supervise(job: Job, adapter: Path, steps: int) -> None:
 
     if ranks.number() == 0:
         progress.report(job.run.out, adapter.name, 0, steps)
-    dev = job.visits(None, "dev")
-    looked_at = [dev[n] for n in range(len(job.run.split("dev")))] if job.params.sft_check else []
-    lessons = Lessons(job.visits(None), looked_at, job.dialogue_tokens, job.tokenizer)
+    lessons = Lessons(job.visits(None), _dev_visits(job), job.dialogue_tokens, job.tokenizer)
     fine_tune(job.params, job.base, lessons, adapter, steps, on_step)
+
+
+def _dev_visits(job: Job) -> list[Episode]:
+    """A visit to each dialogue of dev, where early stopping looks; none without it."""
+    if not job.params.sft_check:
+        return []
+    dev = job.visits(None, "dev")
+    return [dev[n] for n in range(len(job.run.split("dev")))]
 
 
 def equal_time(job: Job) -> None:
