@@ -94,7 +94,8 @@ class Server(ServerProcess):
         env |= {"VLLM_API_KEY": self.key} if self.key else {}  # not an argument: those can be read by everyone
         if self.gpu is not None:
             return env | {"CUDA_VISIBLE_DEVICES": self.gpu}
-        env |= {"VLLM_HOST_IP": self.host, "KMP_BLOCKTIME": "0"}
+        # One process less: its worker stays in the engine.
+        env |= {"VLLM_HOST_IP": self.host, "KMP_BLOCKTIME": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         env |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(self.kv_cache_gb)))}
         if self.cores:
             env |= {"VLLM_CPU_OMP_THREADS_BIND": self.cores, "OMP_NUM_THREADS": str(len(core_numbers(self.cores)))}
