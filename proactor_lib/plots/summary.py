@@ -13,11 +13,20 @@ MISMATCH = {"kl": "KL, nats a token", "clipped_share": "clipped tokens, share"}
 
 
 def reward_curve(steps: pd.DataFrame) -> Figure:
-    """Each step's groups as points, the mean group reward as a line, and the means of the first and last fifth."""
+    """Each step's groups as points, the mean group reward as a line, and the means of the first and last fifth.
+
+    Where whole dialogues are sampled, the utility of what was sampled too, as the mean over five steps.
+    """
+    lowest = 0.0
     with figure(size=(WIDTH, 2.9)) as (made, ax):
         if "reward_groups" in steps:
             groups = steps[["step", "reward_groups"]].explode("reward_groups").dropna()
             ax.plot(groups.step, groups.reward_groups.astype(float), ".", color="#999999", ms=3, label="a group")
+            lowest = min(0.0, float(groups.reward_groups.min()))
+        if "utility" in steps and steps.utility.notna().any():
+            smooth = steps.utility.rolling(5, min_periods=1).mean()
+            ax.plot(steps.step, smooth, color=COLOURS[2], lw=1.5, ls="--", label="utility of what is sampled")
+            lowest = min(lowest, float(smooth.min()))
         ax.plot(steps.step, steps.reward_mean, color=COLOURS[0], lw=1.5, label="mean of a step")
         fifth = round(len(steps) / 5)
         for part in (steps.head(fifth), steps.tail(fifth)) if len(steps) >= 10 else ():
@@ -25,7 +34,7 @@ def reward_curve(steps: pd.DataFrame) -> Figure:
             ax.plot(ends, [mean, mean], color=COLOURS[1], lw=3, solid_capstyle="butt")
             ax.annotate(f"{mean:.3f}", (np.mean(ends), mean), (0, 7), textcoords="offset points", ha="center",
                         color=COLOURS[1], weight="bold", bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
-        ax.set(xlabel="optimiser step", ylabel="reward", ylim=(-0.02, 1.02))
+        ax.set(xlabel="optimiser step", ylabel="reward", ylim=(lowest - 0.02, 1.02))
         legend_above(made, ax.get_legend_handles_labels()[0])
     return made
 
