@@ -20,7 +20,7 @@ SCRIPTS = Path(__file__).parents[1] / "params" / "slurm"
 
 # Each call: a line with its arguments and what matters of its environment. ray and proactor stay until told to end.
 STAND_IN = """#!{python}
-import json, os, signal, socket, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 name, arguments, here = Path(sys.argv[0]).name, sys.argv[1:], Path({folder!r})
 seen = {{"call": [name, *arguments], "node": os.environ.get("NODE"), "token": os.environ.get("RAY_AUTH_TOKEN")}}
@@ -47,9 +47,8 @@ else:
             out.write(json.dumps({{"call": [name, "ended"], "node": os.environ.get("NODE")}}) + "\\n")
         sys.exit(143)
     signal.signal(signal.SIGTERM, end)
-    if "--head" in arguments:
-        port = int(next(a for a in arguments if a.startswith("--port")).partition("=")[2])
-        listening = socket.create_server(("127.0.0.1", port))
+    if "--head" in arguments and not (here / "ray-ends").exists():
+        print("Ray runtime started.", flush=True)
     verdict = here / f"{{name}}-ends"
     while not verdict.exists():
         time.sleep(0.05)

@@ -21,6 +21,7 @@ finish() {
   trap '' TERM INT
   [ ${#steps[@]} = 0 ] || kill "${steps[@]}" 2>/dev/null || true
   wait
+  rm -f "${log:-}"
   srun --overlap --ntasks="$SLURM_JOB_NUM_NODES" rm -rf "$RAY_TMPDIR" || true
 }
 trap finish EXIT
@@ -30,13 +31,13 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 on_head=(--overlap --nodes=1 --ntasks=1 --nodelist="$head")
 read -r ip _ < <(srun "${on_head[@]}" hostname --ip-address)
-port=${RAY_PORT:-6379} cpus=${SLURM_CPUS_ON_NODE:-1}
+port=${RAY_PORT:-6379} cpus=${SLURM_CPUS_ON_NODE:-1} log=$(mktemp)
 
 srun "${on_head[@]}" --cpus-per-task="$cpus" \
-  ray start --head --block --node-ip-address="$ip" --port="$port" --num-cpus="$cpus" --include-dashboard=false &
+  ray start --head --block --node-ip-address="$ip" --port="$port" --num-cpus="$cpus" --include-dashboard=false > >(tee "$log") &
 steps+=($!)
-until (exec 3<>"/dev/tcp/$ip/$port") 2>/dev/null; do
-  kill -0 "${steps[0]}" 2>/dev/null || { echo "Ray's head on $head ended before it answered" >&2; exit 1; }
+until grep -q "Ray runtime started" "$log"; do # its port answers long before it can be joined
+  kill -0 "${steps[0]}" 2>/dev/null || { echo "Ray's head on $head did not start" >&2; exit 1; }
   sleep 1
 done
 if [ ${#nodes[@]} -gt 1 ]; then
