@@ -40,7 +40,8 @@ def test_a_file_is_named_by_its_owner_alone(name):
 def batch():
     """One group of two outputs at turn 3, of which the judge scored one."""
     group = SimpleNamespace(
-        visit=SimpleNamespace(dialogue=SimpleNamespace(id="d")), turn=3, kind="ready", weight=2.0,
+        visit=SimpleNamespace(dialogue=SimpleNamespace(id="d"), session="d-0", references=()), turn=3,
+        kind="ready", weight=2.0,
         outputs=[SimpleNamespace(text="none – é", tokens=[1, 2], truncated=False),
                  SimpleNamespace(text="ready: pay", tokens=[1, 2, 3], truncated=True)],
         parsed=[Parsed((), unreadable=False), Parsed((), unreadable=True)],

@@ -125,7 +125,7 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
     inline = re.findall(r"`((?:make|proactor) [^`]*)`", outside)
     blocks = "\n".join(BLOCKS)
     # tests/test_environments.py; test_gpu_check.py; test_assess.py; test_catalog.py; test_bench_*.py; test_cluster.py;
-    # test_service.py; test_export.py.
+    # test_service.py; test_export.py; test_study.py.
     known = {
         "make env",
         "make env EXTRA=gpu",
@@ -134,6 +134,7 @@ def test_nothing_that_looks_like_a_command_stands_outside_the_blocks():
         "proactor assess chats.jsonl --from chat --out outputs/first",
         "proactor catalog import",
         "proactor bench",
+        "proactor study",
         "proactor bench intervals",
         "proactor cluster up",
         "proactor serve outputs/demo",
