@@ -18,6 +18,8 @@ from support.zoo import write_zoo
 pytestmark = pytest.mark.timeout(1200)  # a minute or five, and as long again on a busy machine
 ROOT = Path(__file__).parents[1]
 POLICIES = ["base", "few_shot", "sft", "sft_tuned", "sft_equal_time", "trained"]
+LOSSES = [10.8475, 10.8711]  # of the warm start, as float32 has them (2026-11-28), nats per token
+DEV_LOSSES = [10.8607, 10.8553]
 STAGES = ["01_annotation", "02_reward_ablation", "03_artf_training", "04_evaluation"]
 
 
@@ -51,6 +53,9 @@ def test_every_stage_leaves_its_files(whole):
         assert (out / "training" / name / "adapter_model.safetensors").exists()
     warm, equal = (pd.read_json(out / "training" / f"{n}.jsonl", lines=True) for n in ("sft", "sft_equal_time"))
     assert list(warm) == ["step", "loss", "seconds", "tokens", "dev_loss"] and len(equal) > len(warm) == 2
+    assert list(warm.loss) == pytest.approx(LOSSES, abs=0.02)
+    assert list(warm.dev_loss) == pytest.approx(DEV_LOSSES, abs=0.02)
+    assert list(equal.loss[:2]) == pytest.approx(LOSSES, abs=0.02)  # the same dialogues
     steps = [json.loads(line) for line in (out / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps] == [1, 2] and all(0 <= s["reward_mean"] <= 1 for s in steps)
     for policy in POLICIES:
