@@ -37,10 +37,7 @@ def evaluate_run(run: RunFolder, dev: bool = False, log: Callable[[str], None] =
         names = roster.present(run.params.policies, log)
         if not names:
             raise UserError(f"{run.out}: none of the policies {', '.join(run.params.policies)} was trained here")
-        for name in names:
-            _evaluate(run, roster, name)
-        for name in _asked_on_dev(names) if dev else ():
-            evaluate_policy(EvalSplit(run, DEV), roster, name)
+        _ask(run, roster, names, dev)
     events.emit(events.Evaluated(run.out, load_or_score(run).as_json()))
     return names
 
@@ -49,10 +46,14 @@ def ask_on(run: RunFolder, server: "Server") -> None:
     """Ask all that needs our own server, on dev too, of one that is up: `evaluate_run` then finds it."""
     with PolicySet(run, server=server) as roster:
         names = [name for name in roster.present(run.params.policies, logger.info) if roster.is_ours(name)]
-        for name in names:
-            _evaluate(run, roster, name)
-        for name in _asked_on_dev(names):
-            evaluate_policy(EvalSplit(run, DEV), roster, name)
+        _ask(run, roster, names, dev=True)
+
+
+def _ask(run: RunFolder, roster: PolicySet, names: Sequence[str], dev: bool) -> None:
+    for name in names:
+        _evaluate(run, roster, name)
+    for name in _asked_on_dev(names) if dev else ():
+        evaluate_policy(EvalSplit(run, DEV), roster, name)
 
 
 def _evaluate(run: RunFolder, roster: PolicySet, name: str) -> None:
