@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 from proactor_lib.artf.training import background
-from proactor_lib.artf.training.train import Job, copy_start_adapter
+from proactor_lib.artf.training.job import Job
+from proactor_lib.artf.training.warm_start import copy_start_adapter
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
 from proactor_lib.run import Run

@@ -5,8 +5,8 @@ from collections import defaultdict
 from itertools import cycle
 
 from proactor_lib.artf.serving.completions import Output
+from proactor_lib.artf.training.job import Job
 from proactor_lib.artf.training.rollouts import RolloutWorker
-from proactor_lib.artf.training.train import Job
 from proactor_lib.artf.training.training_log import Records
 from proactor_lib.rewards import make_reward
 

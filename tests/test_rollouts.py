@@ -137,10 +137,16 @@ def begun(server):
 
 
 def test_a_swap_in_place_waits_for_open_visits_and_lets_none_in_meanwhile(work, server):
-    go = threading.Event()
-    server.on = lambda path, body: go.wait(100) if path == "/v1/completions" else None
+    arrived, go = threading.Event(), threading.Event()
+
+    def on(path, body):
+        if path == "/v1/completions":
+            arrived.set()
+            assert go.wait(100)
+
+    server.on = on
     worker = work(max_staleness=1)
-    wait_until(lambda: server.sessions)
+    assert arrived.wait(100)
     drained = threading.Thread(target=worker.drain)
     drained.start()
     time.sleep(0.3)

@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 from proactor_lib.artf.serving.server import Server
-from proactor_lib.artf.training.train import Job, copy_start_adapter, reinforce, train, warm_start
+from proactor_lib.artf.training.job import Job
+from proactor_lib.artf.training.train import reinforce, train
 from proactor_lib.artf.training.training_log import read_steps
+from proactor_lib.artf.training.warm_start import copy_start_adapter, warm_start
 from proactor_lib.bench.isolated import peak_gb
 from proactor_lib.files import read_json
 from proactor_lib.params import Params

@@ -7,8 +7,9 @@ from proactor_lib.agent import Parsed, parse
 from proactor_lib.artf.training import trl_async  # noqa: F401 (before TRL itself: it keeps TRL from importing vLLM)
 from proactor_lib.artf.training.adapter import load_adapter
 from proactor_lib.artf.training.episodes import Episode
+from proactor_lib.artf.training.job import Job
 from proactor_lib.artf.training.sft import lora_config, trainer_base
-from proactor_lib.artf.training.train import Job, pin
+from proactor_lib.artf.training.train import pin
 from proactor_lib.rewards import Group, Reward
 
 

@@ -10,8 +10,8 @@ from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import make_cluster, max_servers, start_server
 from proactor_lib.artf.serving.policy_sync import SERVED, AdapterSync, MergedSync, scratch_folder
 from proactor_lib.artf.serving.server import Server
+from proactor_lib.artf.training.job import Job, adapters_served
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
-from proactor_lib.artf.training.train import Job, adapters_served
 from proactor_lib.evaluate import confidence
 from proactor_lib.evaluate.agents import Served
 from proactor_lib.run_folder import RunFolder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from proactor_lib import datasets, models
 from proactor_lib.artf.training.adapter import copy_adapter
-from proactor_lib.artf.training.train import Job
+from proactor_lib.artf.training.job import Job
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.policy_set import PolicySet
 from proactor_lib.evaluate.results import focus

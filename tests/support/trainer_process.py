@@ -109,7 +109,8 @@ def _limit(size: int) -> None:
 def _train(out: str, port: int, die: str, fsize: int) -> None:
     import torch
     from proactor_lib.artf.serving.server import Server
-    from proactor_lib.artf.training.train import Job, reinforce
+    from proactor_lib.artf.training.job import Job
+    from proactor_lib.artf.training.train import reinforce
 
     torch.set_num_threads(1)
     run = Run(load_params(Path(out) / "params.json"), Path(out))

@@ -5,14 +5,12 @@ Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.js
 checkpoint-N/, adapter/ (written last: its presence says that training is done).
 """
 
-import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import fields
 from pathlib import Path
 
 from proactor_lib import events, models, progress
@@ -24,86 +22,15 @@ from proactor_lib.artf.serving.placement import core_numbers, core_slots
 from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, scratch_folder
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training import ranks
-from proactor_lib.artf.training.episodes import DialogueSampler, Episode
+from proactor_lib.artf.training.job import Job, adapters_served, on_gpu
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
-from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens, reference_tokens
-from proactor_lib.artf.training.training_log import WARM_START, Records, finished, read_steps
-from proactor_lib.errors import UserError
-from proactor_lib.files import read_text
+from proactor_lib.artf.training.training_log import Records, finished
+from proactor_lib.artf.training.warm_start import copy_start_adapter, equal_time, take_over, warm_start
 from proactor_lib.params import Params
 from proactor_lib.rewards import Reward, make_reward
 from proactor_lib.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a training run works with."""
-
-    run: RunFolder
-
-    @property
-    def params(self) -> Params:
-        return self.run.params
-
-    @property
-    def folder(self) -> Path:
-        return self.run.training
-
-    @property
-    def sft_adapter(self) -> Path:
-        """Where the warm start leaves its adapter."""
-        return self.folder / "sft"
-
-    @property
-    def equal_time_adapter(self) -> Path:
-        """Where SFT for as long leaves its own."""
-        return self.folder / "sft_equal_time"
-
-    @property
-    def adapter(self) -> Path:
-        """Where the trained policy's adapter ends up."""
-        return self.folder / "adapter"
-
-    @cached_property
-    def base(self) -> str:
-        """The base model's folder."""
-        return models.resolve(self.params.model)
-
-    @cached_property
-    def served(self) -> str:
-        """The weights that servers hold: the trainer's 4-bit ones, dequantised unless `serve_weights` is nf4."""
-        return models.served_weights(self.base, self.params.quantization, self.params.serve_weights)
-
-    @property
-    def server_dtype(self) -> str:
-        """The type of numbers that servers compute with."""
-        return models.dtype_name(self.params.server_dtype, _on_gpu(self.params))
-
-    @cached_property
-    def tokenizer(self):
-        return models.load_tokenizer(self.base)
-
-    @cached_property
-    def dialogue_tokens(self) -> Callable[[Episode], DialogueTokens]:
-        """A visit's prompts as tokens; the same dialogue is tokenised once."""
-        made: dict[str, DialogueTokens] = {}
-
-        def of(visit: Episode) -> DialogueTokens:
-            if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
-            return made[visit.dialogue.id]
-
-        return of
-
-    def reference_tokens(self, visit: Episode, turn: int) -> list[int]:
-        """What the visit's references say at `turn`, as an output's tokens, and no more than an output may have."""
-        return reference_tokens(self.tokenizer, visit.references, turn)[: self.params.max_completion_tokens]
-
-    def visits(self, turns_per_dialogue: int | None, split: str = "train") -> DialogueSampler:
-        """A split's visits; for `turns_per_dialogue` see there."""
-        return DialogueSampler(self.run.split(split), turns_per_dialogue, self.params.seed, self.params.open_share)
 
 
 def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server: None, **kwargs) -> None:
@@ -117,7 +44,7 @@ def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server
         log.info("%s is there already", job.adapter)
         return
     log.info("%s trains", job.base)  # a model that is not there is said before anything large is imported
-    with ranks.group(_on_gpu(job.params)):
+    with ranks.group(on_gpu(job.params)):
         if not job.adapter.exists():
             _warm_start_and_reinforce(job, while_served, **kwargs)
         ranks.wait_for_all()
@@ -127,7 +54,7 @@ def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server
 def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     if ranks.number() == 0:
         copy_start_adapter(job)
-        _trainer_base(job)  # made by one, used by all
+        _ = job.trainer_base  # made by one, used by all
     ranks.wait_for_all()
     warm_start(job)  # before the server starts: the two would fight for the cores
     ranks.wait_for_all()
@@ -141,7 +68,7 @@ def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], 
 def serve_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     """GRPO, if the parameters ask for any, on servers that end with it, the judge's own one among them."""
     if not job.params.max_steps:
-        _copy(job.sft_adapter, job.adapter)
+        take_over(job.sft_adapter, job.adapter)
         return
     progress.report(job.run.out, "serve", 0, 1, "waiting for the vLLM server")
     weights = job.served  # made before anything is on a GPU
@@ -159,82 +86,6 @@ def serve_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwar
             server.stop()
 
 
-def _on_gpu(params: Params) -> bool:
-    from proactor_lib.artf.training.sft import use_cuda
-
-    return use_cuda(params)
-
-
-def adapters_served(params: Params) -> bool:
-    """Whether servers hold policies as adapters; else merged into their weights."""
-    return params.policy_sync == "adapter" or (params.policy_sync == "auto" and _on_gpu(params))
-
-
-def copy_start_adapter(job: Job) -> None:
-    """Copy the adapter that `start_from` names to where a warm start would leave one. UserError if it does not fit."""
-    given = job.params.start_from
-    if given is None or job.sft_adapter.exists():
-        return
-    if not (given / "adapter_config.json").exists():
-        raise UserError(f"start_from: {given} holds no adapter_config.json; a run's training/sft does")
-    rank = json.loads(read_text(given / "adapter_config.json"))["r"]
-    if rank != job.params.lora_rank:
-        raise UserError(f"start_from: the adapter in {given} has rank {rank}, lora_rank is {job.params.lora_rank}")
-    job.folder.mkdir(parents=True, exist_ok=True)
-    if (losses := given.with_suffix(".jsonl")).exists():
-        shutil.copy(losses, job.sft_adapter.with_suffix(".jsonl"))
-    _copy(given, job.sft_adapter)
-
-
-def _copy(given: Path, folder: Path) -> None:
-    """An adapter to another folder, whole or absent: its presence says that it is done."""
-    from proactor_lib.artf.training.adapter import copy_adapter
-
-    copy_adapter(given, folder)
-
-
-def warm_start(job: Job) -> None:
-    """SFT on the references, if the parameters ask for it and it is not done yet."""
-    if job.params.sft_steps == 0 or job.sft_adapter.exists():
-        return
-    supervise(job, job.sft_adapter, job.params.sft_steps)
-
-
-def supervise(job: Job, adapter: Path, steps: int) -> None:
-    """So many steps of SFT; the adapter goes to `adapter`."""
-    from proactor_lib.artf.training.sft import Lessons, fine_tune
-
-    def on_step(step: int, loss: float) -> None:
-        progress.report(job.run.out, adapter.name, step, steps, f"loss {loss:.3f}")
-
-    if ranks.number() == 0:
-        progress.report(job.run.out, adapter.name, 0, steps)
-    lessons = Lessons(job.visits(None), _dev_visits(job), job.dialogue_tokens, job.tokenizer)
-    fine_tune(job.params, job.base, lessons, adapter, steps, on_step)
-
-
-def _dev_visits(job: Job) -> list[Episode]:
-    """A visit to each dialogue of dev, where early stopping looks; none without it."""
-    if not job.params.sft_check:
-        return []
-    dev = job.visits(None, "dev")
-    return [dev[n] for n in range(len(job.run.split("dev")))]
-
-
-def equal_time(job: Job) -> None:
-    """SFT for as long as warm start and GRPO took together, to compare with, if the parameters ask for it [ours].
-
-    It begins anew, for a learning rate that falls over all of its steps; how many they are follows from the seconds
-    that the others' took. It is not stopped early.
-    """
-    if not job.params.sft_equal_time or job.equal_time_adapter.exists():
-        return
-    warm, grpo = read_steps(job.run, WARM_START), read_steps(job.run)
-    seconds = warm.seconds.sum() + grpo[["rollout_wait_s", "train_s", "sync_s"]].sum().sum()
-    unstopped = replace(job, run=replace(job.run, params=job.params.model_copy(update={"sft_check": 0})))
-    supervise(unstopped, job.equal_time_adapter, round(seconds / warm.seconds.mean()))
-
-
 def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, reward: Reward | None = None) -> None:
     """GRPO from the warm start (or the last checkpoint) to `max_steps`; the adapter is written at the end.
 
@@ -249,7 +100,7 @@ def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, rew
     resume = str(checkpoint) if checkpoint else None
     if first_step >= job.params.max_steps:  # killed between the last checkpoint and the adapter
         if server is not None:
-            _copy(checkpoint, job.adapter)
+            take_over(checkpoint, job.adapter)
             events.emit(events.TrainingEnded(job.run.out))
     elif server is None:
         _trainer(job, trainer_class, worker=None, sync=None, on_step=None).train(resume_from_checkpoint=resume)
@@ -292,7 +143,7 @@ def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
 
     from proactor_lib.artf.training.trainer import DialogueTrainer
 
-    p, base = job.params, _trainer_base(job)
+    p, base = job.params, job.trainer_base
     trainer = (trainer_class or DialogueTrainer)(
         model=base.path,
         args=grpo_config(p, job.folder, base),
@@ -366,7 +217,7 @@ def _lora(params: Params):
 
 def _cores(params: Params, servers_idle: bool) -> str:
     """The trainer's cores, and those of servers that have nothing to do until the next version."""
-    lent = params.server_cores if servers_idle and not _on_gpu(params) else None
+    lent = params.server_cores if servers_idle and not on_gpu(params) else None
     return f"{params.trainer_cores},{lent}" if lent else params.trainer_cores
 
 
@@ -377,12 +228,6 @@ def pin(cores: str) -> None:
     chosen = set(core_numbers(cores))
     os.sched_setaffinity(0, chosen)
     torch.set_num_threads(len(chosen))
-
-
-def _trainer_base(job: Job) -> models.TrainerBase:
-    from proactor_lib.artf.training.sft import trainer_base
-
-    return trainer_base(job.base, job.params)
 
 
 def grpo_config(params: Params, folder: Path, base: models.TrainerBase):

@@ -1,0 +1,100 @@
+"""What a training run works with: folders, base model and dialogues, each made when it is first asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from proactor_lib import models
+from proactor_lib.artf.training.episodes import DialogueSampler, Episode
+from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens, reference_tokens
+from proactor_lib.params import Params
+from proactor_lib.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training run works with."""
+
+    run: RunFolder
+
+    @property
+    def params(self) -> Params:
+        return self.run.params
+
+    @property
+    def folder(self) -> Path:
+        return self.run.training
+
+    @property
+    def sft_adapter(self) -> Path:
+        """Where the warm start leaves its adapter."""
+        return self.folder / "sft"
+
+    @property
+    def equal_time_adapter(self) -> Path:
+        """Where SFT for as long leaves its own."""
+        return self.folder / "sft_equal_time"
+
+    @property
+    def adapter(self) -> Path:
+        """Where the trained policy's adapter ends up."""
+        return self.folder / "adapter"
+
+    @cached_property
+    def base(self) -> str:
+        """The base model's folder."""
+        return models.resolve(self.params.model)
+
+    @cached_property
+    def served(self) -> str:
+        """The weights that servers hold: the trainer's 4-bit ones, dequantised unless `serve_weights` is nf4."""
+        return models.served_weights(self.base, self.params.quantization, self.params.serve_weights)
+
+    @property
+    def trainer_base(self) -> models.TrainerBase:
+        """What its trainer loads the base from; made where it is not there yet."""
+        from proactor_lib.artf.training.sft import trainer_base
+
+        return trainer_base(self.base, self.params)
+
+    @property
+    def server_dtype(self) -> str:
+        """The type of numbers that servers compute with."""
+        return models.dtype_name(self.params.server_dtype, on_gpu(self.params))
+
+    @cached_property
+    def tokenizer(self):
+        return models.load_tokenizer(self.base)
+
+    @cached_property
+    def dialogue_tokens(self) -> Callable[[Episode], DialogueTokens]:
+        """A visit's prompts as tokens; the same dialogue is tokenised once."""
+        made: dict[str, DialogueTokens] = {}
+
+        def of(visit: Episode) -> DialogueTokens:
+            if visit.dialogue.id not in made:
+                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
+            return made[visit.dialogue.id]
+
+        return of
+
+    def reference_tokens(self, visit: Episode, turn: int) -> list[int]:
+        """What the visit's references say at `turn`, as an output's tokens, and no more than an output may have."""
+        return reference_tokens(self.tokenizer, visit.references, turn)[: self.params.max_completion_tokens]
+
+    def visits(self, turns_per_dialogue: int | None, split: str = "train") -> DialogueSampler:
+        """A split's visits; for `turns_per_dialogue` see there."""
+        return DialogueSampler(self.run.split(split), turns_per_dialogue, self.params.seed, self.params.open_share)
+
+
+def on_gpu(params: Params) -> bool:
+    """Whether the run trains and serves on a GPU."""
+    from proactor_lib.artf.training.sft import use_cuda
+
+    return use_cuda(params)
+
+
+def adapters_served(params: Params) -> bool:
+    """Whether servers hold policies as adapters; else merged into their weights."""
+    return params.policy_sync == "adapter" or (params.policy_sync == "auto" and on_gpu(params))

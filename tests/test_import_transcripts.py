@@ -1,0 +1,178 @@
+"""Subtitles, transcripts and tables as an own domain, with values worked out by hand."""
+
+import json
+
+import pytest
+from proactor_lib import datasets
+from proactor_lib.annotate import evidence
+from proactor_lib.cli import app
+from proactor_lib.datasets import forms, transcripts
+from proactor_lib.errors import UserError
+from typer.testing import CliRunner
+
+from support.imports import TOOL, observed, turns, written
+from support.shared import SHARED, needs_shared
+
+VTT = """WEBVTT - a call
+
+NOTE nothing
+
+1
+00:01.000 --> 00:02.500 align:start
+<v Customer>A <b>large</b> cake &amp; tea,
+
+2
+00:02.600 --> 00:03.000
+<v Customer>please.</v> <v Clerk>Which day?</v>
+
+01:00:04.500 --> 01:00:05.000
+<v Customer>Friday.</v>
+"""
+SRT = """1
+00:00:01,000 --> 00:00:02,000
+Ann: A cake,
+
+2
+00:00:02,500 --> 00:00:03,000
+please.
+
+3
+00:01:00,250 --> 00:01:02,000
+Bob Lee: Which size?
+"""
+TRIGGERS = """dialogue,turn,time,action,size,day
+call,,3605,order_cake,large,Friday
+call,,0.5,greet,,
+call,2,,ask_day,,
+"""
+
+
+def test_subtitles_with_voices_and_triggers_at_times(tmp_path):
+    """The cues of one voice are one turn, from its first start; a trigger at 3605 s is after turn 3, at 0.5 s at 1."""
+    triggers = written(tmp_path, "t.csv", TRIGGERS)
+    found = forms.read([written(tmp_path, "call.vtt", VTT)], "vtt", trigger_file=triggers)
+    (dialogue,) = found.dialogues
+    assert turns(dialogue) == [
+        ("Customer", "A large cake & tea, please.", 1.0),
+        ("Clerk", "Which day?", 2.6),
+        ("Customer", "Friday.", 3604.5),
+    ]
+    assert observed(dialogue) == [
+        (1, "greet", {}),
+        (2, "ask_day", {}),
+        (3, "order_cake", {"size": "large", "day": "Friday"}),
+    ]
+    assert evidence.annotate(dialogue, found.catalog).references[2].values() == {"size": "large", "day": "Friday"}
+
+
+def test_subtitles_with_names_before_a_colon(tmp_path):
+    tools = written(tmp_path, "tools.json", [TOOL])
+    options = transcripts.Options(speakers={"Ann": "customer"})
+    found = forms.read([written(tmp_path, "call.srt", SRT)], "srt", tools, options=options)
+    assert turns(found.dialogues[0]) == [("customer", "A cake, please.", 1.0), ("Bob Lee", "Which size?", 60.25)]
+    assert found.dialogues[0].observed is None and not found.logged
+    assert list(found.notes.guessed) == ["what stands before a colon is the speaker (call)"]
+
+
+def test_whisper_with_and_without_speakers(tmp_path):
+    tools = written(tmp_path, "tools.json", [TOOL])
+    named = [{"start": 0.5, "text": " A cake", "speaker": "S1"}, {"start": 0, "text": " Hello?", "speaker": "S0"}]
+    cpp = [{"offsets": {"from": 1400}, "text": " A cake."}, {"offsets": {"from": 2900}, "text": " Please."}]
+    files = [
+        written(tmp_path, "w.json", {"language": "en", "segments": named}),
+        written(tmp_path, "cpp.json", {"transcription": cpp}),
+    ]
+    found = forms.read(files, "whisper", tools)
+    assert [turns(d) for d in found.dialogues] == [
+        [("S0", "Hello?", 0.0), ("S1", "A cake", 0.5)],
+        [("speaker", "A cake.", 1.4), ("speaker", "Please.", 2.9)],
+    ]
+    guessed = list(found.notes.guessed)
+    assert "not in the order of their time stamps" in guessed[0] and "each segment is a turn" in guessed[1]
+
+
+def test_vcon_with_texts_and_a_recordings_transcript(tmp_path):
+    """The second dialog begins 60 s after the first, its second segment 1.5 s later; the third has no words."""
+    transcript = {
+        "segments": [{"start": 0, "text": "Hello", "speaker": 1}, {"start": 1.5, "text": "Yes", "speaker": 0}]
+    }
+    vcon = {
+        "vcon": "0.0.2",
+        "uuid": "u1",
+        "parties": [{"name": "Ann", "role": "customer"}, {"name": "Bob"}],
+        "dialog": [
+            {"type": "text", "start": "2026-11-28T10:00:00Z", "parties": [0, 1], "originator": 0, "body": "A cake"},
+            {"type": "recording", "start": "2026-11-28T10:01:00+00:00", "parties": [0, 1]},
+            {"type": "recording", "start": "2026-11-28T11:00:00Z", "parties": [0, 1]},
+        ],
+        "analysis": [{"type": "transcript", "dialog": 1, "encoding": "json", "body": json.dumps(transcript)}],
+    }
+    triggers = {"time": "2026-11-28T10:01:01Z", "action": "hold", "values": {"room": "B 12"}}
+    found = forms.read(
+        [written(tmp_path, "v.json", vcon)], "vcon", trigger_file=written(tmp_path, "t.json", [triggers])
+    )
+    (dialogue,) = found.dialogues
+    assert turns(dialogue) == [("customer", "A cake", 0.0), ("Bob", "Hello", 60.0), ("customer", "Yes", 61.5)]
+    assert dialogue.id == "u1" and observed(dialogue) == [(2, "hold", {"room": "B 12"})]
+    assert list(found.notes.left_out) == ["a dialog of the type 'recording' without a transcript in segments (u1)"]
+
+
+CSV = (
+    'call;who;said;at\nc1;Ann;"A cake; large";10:00:05\nc2;Ann;Hi;\nc1;Bob;Which day?;10:00:07.5\nc2;Ann;You there?;\n'
+)
+
+
+def test_a_table_with_columns_named_by_options(tmp_path):
+    tools, out = written(tmp_path, "tools.json", [TOOL]), tmp_path / "out"
+    path = written(tmp_path, "calls.csv", CSV)
+    columns = ["dialogue=call", "speaker=who", "text=said", "start=at"]
+    command = [
+        "data",
+        "import",
+        path,
+        "--from",
+        "csv",
+        "--tools",
+        tools,
+        "--out",
+        out,
+        "--split",
+        "0.5,0.5,0",
+        "--json",
+    ]
+    command += [word for column in columns for word in ("--column", column)]
+    done = CliRunner().invoke(app, [str(word) for word in command])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["splits"] == {"train": 1, "dev": 1, "test": 0}
+    read = [d for split in ("train", "dev") for d in datasets.load("jsonl", out, split).dialogues]
+    assert {d.id: turns(d) for d in read} == {
+        "c1": [("Ann", "A cake; large", 36005.0), ("Bob", "Which day?", 36007.5)],
+        "c2": [("Ann", "Hi You there?", None)],
+    }
+    assert "no log of triggers: windows need the oracle annotator" in (out / "import.md").read_text()
+    lacking = CliRunner().invoke(app, [str(word) for word in command[:-8]])
+    assert isinstance(lacking.exception, UserError) and "no column 'speaker'" in str(lacking.exception)
+
+
+def test_triggers_that_have_no_place_are_named(tmp_path):
+    path = written(tmp_path, "call.vtt", VTT)
+    for row, said in [
+        ({"turn": 4, "action": "f"}, "turn 4; the dialogue has 3 turns"),
+        ({"dialogue": "other", "turn": 1, "action": "f"}, "no dialogue 'other'; there are: call"),
+        ({"action": "f"}, "needs a turn or a time"),
+        ({"turn": 1}, "KeyError: 'action'"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            forms.read([path], "vtt", trigger_file=written(tmp_path, "t.jsonl", row))
+    with pytest.raises(UserError, match="no cue"):
+        forms.read([written(tmp_path, "empty.vtt", "WEBVTT\n")], "vtt")
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    "name, form, who", [("call.vtt", "vtt", "Clerk"), ("dialogues.jsonl", "whisper", "SPEAKER_01")]
+)
+def test_whispers_files(name, form, who):
+    folder = SHARED / "cases" / "06-whisper"
+    found = forms.read([folder / name], form, folder / "catalog.json")
+    assert turns(found.dialogues[0])[1] == (who, "Which size?", 1.5) and found.catalog.domain == "bakery"
