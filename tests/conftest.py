@@ -9,6 +9,9 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
+from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -71,20 +74,40 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: FIRST.index(g) if (g := group_of(item.nodeid)) in FIRST else len(FIRST))
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
     """What was imported stays: the collector need not walk through it again."""
+    session.config.busy = busy_seconds()
     gc.freeze()
     atexit.register(gc.unfreeze)  # nanobind calls what is left then a leak
+
+
+def busy_seconds():
+    """What this process and its ended children have kept processors busy."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """Each report carries the processor-seconds since the one before it."""
+    report, now = (yield), busy_seconds()
+    report.user_properties.append(("busy", now - item.config.busy))
+    item.config.busy = now
+    return report
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """How long the suite took, on the clock and on the processors, all of its ended processes included."""
     if hasattr(config, "workerinput"):
         return
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seconds, busy = time.monotonic() - config.began, sum(u.ru_utime + u.ru_stime for u in used)
-    cores = len(os.sched_getaffinity(0))
-    terminalreporter.write_sep("=", f"{seconds:.0f} s on {cores} cores, {busy:.0f} processor-seconds")
+    seconds, cores = time.monotonic() - config.began, len(os.sched_getaffinity(0))
+    terminalreporter.write_sep("=", f"{seconds:.0f} s on {cores} cores, {busy_seconds():.0f} processor-seconds")
+    files = Counter()
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        for name, value in getattr(report, "user_properties", ()):
+            files[report.location[0]] += value if name == "busy" else 0
+    most = ", ".join(f"{Path(file).stem} {spent:.0f}" for file, spent in files.most_common(12))
+    terminalreporter.write_line(f"of which {most}")
 
 
 @pytest.fixture(scope="session")
