@@ -69,6 +69,7 @@ def work(corpus, server):
     yield start
     for worker in workers:
         worker.stop()
+        assert not asyncio.all_tasks(worker._loop)
 
 
 def still(count, seconds=0.3):

@@ -17,7 +17,7 @@ CORPORA = (
     "star",
     "harper",
     "jsonl",
-)  # each is a module here with `read(folder, split) -> (Catalog, dialogues)`
+)  # each a module here: `read(folder, split) -> (Catalog, dialogues)`
 DATASETS = ("homeloan", *CORPORA)
 # Under which licence each may be passed on; an own domain (`jsonl`) says so itself.
 LICENSES = {"homeloan": "apache-2.0", "sgd": "cc-by-sa-4.0", "abcd": "mit", "star": "mit"}

@@ -244,8 +244,15 @@ class RolloutWorker:
             log.exception("rollouts failed")
             self._failure = error
         finally:
-            self._loop.run_until_complete(self._sampler.close())
-            self._loop.run_until_complete(self.reward.close())
+            self._loop.run_until_complete(self._end())
+
+    async def _end(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # of steps ahead, and beside what has failed
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._sampler.close()
+        await self.reward.close()
 
     async def _produce(self) -> None:
         ahead: list[asyncio.Task] = []
