@@ -14,8 +14,10 @@ from proactor_lib.artf.training.episodes import DialogueSampler
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker, scored
 from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.artf.training.training_log import step_line
+from proactor_lib.bench import false_alarms
+from proactor_lib.bench.false_alarms import Shuffled
 from proactor_lib.datasets import load
-from proactor_lib.errors import ProcessError
+from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.metrics import TURN_KINDS
 from proactor_lib.params import load_params
 from proactor_lib.rewards import Score, make_reward
@@ -290,3 +292,19 @@ def test_a_step_in_which_no_prompt_fits_is_empty(work):
     line = step_line(batch, {"kl": None})
     assert (batch.groups, batch.samples, line["groups"], line["turns_due"]) == ([], [], 0, None)
     assert line["prompts_too_long"] == 3 * 2 * 3  # three rounds of two visits of three turns
+
+
+def test_shuffled_rewards_are_the_rewards_of_other_outputs(work):
+    """Of the same sizes in each group, and the same each time; not every group keeps its order."""
+    batches = [work(crediting=made()).next_step() for made in (Crediting, Shuffled, Shuffled)]
+    plain, dealt, again = ([[s.value for s in g.scores] for g in sorted(b.groups, key=place)] for b in batches)
+    assert plain != dealt == again and list(map(sorted, plain)) == list(map(sorted, dealt))
+
+
+def test_a_training_that_cannot_teach_needs_a_start(tmp_path):
+    with pytest.raises(UserError, match="needs max_steps, and a start"):
+        false_alarms.benchmark(None, [0], tmp_path, {})
+
+
+def place(group):
+    return group.visit.session, group.turn

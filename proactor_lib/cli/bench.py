@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from proactor_lib.cli.options import AsJson
+from proactor_lib.cli.options import AsJson, Settings
+from proactor_lib.cli.run import parse_settings
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
@@ -52,6 +53,22 @@ def intervals(
     from proactor_lib.bench.intervals import benchmark
 
     show(benchmark([int(n) for n in _names(dialogues)], samples, population, bootstrap), as_json)
+
+
+@bench.command("false-alarms")
+def false_alarms(
+    params: Annotated[Path, typer.Option(help="of each run, but for the seed")] = Path("params/cpu-demo.yaml"),
+    seeds: Annotated[str, typer.Option(help="comma separated")] = "0,1,2",
+    settings: Settings = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="a folder per seed; goes on with what is there")] = Path(
+        "outputs/bench-false-alarms"
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Train with each group's rewards dealt anew to its outputs, which teaches nothing: what does the report say?"""
+    from proactor_lib.bench.false_alarms import benchmark
+
+    show(benchmark(params, [int(n) for n in _names(seeds)], out, parse_settings(settings)), as_json)
 
 
 Out = Annotated[Path, typer.Option(help="keeps what each side measured: a bench that was killed goes on")]

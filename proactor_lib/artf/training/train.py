@@ -86,11 +86,12 @@ def serve_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwar
             server.stop()
 
 
-def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, reward: Reward | None = None) -> None:
+def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, reward: Reward | None = None,
+              crediting: Callable[..., Crediting] = Crediting) -> None:  # fmt: skip
     """GRPO from the warm start (or the last checkpoint) to `max_steps`; the adapter is written at the end.
 
     server: None for a rank other than 0. trainer_class: a DialogueTrainer with rows of its own; reward: another than
-    the parameters name.
+    the parameters name; crediting: makes advantages of rewards by another rule.
     """
     from proactor_lib.artf.training.adapter import save_adapter
     from proactor_lib.artf.training.trainer import last_checkpoint
@@ -107,7 +108,7 @@ def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, rew
     else:
         if checkpoint:
             log.info("goes on after step %d, from %s", first_step, checkpoint)
-        with _rollouts(job, server, reward, first_step) as parts:
+        with _rollouts(job, server, reward, first_step, crediting) as parts:
             trainer = _trainer(job, trainer_class, **parts)
             trainer.train(resume_from_checkpoint=resume)
             save_adapter(trainer.accelerator.unwrap_model(trainer.model), job.adapter)
@@ -115,7 +116,8 @@ def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, rew
 
 
 @contextmanager
-def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_step: int) -> Iterator[dict]:
+def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_step: int,
+              crediting: Callable[..., Crediting]) -> Iterator[dict]:  # fmt: skip
     """What rank 0's trainer alone has: the worker that brings its data, the sync to its servers, and its records."""
     p = job.params
     scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
@@ -125,7 +127,7 @@ def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_s
     worker = RolloutWorker(
         job.visits(p.turns_per_dialogue), job.dialogue_tokens, _sampler(p, server), reward, sync.model_name,
         k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
-        max_staleness=p.max_staleness, first_step=first_step, crediting=_crediting(p),
+        max_staleness=p.max_staleness, first_step=first_step, crediting=_crediting(p, crediting),
         longest_prompt=min(p.max_context, p.token_budget) - p.max_completion_tokens,
         reference_tokens=job.reference_tokens if p.anchor else None,
     )  # fmt: skip
@@ -198,9 +200,9 @@ def _sampler(params: Params, server: Server | Cluster) -> CompletionClient:
     )
 
 
-def _crediting(params: Params) -> Crediting:
+def _crediting(params: Params, made: Callable[..., Crediting]) -> Crediting:
     named = {k: getattr(params, k) for k in ("scale_rewards", "turn_weights", "credit")}
-    return Crediting(**named, theta=params.reward_theta, price=params.reward_price)
+    return made(**named, theta=params.reward_theta, price=params.reward_price)
 
 
 def _rule(params: Params):

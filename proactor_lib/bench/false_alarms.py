@@ -1,0 +1,74 @@
+"""What the report says of trainings that cannot teach: each group's rewards are dealt anew to its outputs.
+
+`python -m proactor_lib.bench.false_alarms OUT` trains one in its folder.
+"""
+
+import json
+import logging
+import random
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from proactor_lib.artf.training.rollouts import Crediting, ScoredGroup
+from proactor_lib.artf.training.train import train
+from proactor_lib.bench import isolated
+from proactor_lib.errors import UserError
+from proactor_lib.evaluate.run import ask_on
+from proactor_lib.files import read_json
+from proactor_lib.params import Params
+from proactor_lib.run import Run
+
+MODULE = "proactor_lib.bench.false_alarms"
+TRAINED, START = "trained", "sft"
+
+
+class Shuffled(Crediting):
+    """Rewards of the right sizes, to the wrong outputs: on the average no output is better than its neighbours."""
+
+    def scores(self, groups: list[ScoredGroup]) -> list[ScoredGroup]:
+        """As Crediting, dealt anew inside each group, by the visit and turn."""
+        return [
+            replace(g, scores=random.Random(f"{g.visit.session}/{g.turn}").sample(g.scores, len(g.scores)))
+            for g in super().scores(groups)
+        ]
+
+
+def benchmark(params: Path, seeds: Sequence[int], out: Path, overrides: dict[str, Any]) -> dict:
+    """By seed, the trained policy's primary difference from its start, with its interval; `false`: those above 0.
+
+    A bench that was killed goes on. UserError where the parameters make no start, and as a run.
+    """
+    found = {seed: _difference(params, out / f"seed-{seed}", overrides | {"seed": seed}) for seed in seeds}
+    return {"differences": found, "false": sum(low > 0 for _, low, _ in found.values())}
+
+
+def _difference(params: Path, out: Path, overrides: dict[str, Any]) -> list[float]:
+    run = Run.open(params, out, overrides)
+    if not (run.params.max_steps and (run.params.sft_steps or run.params.start_from)):
+        raise UserError("a training that cannot teach needs max_steps, and a start: sft_steps or start_from")
+    run.prepare()
+    run.annotate()
+    run.training.mkdir(exist_ok=True)
+    isolated.call(MODULE, str(out), log=run.training / "train.log")
+    run.evaluate()
+    run.report()
+    return json.loads((out / "summary.json").read_text())["primary"]["against"][START]
+
+
+def main(out: str) -> dict:
+    """Train and ask the run in its folder."""
+    run = Run.open(read_json(Path(out) / "params.json", Params), Path(out))
+    train(run, partial(ask_on, run), crediting=Shuffled)
+    return {}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds: the server is stopped
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    sys.stdout.write(json.dumps(main(*sys.argv[1:])) + "\n")
