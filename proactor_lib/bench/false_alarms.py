@@ -23,6 +23,7 @@ from proactor_lib.files import read_json
 from proactor_lib.params import Params
 from proactor_lib.run import Run
 
+log = logging.getLogger(__name__)
 MODULE = "proactor_lib.bench.false_alarms"
 TRAINED, START = "trained", "sft"
 
@@ -51,11 +52,11 @@ def _difference(params: Path, out: Path, overrides: dict[str, Any]) -> list[floa
     run = Run.open(params, out, overrides)
     if not (run.params.max_steps and (run.params.sft_steps or run.params.start_from)):
         raise UserError("a training that cannot teach needs max_steps, and a start: sft_steps or start_from")
-    run.prepare()
-    run.annotate()
+    run.prepare(log.info)
+    run.annotate(log.info)
     run.training.mkdir(exist_ok=True)
     isolated.call(MODULE, str(out), log=run.training / "train.log")
-    run.evaluate()
+    run.evaluate(log=log.info)
     run.report()
     return json.loads((out / "summary.json").read_text())["primary"]["against"][START]
 
