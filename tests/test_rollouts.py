@@ -255,6 +255,18 @@ def test_groups_without_variance_are_skipped_and_counted(work, server, caplog):
     assert worker.next_step().step == 2
 
 
+@pytest.mark.parametrize("log_prob, asked, sure", [(-0.001, {1}, True), (-1.0, {1, 3}, False)])
+def test_an_output_that_is_nearly_certain_stands_for_all_of_its_turn(work, server, log_prob, asked, sure):
+    """Of at most 7 tokens, so at least exp(-0.007) = 0.993 probable; a less probable one is the first of the K."""
+    server.log_prob = log_prob
+    line = step_line(batch := work(sure_output=0.97).next_step(), TRAINED)
+    assert {body["n"] for body in server.completions if body["max_tokens"] > 1} == asked
+    assert {len(g.outputs) for g in batch.groups} == {4} and line["outputs"] == 4 * line["groups"]
+    assert line["groups_sure"] == (line["groups"] if sure else 0)
+    tokens = [[len(o.tokens) for o in g.outputs] for g in batch.groups]
+    assert line["output_tokens"] == sum(made[0] if sure else sum(made) for made in tokens)
+
+
 def test_along_trajectories_with_the_references_beside_them(work, server, corpus):
     """All turns of a dialogue; the references' output is trained at each of them, at weight 1."""
     worker = work(

@@ -49,6 +49,11 @@ class ScoredGroup:
     weight: float = 1.0  # of the turn in the step's loss
 
     @property
+    def sampled(self) -> list[Output]:
+        """The outputs without those that another stands for: as many as the server made."""
+        return list({id(o): o for o in self.outputs}.values())
+
+    @property
     def trainable(self) -> bool:
         """Whether any advantage differs from zero."""
         return any(self.advantages)
@@ -163,18 +168,22 @@ class RolloutWorker:
     model_name: policy version -> the model name that requests carry. A step's visits follow from its number alone, so
     `first_step` is all that a resumed run needs. longest_prompt: tokens; turns with a longer one are left out, and
     counted. reference_tokens: the references' output at a turn, where it is to be trained beside the sampled ones.
+    sure_output: the probability from which a turn's first output stands for all K [ours]: nearly all others would be
+    the same, and a group of equal outputs carries no gradient.
     """
 
     def __init__(self, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens],
                  sampler: CompletionClient, reward: Reward,
                  model_name: Callable[[int], str], *, k: int, visits_per_step: int, max_steps: int, max_staleness: int,
                  first_step: int = 0, crediting: Crediting | None = None, longest_prompt: int | None = None,
-                 reference_tokens: Callable[[Episode, int], list[int]] | None = None):  # fmt: skip
+                 reference_tokens: Callable[[Episode, int], list[int]] | None = None,
+                 sure_output: float = 1.0):  # fmt: skip
         self._visits, self._trunk, self._sampler, self.reward = visits, trunk, sampler, reward
         self._model_name, self._k, self._visits_per_step = model_name, k, visits_per_step
         self._max_steps, self._max_staleness = max_steps, max_staleness
         self._first_step, self._crediting = first_step, crediting or Crediting()
         self._longest_prompt, self._reference_tokens = longest_prompt or math.inf, reference_tokens
+        self._sure_output = sure_output
         self.rollout_buffer: queue.Queue[StepBatch] = queue.Queue()
         self.metrics_queue: queue.Queue[dict] = queue.Queue()
         self._loop = asyncio.new_event_loop()
@@ -303,12 +312,20 @@ class RolloutWorker:
         return self._crediting.scores(groups)
 
     async def _group(self, visit: Episode, turn: int, trunk: DialogueTokens, model: str, step: int) -> ScoredGroup:
-        outputs = await self._sampler.sample(model, trunk.prompt(turn), self._k, visit.session)
+        outputs = await self._outputs(model, trunk.prompt(turn), visit.session)
         parsed = [Parsed((), unreadable=True) if o.truncated else parse(o.text) for o in outputs]
         group = Group(visit, turn, tuple(o.text for o in outputs), tuple(parsed),
                       progress=step / max(1, self._max_steps - 1))  # fmt: skip
         scores = await scored(self.reward, group)
         return ScoredGroup(visit, turn, outputs, parsed, scores)
+
+    async def _outputs(self, model: str, prompt: list[int], session: str) -> list[Output]:
+        if self._sure_output == 1:
+            return await self._sampler.sample(model, prompt, self._k, session)
+        (first,) = await self._sampler.sample(model, prompt, 1, session)
+        if math.exp(sum(first.log_probs)) >= self._sure_output and not first.truncated:
+            return [first] * self._k
+        return [first, *await self._sampler.sample(model, prompt, self._k - 1, session)]
 
     def _samples(self, groups: list[ScoredGroup]) -> list[dict]:
         """What of a step is trained, as TRL's rows take it: arrays over the whole prompt and output.

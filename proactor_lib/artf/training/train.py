@@ -129,7 +129,7 @@ def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_s
         k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
         max_staleness=p.max_staleness, first_step=first_step, crediting=_crediting(p, crediting),
         longest_prompt=min(p.max_context, p.token_budget) - p.max_completion_tokens,
-        reference_tokens=job.reference_tokens if p.anchor else None,
+        reference_tokens=job.reference_tokens if p.anchor else None, sure_output=p.sure_output,
     )  # fmt: skip
     try:
         yield {"worker": worker, "sync": sync, "on_step": Records(job.run, reward, first_step)}
