@@ -180,5 +180,6 @@ def browser(tmp_path_factory):
     options.unhandled_prompt_behavior = "accept"  # JupyterLab asks whether to leave
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver.get("about:blank")  # away from the page of new tabs, whose own requests come late on a busy machine
     yield driver
     driver.quit()

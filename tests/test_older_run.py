@@ -37,7 +37,8 @@ def test_it_is_reported_with_the_numbers_that_it_had(run):
         values = {m: v for m, (v, *_) in metrics.items() if m not in REDEFINED}
         assert {m: now["held_out"][policy][m][0] for m in values} == pytest.approx(values)
     assert then["held_out"]["oracle"]["ac"][0] == 1  # so that it is not all silence
-    same = ("reward", "mismatch", "stage_seconds", "peak_memory_gb", "ranked_against", "dialogues", "steps", "name")
+    assert now["reward"] == then["reward"] | {"of": "reward_mean"}
+    same = ("mismatch", "stage_seconds", "peak_memory_gb", "ranked_against", "dialogues", "steps", "name")
     assert {k: now[k] for k in same} == {k: then[k] for k in same}
     assert then.keys() <= now.keys()
 

@@ -45,10 +45,22 @@ def test_the_gain_is_the_difference_of_fifths_with_welchs_interval():
 def test_a_gain_is_told_under_one_set_of_weights():
     """A policy that never changes gains nothing, though its reward moves with the schedule."""
     steps = pd.DataFrame({"step": range(1, 11), "reward_mean": np.linspace(0.4, 0.55, 10), "reward_steady": 0.5})
-    assert training.reward_gain(training.gain_rewards(steps))["gain"] == 0
+    assert training.gain(steps, "turn")["gain"] == 0
     fixed = steps.assign(reward_steady=None)  # a reward that does not move
-    assert training.gain_rewards(fixed).tolist() == steps.reward_mean.tolist()
-    assert training.gain_rewards(pd.DataFrame()).tolist() == []
+    assert training.gain(fixed, "turn")["gain"] == pytest.approx(
+        steps.reward_mean[8:].mean() - steps.reward_mean[:2].mean()
+    )
+    assert training.gain(pd.DataFrame(), "turn")["gain"] is None
+
+
+def test_where_rewards_are_what_an_output_adds_the_gain_is_told_in_utility():
+    steps = pd.DataFrame({"step": range(1, 11), "reward_mean": 0.01, "utility": np.linspace(0.3, 0.75, 10)})
+    assert training.gain(steps, "counterfactual") | {"gain_low": 0, "gain_high": 0} == {
+        "first_fifth": pytest.approx(0.325), "last_fifth": pytest.approx(0.725), "gain": pytest.approx(0.4),
+        "gain_low": 0, "gain_high": 0, "of": "utility",
+    }  # fmt: skip
+    assert training.gain(steps, "turn")["of"] == "reward_mean"
+    assert training.gain(steps.assign(utility=None), "counterfactual")["of"] == "reward_mean"
 
 
 def test_the_gain_of_few_steps_is_undefined_and_of_a_constant_reward_0():
@@ -141,7 +153,7 @@ def test_the_page_in_a_browser(run, browser):
     for metrics in summary["held_out"].values():
         for value, low, high in metrics.values():
             assert render.number(value) in text and render.interval(low, high) in text
-    for said in ("Does it move?", "Read first", "One dialogue", "gained", "20 steps of turn-level GRPO"):
+    for said in ("Does it move?", "Read first", "One dialogue", "gain in reward", "20 steps of turn-level GRPO"):
         assert said in text
     assert summary["primary"]["metric"] == "utility" and "Primary endpoint: the utility of oracle_late" in text
     assert {e.text for e in browser.find_elements("css selector", ".key")} <= {"S", "R", "OL"}

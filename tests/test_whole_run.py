@@ -73,7 +73,7 @@ def test_every_stage_leaves_its_files(whole):
 def test_the_summary_holds_what_the_report_shows(whole):
     out, _ = whole
     summary = json.loads((out / "summary.json").read_text())
-    assert set(summary["reward"]) == {"first_fifth", "last_fifth", "gain", "gain_low", "gain_high"}
+    assert set(summary["reward"]) == {"first_fifth", "last_fifth", "gain", "gain_low", "gain_high", "of"}
     assert 0 <= summary["mismatch"]["kl_mean"] <= 0.01 and 0 <= summary["mismatch"]["clipped_share"] <= 0.05
     assert 0.5 < summary["peak_memory_gb"] < 12
     assert list(summary["stage_seconds"]) == STAGES and all(s > 0 for s in summary["stage_seconds"].values())

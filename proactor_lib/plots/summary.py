@@ -12,8 +12,8 @@ LIMITS = {"kl": 0.01, "clipped_share": 0.05}  # what a run without stale samples
 MISMATCH = {"kl": "KL, nats a token", "clipped_share": "clipped tokens, share"}
 
 
-def reward_curve(steps: pd.DataFrame) -> Figure:
-    """Each step's groups as points, the mean group reward as a line, and the means of the first and last fifth.
+def reward_curve(steps: pd.DataFrame, gain: str = "reward_mean") -> Figure:
+    """Each step's groups as points, their mean as a line, and the means of `gain`'s column in the first and last fifth.
 
     Where whole dialogues are sampled, the utility of what was sampled too, as the mean over five steps.
     """
@@ -30,7 +30,7 @@ def reward_curve(steps: pd.DataFrame) -> Figure:
         ax.plot(steps.step, steps.reward_mean, color=COLOURS[0], lw=1.5, label="mean of a step")
         fifth = round(len(steps) / 5)
         for part in (steps.head(fifth), steps.tail(fifth)) if len(steps) >= 10 else ():
-            ends, mean = [part.step.min(), part.step.max()], part.reward_mean.mean()
+            ends, mean = [part.step.min(), part.step.max()], part[gain].mean()
             ax.plot(ends, [mean, mean], color=COLOURS[1], lw=3, solid_capstyle="butt")
             ax.annotate(f"{mean:.3f}", (np.mean(ends), mean), (0, 7), textcoords="offset points", ha="center",
                         color=COLOURS[1], weight="bold", bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip

@@ -59,7 +59,7 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
     origins = [run.read_record(r)["provenance"] for r in both]
     return {
         "warnings": said, "parameters": differing(*(r.params.model_dump(mode="json") for r in both)),
-        "origin": differing(*map(_flat, origins)), "rewards": [_reward(r) for r in both],
+        "origin": differing(*map(_flat, origins)), "rewards": [_reward(r) for r in both], "gained": training.GAINED,
         "rows": _held_out_rows(*scored, same, both[0].params) if all(scored) else [], "names": glossary.NAMES,
         "dialogues": by_dialogue(*scored) if all(scored) and same else [],
     }  # fmt: skip
@@ -80,7 +80,7 @@ def _judged_on(run: RunFolder) -> list[tuple]:
 
 def _reward(r: RunFolder) -> dict[str, float | None]:
     steps = read_steps(r)
-    return training.reward_gain(training.gain_rewards(steps))
+    return training.gain(steps, r.params.credit)
 
 
 def _flat(origin: dict | None) -> dict[str, Any]:

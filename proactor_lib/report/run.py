@@ -66,7 +66,7 @@ def summarise(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, r
     return {
         "name": run.params.name,
         "question": run.params.question,
-        "reward": training.reward_gain(training.gain_rewards(steps)),
+        "reward": training.gain(steps, run.params.credit),
         "mismatch": training.mismatch(steps),
         "peak_memory_gb": record["peak_memory_gb"],
         "stage_seconds": record["stage_seconds"],
@@ -105,11 +105,11 @@ def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:
         found.append("The judge is `rubric`, a programmatic stand-in computed from the windows, not a language model.")
     if steps.empty:
         return [*found, "No training steps were recorded: there is no reward curve."]
-    gain = training.reward_gain(training.gain_rewards(steps))
+    gain = training.gain(steps, p.credit)
     if gain["gain"] is None:
         found.append(f"{len(steps)} training steps are too few to compare the first fifth with the last (10 or more).")
     elif gain["gain_low"] <= 0:
-        found.append("The reward's gain is not told apart from 0: its 95% interval reaches it.")
+        found.append(f"The {_gained(gain)} in training is not told apart from 0: its 95% interval reaches it.")
     apart = training.mismatch(steps)
     if p.max_staleness == 0 and ((apart["kl_mean"] or 0) > 0.01 or (apart["clipped_share"] or 0) > 0.05):
         found.append("Trainer and server are apart (KL above 0.01 or more than 5% clipped) though no sample was stale.")
@@ -156,7 +156,7 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "scored": scored,
         "compared": _comparisons(scored),
         "published": _published(run),
-        "figures": _figures(steps, scored),
+        "figures": _figures(steps, scored, training.gain_column(steps, run.params.credit)),
         "timeline": _timeline(run, scored),
         "policies": plots.colours(scored.predictions) if scored else {},
         "marks": text.initials(scored.predictions if scored else ()),
@@ -180,9 +180,8 @@ def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
     found = []
     if gain["gain"] is not None:
         spread = render.interval(gain["gain_low"], gain["gain_high"])
-        found.append(
-            (render.number(gain["gain"]), f"reward gained, last fifth of the steps against the first; {spread}")
-        )
+        told = f"{_gained(gain)}, last fifth of the steps against the first; {spread}"
+        found.append((render.number(gain["gain"]), told))
     for metric in ("utility", "false_executions", "opportunity_timing") if scored else ():
         value, low, high = summary["held_out"][chosen][metric]
         told = (
@@ -200,11 +199,15 @@ def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
     return found
 
 
-def _figures(steps: pd.DataFrame, scored: EvalResults | None) -> dict[str, Markup]:
+def _gained(gain: dict) -> str:
+    return f"gain in {training.GAINED[gain['of']]}"
+
+
+def _figures(steps: pd.DataFrame, scored: EvalResults | None, gain: str) -> dict[str, Markup]:
     """The figures for which there is data, by name."""
     drawn = {}
     if len(steps):
-        drawn["reward"] = render.image(summary.reward_curve(steps), "Reward by optimiser step")
+        drawn["reward"] = render.image(summary.reward_curve(steps, gain), "Reward by optimiser step")
     if {"kl", "clipped_share"} <= set(steps.columns):
         curves = plots.training_curves(steps, summary.MISMATCH, summary.LIMITS)
         drawn["mismatch"] = render.image(curves, "KL and clipped share by optimiser step")

@@ -4,15 +4,25 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+# the columns by which a gain may be told, and what they are
+GAINED = {"reward_mean": "reward", "reward_steady": "reward", "utility": "utility of what is sampled"}
 
-def gain_rewards(steps: pd.DataFrame) -> np.ndarray:
-    """Each step's mean reward (steps,) as a gain is measured: under one set of weights where the reward moves with
-    progress, for a policy that never changes would gain by the schedule alone [ours]. Empty without steps.
+
+def gain_column(steps: pd.DataFrame, credit: str) -> str:
+    """The column of steps by which a gain is measured [ours].
+
+    The mean reward, under one set of weights where the reward moves with progress: a policy that never changes would
+    gain by the schedule alone. With credit for what an output adds it is the utility of what is sampled, for rewards
+    that are differences say little of the whole.
     """
-    if not len(steps):
-        return np.array([])
-    steady = steps.get("reward_steady")
-    return (steps.reward_mean if steady is None or steady.isna().all() else steady).to_numpy(float)
+    wanted = ["utility"] if credit == "counterfactual" else []
+    return next((c for c in [*wanted, "reward_steady"] if c in steps and steps[c].notna().any()), "reward_mean")
+
+
+def gain(steps: pd.DataFrame, credit: str) -> dict[str, float | str | None]:
+    """`reward_gain` by the gain's column, and which it is: `of`."""
+    column = gain_column(steps, credit)
+    return reward_gain(steps[column].to_numpy(float) if len(steps) else np.array([])) | {"of": column}
 
 
 def reward_gain(rewards: np.ndarray) -> dict[str, float | None]:

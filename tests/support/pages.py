@@ -10,7 +10,8 @@ def check_page(browser, path):
     assert browser.get_log("browser") == []
     events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert [u for u in asked if not u.startswith("data:")] == [path.resolve().as_uri()]
+    others = [u for u in asked if not u.startswith("data:")]
+    assert others == [path.resolve().as_uri()], f"asked for {others}"
     script = "return [...document.images].map(i => i.complete && i.naturalWidth > 50 && i.clientWidth > 50)"
     drawn = browser.execute_script(script)
     assert drawn and all(drawn)
