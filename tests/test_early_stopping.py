@@ -7,7 +7,7 @@ from proactor_lib.artf.training.early_stopping import EarlyStopping
 def followed(losses, every, patience):
     """The weight kept, and the step at which training ended, with the weight at each step its number."""
     weight, coming = torch.nn.Parameter(torch.zeros(1)), iter(losses)
-    stopping = EarlyStopping(lambda: next(coming), [weight], every, patience)
+    stopping = EarlyStopping(lambda: next(coming), [weight], every, patience, last=every * len(losses))
     for step in range(1, 100):
         weight.data.fill_(step)
         stopping.look(step)
@@ -28,5 +28,6 @@ def test_training_ends_when_patience_does():
 
 
 def test_a_look_is_due_every_so_many_steps():
-    stopping = EarlyStopping(lambda: 1.0, [], every=3, patience=9)
-    assert [stopping.look(step) for step in range(1, 7)] == [None, None, 1.0, None, None, 1.0]
+    """And after the last: there the learning rate has fallen to 0, which is where the loss is lowest."""
+    stopping = EarlyStopping(lambda: 1.0, [], every=3, patience=9, last=8)
+    assert [stopping.look(step) for step in range(1, 9)] == [None, None, 1.0, None, None, 1.0, None, 1.0]

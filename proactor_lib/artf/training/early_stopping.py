@@ -6,18 +6,21 @@ import torch
 
 
 class EarlyStopping:
-    """Looks at the loss on dev every `every` steps, and keeps the weights of the best look.
+    """Looks at the loss on dev every `every` steps and after the last, and keeps the weights of the best look.
 
-    loss: measures it, in nats per token; patience: looks in a row without improvement that end the training.
+    loss: measures it, in nats per token; patience: looks in a row without improvement that end the training; last: the
+    step after which training ends by itself.
     """
 
-    def __init__(self, loss: Callable[[], float], weights: list[torch.nn.Parameter], every: int, patience: int):
-        self._loss, self._weights, self._every, self._patience = loss, weights, every, patience
+    def __init__(self, loss: Callable[[], float], weights: list[torch.nn.Parameter], every: int, patience: int,
+                 last: int):  # fmt: skip
+        self._loss, self._weights = loss, weights
+        self._every, self._patience, self._last = every, patience, last
         self._best, self._kept, self._worse = float("inf"), [], 0
 
     def look(self, step: int) -> float | None:
         """The loss on dev after `step` (from 1), where one is due."""
-        if step % self._every:
+        if step % self._every and step != self._last:
             return None
         loss = self._loss()
         if loss < self._best:

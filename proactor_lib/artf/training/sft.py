@@ -156,7 +156,7 @@ def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=params.sft_learning_rate, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps + 1)
-    stopping = _stopping(params, model, weights, lessons) if params.sft_check else None
+    stopping = _stopping(params, model, weights, lessons, steps) if params.sft_check else None
     out.parent.mkdir(parents=True, exist_ok=True)
     writes = ranks.number() == 0
     with open(out.with_suffix(".jsonl") if writes else os.devnull, "w") as lines:
@@ -182,6 +182,6 @@ def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int
         save_adapter(model, out)
 
 
-def _stopping(params: Params, model, weights: list[torch.nn.Parameter], lessons: Lessons) -> EarlyStopping:
+def _stopping(params: Params, model, weights: list[torch.nn.Parameter], lessons: Lessons, steps: int) -> EarlyStopping:
     loss = partial(mean_loss, model, lessons.rows(lessons.dev))
-    return EarlyStopping(loss, weights, params.sft_check, params.sft_patience)
+    return EarlyStopping(loss, weights, params.sft_check, params.sft_patience, steps)
