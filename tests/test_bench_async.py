@@ -141,11 +141,11 @@ def test_learning_is_compared_step_by_step():
     artf = np.array([[0.2, 0.4], [0.4, np.nan]])
     sync = np.array([[0.1, 0.5], [0.2, 0.1]])
     found = learning.compare(artf, sync)
-    assert found["difference"] == pytest.approx((0.1 - 0.1 + 0.2) / 3, abs=1e-4)
+    assert found["difference"] == pytest.approx(0.1)  # of the seeds: 0 and 0.2, so their standard error is 0.1
+    assert found["interval"] == pytest.approx([0.1 - 1.2706, 0.1 + 1.2706], abs=1e-4)  # 1 degree of freedom
     assert found["largest"] == 0.15 and found["largest_of_10"] == pytest.approx((0.15 - 0.1) / 2, abs=1e-4)
     assert found["reward_artf"] == [0.3, 0.4] and found["reward_sync"] == [0.15, 0.3]
-    low, high = found["interval"]
-    assert -0.1 <= low < found["difference"] < high <= 0.2
+    assert learning.compare(artf[:1], sync[:1])["interval"] is None
 
 
 def test_spread_keeps_the_order_and_parts_the_equal():
