@@ -97,7 +97,8 @@ class TrainingParams(BaseModel):
     max_steps: Natural = 100  # GRPO optimiser steps; 0: none
     learning_rate: Positive = 1e-5
     num_generations: Annotated[int, Field(ge=2)] = 8  # K outputs a turn
-    sure_output: Share = 1.0  # a first output of this probability stands for all K; 1: K are sampled whatever it has
+    # a first output at least this probable stands for all K; 1: K are sampled whatever it is
+    sure_output: Annotated[float, Field(gt=0, le=1)] = 1.0
     dialogues_per_step: Count = 2
     turns_per_dialogue: Natural = 0  # turns sampled of each dialogue; 0: all
     open_share: Share = 0.5  # of such a sample: turns with something to do

@@ -28,6 +28,6 @@ def test_training_ends_when_patience_does():
 
 
 def test_a_look_is_due_every_so_many_steps():
-    """And after the last: there the learning rate has fallen to 0, which is where the loss is lowest."""
+    """And after the last, which need not be a multiple of `every`."""
     stopping = EarlyStopping(lambda: 1.0, [], every=3, patience=9, last=8)
     assert [stopping.look(step) for step in range(1, 9)] == [None, None, 1.0, None, None, 1.0, None, 1.0]

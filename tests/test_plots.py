@@ -9,6 +9,7 @@ from proactor_lib.metrics import score_predictions, table
 from proactor_lib.metrics.breakdowns import breakdown
 from proactor_lib.metrics.inputs import Inputs
 from proactor_lib.metrics.thresholds import persistence, sweep, trade_off
+from proactor_lib.plots import summary
 from proactor_lib.plots.style import FAULT
 from proactor_lib.plots.timing import stage
 from proactor_lib.schema import Catalog, cases
@@ -173,6 +174,13 @@ def test_reward_curves_smooth_each_run():
     smooth = [line for line in ax.lines if line.get_label() == "a"][0]
     np.testing.assert_allclose(smooth.get_ydata()[2:-2], steps().reward_mean[2:-2])  # a straight line stays itself
     assert smooth.get_ydata()[0] == pytest.approx(np.mean([1, 2, 3]) / 40)
+
+
+def test_the_reward_curve_tells_the_gain_by_the_column_that_is_asked_for():
+    given = steps(50).assign(utility=np.linspace(-0.3, 0.19, 50))
+    for column, ends in {"reward_mean": ["0.110", "0.910"], "utility": ["-0.255", "0.145"]}.items():
+        (ax,) = readable(summary.reward_curve(given, column)).axes
+        assert [text.get_text() for text in ax.texts] == ends
 
 
 def test_training_curves_draw_the_columns_that_are_there():

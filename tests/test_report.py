@@ -60,6 +60,10 @@ def test_where_rewards_are_what_an_output_adds_the_gain_is_told_in_utility():
         "gain_low": 0, "gain_high": 0, "of": "utility",
     }  # fmt: skip
     assert training.gain(steps, "turn")["of"] == "reward_mean"
+    known = steps.assign(utility=[0.3, None, 0.4, *[0.5] * 5, 0.7, 0.8])  # nothing was needed in step 2
+    assert training.gain(known, "counterfactual")["gain"] is None
+    twice = pd.concat([steps.assign(utility=u) for u in (0.25, 0.75)])  # 20 steps: fifths of four
+    assert training.gain(twice.assign(utility=[None, *twice.utility[1:]]), "counterfactual")["gain"] == 0.5
     assert training.gain(steps.assign(utility=None), "counterfactual")["of"] == "reward_mean"
 
 

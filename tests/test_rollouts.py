@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 from proactor_lib.artf.serving.completions import CompletionClient, WrongModel
+from proactor_lib.artf.training import train
 from proactor_lib.artf.training.credit import trajectory_scores
 from proactor_lib.artf.training.episodes import DialogueSampler
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker, scored
@@ -214,6 +215,29 @@ def test_a_mistake_in_a_reward_ends_the_run_with_its_traceback(work, caplog):
     assert isinstance(ended.value.__cause__, KeyError) and 'Score({}["pt"])' in caplog.text
 
 
+def test_who_waits_for_a_worker_that_fails_is_told_what_has_failed(work, server):
+    """A step fails while the next holds its lease, and the trainer waits for that."""
+    arrived, go = threading.Event(), threading.Event()
+
+    def on(path, body):
+        if path == "/v1/completions":
+            arrived.set()
+            assert go.wait(100)
+
+    server.on, server.misname = on, "base"
+    worker = work(max_staleness=1, patience=0.0)
+    assert arrived.wait(100)
+    threading.Timer(0.2, go.set).start()
+    with pytest.raises(WrongModel, match="v0 was asked, base answered"):
+        worker.drain()
+        worker.next_step()  # where the failure came before the wait
+
+
+def test_crediting_by_another_rule_has_the_parameters(tmp_path):
+    params = load_params(None, {"reward_price": 0.5, "reward_theta": 0.6, "scale_rewards": "batch"})
+    assert train._crediting(params, Shuffled) == Shuffled("batch", "none", "turn", 0.6, 0.5)
+
+
 @pytest.mark.parametrize(
     "error", [TimeoutError("late"), httpx.ReadError("gone"), OSError(28, "No space left on device")]
 )
@@ -313,9 +337,13 @@ def test_shuffled_rewards_are_the_rewards_of_other_outputs(work):
     assert plain != dealt == again and list(map(sorted, plain)) == list(map(sorted, dealt))
 
 
-def test_a_training_that_cannot_teach_needs_a_start(tmp_path):
-    with pytest.raises(UserError, match="needs max_steps, and a start"):
-        false_alarms.benchmark(None, [0], tmp_path, {})
+@pytest.mark.parametrize(
+    "settings, says", [({}, "needs max_steps, and a start"), ({"sft_steps": 1, "anchor": 0.5}, "anchor teaches")]
+)
+def test_a_training_that_cannot_teach_is_told_before_anything_is_written(tmp_path, settings, says):
+    with pytest.raises(UserError, match=says):
+        false_alarms.benchmark(None, [0], tmp_path / "out", settings)
+    assert not (tmp_path / "out").exists()
 
 
 def place(group):

@@ -18,14 +18,15 @@ from proactor_lib.artf.training.rollouts import Crediting, ScoredGroup
 from proactor_lib.artf.training.train import train
 from proactor_lib.bench import isolated
 from proactor_lib.errors import UserError
+from proactor_lib.evaluate.policy_set import SFT, TRAINED
 from proactor_lib.evaluate.run import ask_on
 from proactor_lib.files import read_json
-from proactor_lib.params import Params
+from proactor_lib.params import Params, load_params
 from proactor_lib.run import Run
 
 log = logging.getLogger(__name__)
 MODULE = "proactor_lib.bench.false_alarms"
-TRAINED, START = "trained", "sft"
+QUESTION = "Each group's rewards were dealt anew to its outputs, so that nothing could be learnt: is that said?"
 
 
 class Shuffled(Crediting):
@@ -39,26 +40,35 @@ class Shuffled(Crediting):
         ]
 
 
-def benchmark(params: Path, seeds: Sequence[int], out: Path, overrides: dict[str, Any]) -> dict:
+def benchmark(params: Path | None, seeds: Sequence[int], out: Path, overrides: dict[str, Any]) -> dict:
     """By seed, the trained policy's primary difference from its start, with its interval; `false`: those above 0.
 
-    A bench that was killed goes on. UserError where the parameters make no start, and as a run.
+    None where it is not known. A bench that was killed goes on. UserError where the parameters cannot tell, and as a
+    run's.
     """
-    found = {seed: _difference(params, out / f"seed-{seed}", overrides | {"seed": seed}) for seed in seeds}
-    return {"differences": found, "false": sum(low > 0 for _, low, _ in found.values())}
+    chosen = [_checked(load_params(params, overrides | {"seed": seed})) for seed in seeds]
+    found = {p.seed: _difference(p, out / f"seed-{p.seed}") for p in chosen}
+    return {"differences": found, "false": sum(known[1] > 0 for known in found.values() if known)}
 
 
-def _difference(params: Path, out: Path, overrides: dict[str, Any]) -> list[float]:
-    run = Run.open(params, out, overrides)
-    if not (run.params.max_steps and (run.params.sft_steps or run.params.start_from)):
+def _checked(p: Params) -> Params:
+    if not (p.max_steps and (p.sft_steps or p.start_from)):
         raise UserError("a training that cannot teach needs max_steps, and a start: sft_steps or start_from")
+    if p.anchor:
+        raise UserError("anchor teaches by the references, whatever becomes of the rewards: it must be 0")
+    return p.model_copy(update={"question": QUESTION, "name": "no-teaching", "policies": (SFT, TRAINED)})
+
+
+def _difference(params: Params, out: Path) -> list[float] | None:
+    run = Run.open(params, out)
     run.prepare(log.info)
     run.annotate(log.info)
     run.training.mkdir(exist_ok=True)
     isolated.call(MODULE, str(out), log=run.training / "train.log")
     run.evaluate(log=log.info)
     run.report()
-    return json.loads((out / "summary.json").read_text())["primary"]["against"][START]
+    found = json.loads((out / "summary.json").read_text())["primary"]["against"].get(SFT, [None])
+    return None if None in found else found
 
 
 def main(out: str) -> dict:

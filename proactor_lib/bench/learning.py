@@ -41,7 +41,7 @@ def compare(artf: np.ndarray, sync: np.ndarray) -> dict:
     sampling moves less. A step without a score (NaN) is left out.
     """
     apart = artf - sync
-    by_seed = np.nanmean(apart, axis=1)
+    by_seed = np.nanmean(apart[~np.isnan(apart).all(axis=1)], axis=1)
     interval = statistics.t_interval(by_seed) if len(by_seed) > 1 else None
     by_step = np.nanmean(apart, axis=0)
     width = min(WINDOW, len(by_step))

@@ -12,7 +12,7 @@ LIMITS = {"kl": 0.01, "clipped_share": 0.05}  # what a run without stale samples
 MISMATCH = {"kl": "KL, nats a token", "clipped_share": "clipped tokens, share"}
 
 
-def reward_curve(steps: pd.DataFrame, gain: str = "reward_mean") -> Figure:
+def reward_curve(steps: pd.DataFrame, gain: str) -> Figure:
     """Each step's groups as points, their mean as a line, and the means of `gain`'s column in the first and last fifth.
 
     Where whole dialogues are sampled, the utility of what was sampled too, as the mean over five steps.

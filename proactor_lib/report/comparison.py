@@ -78,7 +78,7 @@ def _judged_on(run: RunFolder) -> list[tuple]:
     return [(c.dialogue.id, c.dialogue.turns, windows(c)) for c in run.split("test")]
 
 
-def _reward(r: RunFolder) -> dict[str, float | None]:
+def _reward(r: RunFolder) -> dict[str, float | str | None]:
     steps = read_steps(r)
     return training.gain(steps, r.params.credit)
 

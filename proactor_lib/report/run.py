@@ -109,7 +109,7 @@ def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:
     if gain["gain"] is None:
         found.append(f"{len(steps)} training steps are too few to compare the first fifth with the last (10 or more).")
     elif gain["gain_low"] <= 0:
-        found.append(f"The {_gained(gain)} in training is not told apart from 0: its 95% interval reaches it.")
+        found.append(f"The {_gained(gain)} over training is not told apart from 0: its 95% interval reaches it.")
     apart = training.mismatch(steps)
     if p.max_staleness == 0 and ((apart["kl_mean"] or 0) > 0.01 or (apart["clipped_share"] or 0) > 0.05):
         found.append("Trainer and server are apart (KL above 0.01 or more than 5% clipped) though no sample was stale.")
@@ -156,7 +156,8 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "scored": scored,
         "compared": _comparisons(scored),
         "published": _published(run),
-        "figures": _figures(steps, scored, training.gain_column(steps, run.params.credit)),
+        "figures": _figures(steps, scored, summary["reward"]["of"]),
+        "gained": training.GAINED[summary["reward"]["of"]],
         "timeline": _timeline(run, scored),
         "policies": plots.colours(scored.predictions) if scored else {},
         "marks": text.initials(scored.predictions if scored else ()),

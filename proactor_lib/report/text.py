@@ -40,11 +40,12 @@ def _training(p: Params, steps: int) -> list[str]:
     sample = f"{p.turns_per_dialogue} turns of each, {p.open_share:.0%} of them with something to do"
     turns = sample if p.turns_per_dialogue else "all turns of each"
     warm = f"a supervised warm start of {p.sft_steps} steps, then " if p.sft_steps else ""
+    sure = f" (one where it is at least {p.sure_output:.0%} probable)" if p.sure_output < 1 else ""
     judged = f" (judge: {p.judge})" if "ruler" in p.reward else ""
     return [
         f"Model: {p.model}, {bits}, LoRA of rank {p.lora_rank}.",
         f"Training: {warm}{steps} steps of turn-level GRPO; a step takes {p.dialogues_per_step} dialogues, {turns}, "
-        f"{p.num_generations} outputs a turn, rewarded by {p.reward}{judged}.",
+        f"{p.num_generations} outputs a turn{sure}, rewarded by {p.reward}{judged}.",
     ]
 
 

@@ -30,13 +30,14 @@ def reward_gain(rewards: np.ndarray) -> dict[str, float | None]:
 
     The 95% interval is Welch's over steps [ours]: groups of one step share its dialogues and its policy, so steps come
     nearest to independent units. A bootstrap would be too narrow for the few steps of a fifth: on simulated rewards
-    its percentiles held the true gain in 90% of trials at 6 steps, Welch's interval in 96%. All None below 10 steps.
+    its percentiles held the true gain in 90% of trials at 6 steps, Welch's interval in 96%. A step without a value
+    (NaN) is left out. All None below 10 steps, and where a fifth has fewer than two values.
     """
     keys = ("first_fifth", "last_fifth", "gain", "gain_low", "gain_high")
-    if len(rewards) < 10:
-        return dict.fromkeys(keys)
     fifth = round(len(rewards) / 5)
-    first, last = rewards[:fifth], rewards[-fifth:]
+    first, last = (part[~np.isnan(part)] for part in (rewards[:fifth], rewards[len(rewards) - fifth :]))
+    if len(rewards) < 10 or min(len(first), len(last)) < 2:
+        return dict.fromkeys(keys)
     if first.var() + last.var() == 0:
         low = high = last.mean() - first.mean()
     else:

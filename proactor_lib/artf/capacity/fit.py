@@ -139,11 +139,12 @@ def _workload(run: RunFolder, steps: pd.DataFrame, turns: int) -> Workload:
     rounds = (steps.groups / (turns * p.dialogues_per_step)).round().clip(lower=1).astype(int)
     trained = steps.groups - steps.groups_skipped
     samples = trained.where(trained > 0, 1) * p.num_generations  # a step without variance trains one group
-    output = steps.output_tokens / steps.outputs
+    sampled = steps.outputs_sampled.fillna(steps.outputs) if "outputs_sampled" in steps else steps.outputs
+    output = steps.output_tokens / sampled
     mean_prompt = float((steps.tokens_padded / samples - output).mean())
     share = _head_share(run)
     whole = mean_prompt / (share + (1 - share) / 2)
-    mean_output = float(steps.output_tokens.sum() / steps.outputs.sum())
+    mean_output = float(steps.output_tokens.sum() / sampled.sum())
     return Workload(
         dialogues=p.dialogues_per_step,
         turns=turns,

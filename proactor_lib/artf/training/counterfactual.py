@@ -56,7 +56,8 @@ def counterfactual_scores(
 def sampled_utility(visits: Iterable[Visit], theta: float, price: float) -> float | None:
     """U at `price` of what was sampled of whole dialogues: the k-th outputs of a visit's turns are one trajectory.
 
-    The policy's as it samples, in the unit of the primary endpoint. None where nothing was needed.
+    The policy's as it samples (where nearly certain outputs stand for K, without their rare neighbours), in the unit of
+    the primary endpoint. None where nothing was needed.
     """
     earned = needed = 0.0
     for references, outputs in visits:

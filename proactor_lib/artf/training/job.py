@@ -51,9 +51,8 @@ class Job:
         """The weights that servers hold: the trainer's 4-bit ones, dequantised unless `serve_weights` is nf4."""
         return models.served_weights(self.base, self.params.quantization, self.params.serve_weights)
 
-    @property
     def trainer_base(self) -> models.TrainerBase:
-        """What its trainer loads the base from; made where it is not there yet."""
+        """Make what its trainer loads the base from, where it is not there yet."""
         from proactor_lib.artf.training.sft import trainer_base
 
         return trainer_base(self.base, self.params)

@@ -6,6 +6,7 @@ that is swapped in place waits until nobody holds a lease. Groups without varian
 """
 
 import asyncio
+import concurrent.futures
 import logging
 import math
 import queue
@@ -13,7 +14,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -168,8 +169,8 @@ class RolloutWorker:
     model_name: policy version -> the model name that requests carry. A step's visits follow from its number alone, so
     `first_step` is all that a resumed run needs. longest_prompt: tokens; turns with a longer one are left out, and
     counted. reference_tokens: the references' output at a turn, where it is to be trained beside the sampled ones.
-    sure_output: the probability from which a turn's first output stands for all K [ours]: nearly all others would be
-    the same, and a group of equal outputs carries no gradient.
+    sure_output: the probability from which a turn's first output stands for all K [ours]. Most such groups would have
+    been alike and without a gradient; the rare other outputs of such turns are seen about K times more seldom.
     """
 
     def __init__(self, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens],
@@ -207,14 +208,21 @@ class RolloutWorker:
     def drain(self) -> None:
         """Return once no visit holds a version; none is admitted until `update_model_version`."""
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._gate.close(), self._loop).result()
+            self._in_loop(self._gate.close())
 
     def update_model_version(self, model_version: int) -> None:
         """`model_version` is now served; steps that may use it are admitted."""
         if self._thread.is_alive():
-            asyncio.run_coroutine_threadsafe(self._gate.open(model_version), self._loop).result()
+            self._in_loop(self._gate.open(model_version))
         else:
             self._gate.version = model_version
+
+    def _in_loop(self, what: Coroutine) -> None:
+        try:
+            asyncio.run_coroutine_threadsafe(what, self._loop).result()
+        except concurrent.futures.CancelledError:  # the worker has ended meanwhile
+            self.check_health()
+            raise
 
     def leased_versions(self) -> set[int]:
         """The versions that open visits are sampled by; they must stay served."""

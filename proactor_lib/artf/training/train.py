@@ -25,7 +25,7 @@ from proactor_lib.artf.training import ranks
 from proactor_lib.artf.training.job import Job, adapters_served, on_gpu
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
 from proactor_lib.artf.training.training_log import Records, finished
-from proactor_lib.artf.training.warm_start import copy_start_adapter, equal_time, take_over, warm_start
+from proactor_lib.artf.training.warm_start import copy_start_adapter, copy_whole, equal_time, warm_start
 from proactor_lib.params import Params
 from proactor_lib.rewards import Reward, make_reward
 from proactor_lib.run_folder import RunFolder
@@ -54,7 +54,7 @@ def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server
 def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     if ranks.number() == 0:
         copy_start_adapter(job)
-        _ = job.trainer_base  # made by one, used by all
+        job.trainer_base()  # made by one, used by all
     ranks.wait_for_all()
     warm_start(job)  # before the server starts: the two would fight for the cores
     ranks.wait_for_all()
@@ -68,7 +68,7 @@ def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], 
 def serve_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     """GRPO, if the parameters ask for any, on servers that end with it, the judge's own one among them."""
     if not job.params.max_steps:
-        take_over(job.sft_adapter, job.adapter)
+        copy_whole(job.sft_adapter, job.adapter)
         return
     progress.report(job.run.out, "serve", 0, 1, "waiting for the vLLM server")
     weights = job.served  # made before anything is on a GPU
@@ -101,7 +101,7 @@ def reinforce(job: Job, server: Server | Cluster | None, trainer_class=None, rew
     resume = str(checkpoint) if checkpoint else None
     if first_step >= job.params.max_steps:  # killed between the last checkpoint and the adapter
         if server is not None:
-            take_over(checkpoint, job.adapter)
+            copy_whole(checkpoint, job.adapter)
             events.emit(events.TrainingEnded(job.run.out))
     elif server is None:
         _trainer(job, trainer_class, worker=None, sync=None, on_step=None).train(resume_from_checkpoint=resume)
@@ -145,7 +145,7 @@ def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
 
     from proactor_lib.artf.training.trainer import DialogueTrainer
 
-    p, base = job.params, job.trainer_base
+    p, base = job.params, job.trainer_base()
     trainer = (trainer_class or DialogueTrainer)(
         model=base.path,
         args=grpo_config(p, job.folder, base),

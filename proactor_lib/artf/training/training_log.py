@@ -38,7 +38,7 @@ def finished(run: RunFolder) -> bool:
 
 
 class GroupLine(BaseModel):
-    """The K outputs of one turn, as they were sampled, rewarded and trained on; further keys are let through."""
+    """The K outputs of one turn, as they were rewarded and trained on; further keys are let through."""
 
     step: int  # from 1
     dialogue_id: str
@@ -119,7 +119,8 @@ def _keep_step(event: events.StepTrained) -> None:
 def step_line(batch: "StepBatch", trained: dict[str, float]) -> dict:
     """One step: rewards, counts, tokens, kl in nats per token, shares, seconds. `trained`: the trainer's statistics.
 
-    reward_steady: the mean reward under one set of weights, where the reward moves with progress.
+    reward_steady: the mean reward under one set of weights, where the reward moves with progress. groups_sure: those in
+    which one output stands for all K; output_tokens are of the outputs_sampled, all else of K outputs a turn.
     """
     means = [g.mean_reward for g in batch.groups if g.mean_reward is not None]
     steady = [g.mean_steady for g in batch.groups if g.mean_steady is not None]
@@ -134,6 +135,7 @@ def step_line(batch: "StepBatch", trained: dict[str, float]) -> dict:
         "groups_skipped": sum(not g.trainable for g in batch.groups),
         "groups_sure": sum(len(g.sampled) < len(g.outputs) for g in batch.groups),
         "outputs": sum(len(g.outputs) for g in batch.groups),
+        "outputs_sampled": sum(len(g.sampled) for g in batch.groups),
         "outputs_unreadable": sum(p.unreadable for g in batch.groups for p in g.parsed),
         "outputs_unscored": sum(s.value is None for g in batch.groups for s in g.scores),
         "output_tokens": sum(len(o.tokens) for g in batch.groups for o in g.sampled),

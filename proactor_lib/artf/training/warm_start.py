@@ -27,11 +27,11 @@ def copy_start_adapter(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     if (losses := given.with_suffix(".jsonl")).exists():
         shutil.copy(losses, job.sft_adapter.with_suffix(".jsonl"))
-    take_over(given, job.sft_adapter)
+    copy_whole(given, job.sft_adapter)
 
 
-def take_over(given: Path, folder: Path) -> None:
-    """An adapter to another folder, whole or absent: its presence says that it is done."""
+def copy_whole(given: Path, folder: Path) -> None:
+    """Copy an adapter to another folder, whole or not at all: its presence says that it is done."""
     from proactor_lib.artf.training.adapter import copy_adapter
 
     copy_adapter(given, folder)
@@ -75,5 +75,5 @@ def equal_time(job: Job) -> None:
         return
     warm, grpo = read_steps(job.run, WARM_START), read_steps(job.run)
     seconds = warm.seconds.sum() + grpo[["rollout_wait_s", "train_s", "sync_s"]].sum().sum()
-    unstopped = replace(job, run=replace(job.run, params=job.params.modeltake_over(update={"sft_check": 0})))
+    unstopped = replace(job, run=replace(job.run, params=job.params.model_copy(update={"sft_check": 0})))
     supervise(unstopped, job.equal_time_adapter, round(seconds / warm.seconds.mean()))
