@@ -206,11 +206,6 @@ class Endpoint:
         failed = self._failed("invalid", f"no usable answer in {attempts} attempts, the last: {fault}")
         return replace(failed, cut=total.cut)
 
-    def known(self, messages: Messages, *, repeat: int = 0, **sampling: Any) -> bool:
-        """Whether the cache holds the answer to this request of `complete`."""
-        request = {"model": self.model, "messages": messages, **sampling}
-        return self.cache is not None and self._path(cache_key(request, repeat)).exists()
-
     async def _ask(self, request: dict[str, Any], headers: dict[str, str] | None) -> Answer[str] | Failed:
         import openai
 

@@ -235,17 +235,7 @@ _SEAM = re.compile(rf"(?<={_UNSPACED.pattern})(?=[0-9a-z])|(?<=[0-9a-z])(?={_UNS
 _BESIDE_LETTER = re.compile(r"(?<=[^\W\d_])[ '.-](?=\w)|(?<=\w)[ .-](?=[^\W\d_])")
 _EITHER = re.compile(r" *(\d{1,2})/(\d{1,2})/(\d{4}|\d\d) *")
 _CURRENCY = re.compile(r"\$|€|£|\b(?:dollars?|bucks|usd|euros?|eur|pounds?|gbp)\b")
-_CURRENCIES = {
-    "$": "usd",
-    "d": "usd",
-    "b": "usd",
-    "u": "usd",
-    "€": "eur",
-    "e": "eur",
-    "£": "gbp",
-    "p": "gbp",
-    "g": "gbp",
-}
+_CURRENCIES = dict.fromkeys("$dbu", "usd") | dict.fromkeys("€e", "eur") | dict.fromkeys("£pg", "gbp")
 
 
 @lru_cache(maxsize=1 << 16)

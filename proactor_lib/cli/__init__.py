@@ -20,14 +20,15 @@ def _about() -> None:
     """Proactive task-scheduling agents: annotate, train, evaluate, report."""
 
 
-# Each is a module here with `register(app)`.
+# Each is a module here with a command, or a typer.Typer of several, of its name.
 COMMANDS = (
     "annotate", "assess", "bench", "catalog", "cluster", "data", "doctor", "evaluate", "export", "report", "rewards",
     "run", "score", "serve", "simulate", "study", "sweep", "train", "watch",
 )  # fmt: skip
 
 for name in COMMANDS:
-    importlib.import_module(f"{__name__}.{name}").register(app)
+    made = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    app.add_typer(made, name=name) if isinstance(made, typer.Typer) else app.command()(made)
 
 
 def main() -> None:

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from proactor_lib.params import Params
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor annotate`."""
-    app.command()(annotate)
-
-
 def annotate(
     dataset: Dataset,
     out: Annotated[Path, typer.Option(help="The references: JSONL, one dialogue per line.")],

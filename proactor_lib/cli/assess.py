@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from proactor_lib.run import Run
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor assess`."""
-    app.command()(assess)
-
-
 def assess(
     files: Files,
     source: From,

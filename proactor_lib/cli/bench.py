@@ -13,11 +13,6 @@ from proactor_lib.cli.run import parse_settings
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands `bench ...`."""
-    app.add_typer(bench, name="bench")
-
-
 def show(measured: dict, as_json: bool) -> None:
     """Print what was measured: one JSON object, or one line a figure."""
     if as_json:

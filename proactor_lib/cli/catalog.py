@@ -11,11 +11,6 @@ from proactor_lib.cli.options import AsJson
 catalog = typer.Typer(no_args_is_help=True, help="Catalogs from what people have, and back.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor catalog import|export`."""
-    app.add_typer(catalog, name="catalog")
-
-
 @catalog.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="What to read.")],

@@ -18,11 +18,6 @@ cluster = typer.Typer(no_args_is_help=True, help="vLLM servers behind a router, 
 Out = Annotated[Path, typer.Option(help="The cluster's folder: cluster.json (what is), cluster.jsonl, logs.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands `cluster ...`."""
-    app.add_typer(cluster, name="cluster")
-
-
 @cluster.command()
 def up(
     out: Out,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from proactor_lib.datasets import Corpus
 
 data = typer.Typer(no_args_is_help=True, help="Get, import, describe and export conversations.")
+data.command("import")(import_)
 
 Dataset = Annotated[str, typer.Option(help="homeloan, sgd, abcd, star, harper or jsonl.")]
 DataDir = Annotated[Path | None, typer.Option(help="The corpus's folder; none for homeloan.")]
@@ -24,12 +25,6 @@ MaxTurns = Annotated[int | None, typer.Option(min=1, help="Leave out dialogues w
 Seed = Annotated[int, typer.Option(min=0, help="Of the simulator.")]
 Log = Annotated[bool, typer.Option(help="Whether the simulator logs triggers.")]
 Transcript = Annotated[str, typer.Option(help="Of Harper Valley's calls: human or recogniser.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add `proactor data export|stats|fetch|import`."""
-    data.command("import")(import_)
-    app.add_typer(data, name="data")
 
 
 @data.command()
@@ -139,32 +134,21 @@ def fetch(
     url: Annotated[str | None, typer.Option(help="A mirror of the corpus's data folder.")] = None,
 ) -> None:
     """Download a public corpus, checked against its checksums."""
+    from tqdm import tqdm
+
     from proactor_lib.datasets import fetch as get
 
     if corpus != "abcd":
         raise UserError(f"cannot fetch {corpus!r}; accepted: abcd")
-    with _DownloadBar() as shown:
-        paths = get.fetch_abcd(out, url or get.ABCD_URL, shown.progress)
+    with tqdm(unit="B", unit_scale=True, leave=False) as shown:
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            shown.set_description(name, refresh=False)
+            shown.total = total
+            shown.update(done - shown.n)
+
+        paths = get.fetch_abcd(out, url or get.ABCD_URL, progress)
     typer.echo("\n".join(map(str, paths)))
-
-
-class _DownloadBar:
-    """One bar on standard error that follows the file at hand."""
-
-    def __enter__(self):
-        from tqdm import tqdm
-
-        self._bar = tqdm(unit="B", unit_scale=True, leave=False)
-        return self
-
-    def __exit__(self, *_):
-        self._bar.close()
-
-    def progress(self, name: str, done: int, total: int | None) -> None:
-        """As `fetch.Progress`."""
-        self._bar.set_description(name, refresh=False)
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
 
 
 def bar(items, text: str):

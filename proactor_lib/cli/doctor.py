@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 GB = 1e9
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor doctor`."""
-    app.command()(doctor)
-
-
 def doctor(
     params: Annotated[Path, typer.Option(help="The run's parameters (YAML).")],
     machine: Annotated[Path | None, typer.Option(help="A machine (YAML, as in params/machines); none: this.")] = None,

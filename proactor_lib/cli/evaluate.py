@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 MAY_CHANGE = ("policies", "adapters", "theta", "execution_price", "bootstrap")
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor evaluate`."""
-    app.command()(evaluate)
-
-
 def evaluate(
     policy: Annotated[
         list[str],

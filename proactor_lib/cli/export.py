@@ -6,11 +6,6 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor export`."""
-    app.command()(export)
-
-
 def export(
     run: Annotated[Path, typer.Argument(help="The run's folder.")],
     form: Annotated[

@@ -8,11 +8,6 @@ import typer
 Tables = Literal["markdown", "latex"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor report`."""
-    app.command()(report)
-
-
 def report(
     folder: Annotated[str, typer.Argument(help="A run's folder, or a sweep's (a path or an fsspec URL).")],
     against: Annotated[Path | None, typer.Option(help="Another such folder: write comparison.html instead.")] = None,

@@ -22,15 +22,7 @@ ParamsFile = Annotated[Path | None, typer.Option("--params", help="parameters (Y
 CACHE = Path("outputs/judge-cache")  # a judge's answers, unless the parameters name another folder
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands `rewards list`, `rewards rubric`, `rewards probe` and `rewards samples`."""
-    rewards.command("list")(list_rewards)
-    rewards.command("rubric")(print_rubric)
-    rewards.command("probe")(probe_rewards)
-    rewards.command("samples")(examine_samples)
-    app.add_typer(rewards, name="rewards")
-
-
+@rewards.command("list")
 def list_rewards(as_json: AsJson = False) -> None:
     """The registry: each reward's name, and the first line of its file."""
     from proactor_lib.rewards import REWARDS
@@ -42,6 +34,7 @@ def list_rewards(as_json: AsJson = False) -> None:
         typer.echo(f"{name:16} {text}")
 
 
+@rewards.command("rubric")
 def print_rubric(reward: Annotated[str, typer.Argument(help="general_ruler or custom_ruler")]) -> None:
     """A judge's instructions, to copy and edit: the parameter `rubric` names the file."""
     from proactor_lib.errors import UserError
@@ -54,6 +47,7 @@ def print_rubric(reward: Annotated[str, typer.Argument(help="general_ruler or cu
     typer.echo(own_rubric(REWARDS[reward].rubric_file), nl=False)
 
 
+@rewards.command("probe")
 def probe_rewards(
     dataset: Annotated[str, typer.Option(help="homeloan, sgd, abcd, star, harper or jsonl")] = "homeloan",
     data_dir: Annotated[Path | None, typer.Option(help="the corpus's folder")] = None,
@@ -91,6 +85,7 @@ def probe_rewards(
         _show(_openings(probe.gaming(table), summary["break_even"]), "What openings pay; the break-even of a trigger")
 
 
+@rewards.command("samples")
 def examine_samples(
     run: Annotated[Path, typer.Option(help="a run's folder that holds training/samples.jsonl")],
     limit: Annotated[int, typer.Option(min=1, help="groups, evenly spaced over the training")] = 200,

@@ -15,11 +15,6 @@ from proactor_lib.progress import Event, Tail
 from proactor_lib.yaml_text import parse_yaml
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor run`."""
-    app.command()(run)
-
-
 def parse_settings(settings: list[str], option: str = "--set") -> dict[str, Any]:
     """`key=value` arguments as overrides; a value is read as YAML. UserError for one without a key or `=`."""
     overrides = {}

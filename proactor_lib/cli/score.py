@@ -12,11 +12,6 @@ from proactor_lib.cli.tables import console
 from proactor_lib.params import Params
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command `score`."""
-    app.command()(score)
-
-
 def score(
     dialogues: Annotated[Path, typer.Option(help="JSONL, one dialogue per line")],
     references: Annotated[Path, typer.Option(help="JSONL, a dialogue's reference actions a line")],

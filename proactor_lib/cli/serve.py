@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor serve`."""
-    app.command()(serve)
-
-
 def serve(
     source: Annotated[str, typer.Argument(help="A run's folder, an adapter's, or a model.")],
     catalog: Annotated[Path | None, typer.Option(help="The catalog (JSON) that it is shown; none: the run's.")] = None,

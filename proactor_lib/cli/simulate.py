@@ -10,11 +10,6 @@ import typer
 from proactor_lib.cli.options import AsJson
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor simulate`."""
-    app.command()(simulate)
-
-
 def simulate(
     cluster: Annotated[str, typer.Option(help="4xH200, 8xH100 or 64-nodes")] = "4xH200",
     run: Annotated[

@@ -9,11 +9,6 @@ import typer
 from proactor_lib.cli.options import AsJson
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor study`."""
-    app.command()(study)
-
-
 def study(
     out: Annotated[Path, typer.Option(help="Where the figures of all runs are kept, a small file each.")],
     runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs with a report, to be added.")] = None,

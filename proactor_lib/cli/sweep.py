@@ -14,12 +14,7 @@ File = Annotated[Path, typer.Argument(help="A sweep file (YAML).")]
 Out = Annotated[str, typer.Argument(help="The sweep's folder, or an fsspec URL.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor sweep`."""
-    commands = typer.Typer(no_args_is_help=True, help="Many cells of one notebook: plan, run, collect.")
-    for command in (plan, run, collect):
-        commands.command()(command)
-    app.add_typer(commands, name="sweep")
+sweep = typer.Typer(no_args_is_help=True, help="Many cells of one notebook: plan, run, collect.")
 
 
 def _read(file: Path):
@@ -30,6 +25,7 @@ def _read(file: Path):
     return sweep, make_cells(sweep, file)
 
 
+@sweep.command()
 def plan(file: File, as_json: AsJson = False) -> None:
     """Print the cells and what differs; everything is checked, nothing runs."""
     from proactor_lib.sweep.cells import varying
@@ -52,6 +48,7 @@ def plan(file: File, as_json: AsJson = False) -> None:
     out.print(table)
 
 
+@sweep.command()
 def run(
     file: File,
     out: Annotated[str, typer.Option(help="The sweep's folder (shared by all nodes), or an fsspec URL.")],
@@ -79,6 +76,7 @@ def run(
     raise typer.Exit(1 if progress.failed else 0)
 
 
+@sweep.command()
 def collect(out: Out) -> None:
     """Write table.parquet and table.csv (one row per cell) into the sweep's folder; prints the table's path."""
     from proactor_lib.sweep_folder import table

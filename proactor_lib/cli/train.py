@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from proactor_lib.run import Run
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor train`."""
-    app.command()(train)
-
-
 def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; training goes on from what is there.")]):
     """Warm start, then GRPO, in a run's folder; metrics go to training/metrics.jsonl step by step.
 

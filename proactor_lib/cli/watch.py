@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from proactor_lib.schema import Case, Turn
 
 
-def register(app: typer.Typer) -> None:
-    """Add `proactor watch`."""
-    app.command()(watch)
-
-
 def watch(
     out: Annotated[Path, typer.Option(help="The folder of a run or an evaluation: its catalog, dialogues, policies.")],
     policy: Annotated[str, typer.Option(help="As for `proactor evaluate`; `kept:NAME` says what NAME said there.")],

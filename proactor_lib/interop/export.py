@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,9 +145,9 @@ class _Export:
         base = Path(_local(self._job.served))
         gguf_file.check(base, self._request.kind)
         text = modelfile.render(self._job.tokenizer, catalog, self._run.params, self._file)
-        with _scratch(self._folder) as merged:
-            merge_into(merged, base, self._adapter)
-            gguf_file.write(merged, self._folder / self._file, self._request.kind, self._run.params.name)
+        with tempfile.TemporaryDirectory(dir=self._folder) as merged:
+            merge_into(Path(merged), base, self._adapter)
+            gguf_file.write(Path(merged), self._folder / self._file, self._request.kind, self._run.params.name)
         (self._folder / "Modelfile").write_text(text, encoding="utf-8")
 
 
@@ -175,16 +176,6 @@ def _local(model: str) -> str:
     from huggingface_hub import snapshot_download
 
     return snapshot_download(model, allow_patterns=["*.safetensors", *TEXTS])
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    inner = folder / "merged"
-    inner.mkdir()
-    try:
-        yield inner
-    finally:
-        shutil.rmtree(inner, ignore_errors=True)
 
 
 def _upload(folder: Path, repository: str, kind: str) -> None:

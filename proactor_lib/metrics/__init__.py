@@ -11,7 +11,6 @@ from proactor_lib.metrics.turns import TurnScores, turn_scores
 
 _TABLES = {
     "METRICS": "intervals",
-    "LOWER_IS_BETTER": "intervals",
     "DialogueTable": "scores",
     "Scores": "scores",
     "compare": "comparisons",

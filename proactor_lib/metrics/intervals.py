@@ -44,19 +44,6 @@ BOUNDS = {  # of the metrics that are no shares
     "utility": (-np.inf, 1), "difference": (0, np.inf), "false_executions": (0, np.inf), "lead": (-np.inf, np.inf),
     "lead_seconds": (-np.inf, np.inf), "wait_seconds": (0, np.inf), "alpha": (-np.inf, 1),
 }  # fmt: skip
-LOWER_IS_BETTER = frozenset(
-    {
-        "false_executions",
-        "difference",
-        "ftr",
-        "missed",
-        "late",
-        "premature",
-        "missed_needs",
-        "false_needs",
-        "wait_seconds",
-    }  # fmt: skip
-)
 _PLACE = {m: i for i, m in enumerate(METRICS)}
 _COLUMNS = sorted({c for pair in RATIOS.values() for c in pair})
 

@@ -156,7 +156,7 @@ class Terminal(View):
 
 
 class Widget(View):
-    """The table in a notebook: `runner.run(..., watch=Widget(...))` shows it under the cell."""
+    """The table in a notebook: `runner.run(..., on_tick=Widget(...))` shows it under the cell."""
 
     def __init__(self, *args):
         from ipywidgets import HTML

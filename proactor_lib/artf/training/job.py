@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from proactor_lib import models
+from proactor_lib.artf.serving.placement import on_gpu
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens, reference_tokens
 from proactor_lib.params import Params
@@ -60,7 +61,7 @@ class Job:
     @property
     def server_dtype(self) -> str:
         """The type of numbers that servers compute with."""
-        return models.dtype_name(self.params.server_dtype, on_gpu(self.params))
+        return models.dtype_name(self.params.server_dtype, on_gpu(self.params.device))
 
     @cached_property
     def tokenizer(self):
@@ -87,13 +88,6 @@ class Job:
         return DialogueSampler(self.run.split(split), turns_per_dialogue, self.params.seed, self.params.open_share)
 
 
-def on_gpu(params: Params) -> bool:
-    """Whether the run trains and serves on a GPU."""
-    from proactor_lib.artf.training.sft import use_cuda
-
-    return use_cuda(params)
-
-
 def adapters_served(params: Params) -> bool:
     """Whether servers hold policies as adapters; else merged into their weights."""
-    return params.policy_sync == "adapter" or (params.policy_sync == "auto" and on_gpu(params))
+    return params.policy_sync == "adapter" or (params.policy_sync == "auto" and on_gpu(params.device))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from proactor_lib import models
+from proactor_lib.artf.serving.placement import on_gpu
 from proactor_lib.artf.training import head, lean_layers, parts, ranks, tree_attention
 from proactor_lib.artf.training.adapter import save_adapter
 from proactor_lib.artf.training.early_stopping import EarlyStopping
@@ -58,12 +59,12 @@ def trainable_model(path: str, params: Params):
     if params.gradient_checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model.to("cuda" if use_cuda(params) else "cpu").train()
+    return model.to("cuda" if on_gpu(params.device) else "cpu").train()
 
 
 def trainer_base(path: str, params: Params) -> models.TrainerBase:
     """What this run's trainer loads its base from."""
-    return models.trainer_base(path, params.quantization, use_cuda(params), params.trainer_dtype)
+    return models.trainer_base(path, params.quantization, on_gpu(params.device), params.trainer_dtype)
 
 
 def lean(model) -> None:
@@ -75,11 +76,6 @@ def lean(model) -> None:
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.cast_input_dtype_enabled = False
-
-
-def use_cuda(params: Params) -> bool:
-    """Whether the run trains on a GPU."""
-    return params.device == "cuda" or (params.device == "auto" and torch.cuda.is_available())
 
 
 def reference_row(visit: Episode, trunk: DialogueTokens, tokenizer) -> DialogueRow:

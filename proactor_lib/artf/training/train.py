@@ -18,11 +18,11 @@ from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import ray_session, serve
 from proactor_lib.artf.serving.own import judged
-from proactor_lib.artf.serving.placement import core_numbers, core_slots
+from proactor_lib.artf.serving.placement import core_numbers, core_slots, on_gpu
 from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, scratch_folder
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training import ranks
-from proactor_lib.artf.training.job import Job, adapters_served, on_gpu
+from proactor_lib.artf.training.job import Job, adapters_served
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
 from proactor_lib.artf.training.training_log import Records, finished
 from proactor_lib.artf.training.warm_start import copy_start_adapter, copy_whole, equal_time, warm_start
@@ -44,7 +44,7 @@ def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server
         log.info("%s is there already", job.adapter)
         return
     log.info("%s trains", job.base)  # a model that is not there is said before anything large is imported
-    with ranks.group(on_gpu(job.params)):
+    with ranks.group(on_gpu(job.params.device)):
         if not job.adapter.exists():
             _warm_start_and_reinforce(job, while_served, **kwargs)
         ranks.wait_for_all()
@@ -143,6 +143,8 @@ def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
     """The run's trainer, on its cores."""
     from transformers import PrinterCallback
 
+    from proactor_lib.artf.training.losses import Rule
+    from proactor_lib.artf.training.sft import lora_config
     from proactor_lib.artf.training.trainer import DialogueTrainer
 
     p, base = job.params, job.trainer_base()
@@ -150,9 +152,9 @@ def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
         model=base.path,
         args=grpo_config(p, job.folder, base),
         processing_class=job.tokenizer,
-        peft_config=_lora(p),
+        peft_config=lora_config(p),
         start_from=job.sft_adapter if job.sft_adapter.exists() else None,
-        rule=_rule(p),
+        rule=Rule(**{f.name: getattr(p, f.name) for f in fields(Rule)}),
         worker=worker,
         **parts,
     )
@@ -205,21 +207,9 @@ def _crediting(params: Params, made: Callable[..., Crediting]) -> Crediting:
     return made(**named, theta=params.reward_theta, price=params.reward_price)
 
 
-def _rule(params: Params):
-    from proactor_lib.artf.training.losses import Rule
-
-    return Rule(**{f.name: getattr(params, f.name) for f in fields(Rule)})
-
-
-def _lora(params: Params):
-    from proactor_lib.artf.training.sft import lora_config
-
-    return lora_config(params)
-
-
 def _cores(params: Params, servers_idle: bool) -> str:
     """The trainer's cores, and those of servers that have nothing to do until the next version."""
-    lent = params.server_cores if servers_idle and not on_gpu(params) else None
+    lent = params.server_cores if servers_idle and not on_gpu(params.device) else None
     return f"{params.trainer_cores},{lent}" if lent else params.trainer_cores
 
 
@@ -234,7 +224,6 @@ def pin(cores: str) -> None:
 
 def grpo_config(params: Params, folder: Path, base: models.TrainerBase):
     """TRL's configuration for these parameters and this base."""
-    from proactor_lib.artf.training.sft import use_cuda
     from proactor_lib.artf.training.trainer import AsyncGRPOConfig
 
     quantization, dtype = models.quantization_config(base.quantization), str(base.dtype).removeprefix("torch.")
@@ -243,7 +232,7 @@ def grpo_config(params: Params, folder: Path, base: models.TrainerBase):
         model_init_kwargs={"quantization_config": quantization} if quantization else {},
         dtype=dtype,
         bf16=dtype == "bfloat16",
-        use_cpu=not use_cuda(params),
+        use_cpu=not on_gpu(params.device),
         seed=params.seed,
         max_steps=params.max_steps,
         learning_rate=params.learning_rate,
