@@ -57,6 +57,11 @@ class RunFolder:
             events.emit(events.RunBegan(run.out, params.model_dump(mode="json")))
         return run
 
+    @classmethod
+    def read(cls, out: Path) -> Self:
+        """The run that is in folder `out`. UserError if there is none."""
+        return cls(read_json(out / "params.json", Params), out)
+
     @property
     def params_file(self) -> Path:
         """The resolved parameters."""

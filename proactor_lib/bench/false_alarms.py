@@ -20,7 +20,6 @@ from proactor_lib.bench import isolated
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.policy_set import SFT, TRAINED
 from proactor_lib.evaluate.run import ask_on
-from proactor_lib.files import read_json
 from proactor_lib.params import Params, load_params
 from proactor_lib.run import Run
 
@@ -73,7 +72,7 @@ def _difference(params: Params, out: Path) -> list[float] | None:
 
 def main(out: str) -> dict:
     """Train and ask the run in its folder."""
-    run = Run.open(read_json(Path(out) / "params.json", Params), Path(out))
+    run = Run.read(Path(out))
     train(run, partial(ask_on, run), crediting=Shuffled)
     return {}
 

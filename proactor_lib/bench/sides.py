@@ -18,7 +18,6 @@ from proactor_lib.artf.training.train import reinforce, train
 from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.artf.training.warm_start import copy_start_adapter, warm_start
 from proactor_lib.bench.isolated import peak_gb
-from proactor_lib.files import read_json
 from proactor_lib.params import Params
 from proactor_lib.rewards import Group, Reward, Score, make_reward
 from proactor_lib.run import Run
@@ -105,7 +104,7 @@ def same_start(job: Job) -> str:
 
 def main(side: str, out: str, spread: str) -> dict:
     """Run one side in its folder, made by `asynchronous.open_side`; `start`: the warm start that all share."""
-    run = Run.open(read_json(Path(out) / "params.json", Params), Path(out))
+    run = Run.read(Path(out))
     if side == "start":
         warm_start(Job(run))
         return {}

@@ -20,11 +20,9 @@ def export(
     push: Annotated[str | None, typer.Option(help="Upload to this repository of the hub too (private).")] = None,
 ) -> None:
     """Write a folder: the policy (or the corpus), its card, its catalog, for a GGUF a Modelfile; prints its path."""
-    from proactor_lib.files import read_json
     from proactor_lib.interop.export import Request
     from proactor_lib.interop.export import export as write
-    from proactor_lib.params import Params
     from proactor_lib.run_folder import RunFolder
 
-    folder = RunFolder(read_json(run / "params.json", Params), run)
+    folder = RunFolder.read(run)
     typer.echo(write(folder, out, Request(form, policy, kind, catalog, license, data_license), push))

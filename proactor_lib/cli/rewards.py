@@ -10,7 +10,7 @@ import typer
 from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
-from proactor_lib.params import Params, load_params
+from proactor_lib.params import load_params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,13 +94,12 @@ def examine_samples(
     as_json: AsJson = False,
 ) -> None:
     """Score a training's own samples with every reward: spread, agreement, a judge's cost and noise."""
-    from proactor_lib.files import read_json
     from proactor_lib.reward_lab import samples, scoring
     from proactor_lib.run import Run
 
-    stored = read_json(run / "params.json", Params)
-    groups = scoring.run_groups(Run(stored, run), limit)
-    chosen = load_params(None, {**stored.model_dump(), **parse_settings(settings)})
+    read = Run.read(run)
+    groups = scoring.run_groups(read, limit)
+    chosen = load_params(None, {**read.params.model_dump(), **parse_settings(settings)})
     found = samples.examine(groups, scoring.with_cache(chosen, CACHE), repeats)
     typer.echo(f"RULER's judge: {found.judge}", err=True)
     if as_json:

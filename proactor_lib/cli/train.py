@@ -19,13 +19,11 @@ def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; tra
     With `trainers` above 1 this process starts so many ranks, waits for them, and ends them all when one ends badly.
     """
     from proactor_lib.errors import ProcessError
-    from proactor_lib.files import read_json
-    from proactor_lib.params import Params
     from proactor_lib.run import Run
 
     signal.signal(signal.SIGTERM, _leave)
     try:
-        _bring_to_end(Run.open(read_json(out / "params.json", Params), out))
+        _bring_to_end(Run.read(out))
     except ProcessError as error:  # not a user's mistake, which whoever follows knows by the word before it
         sys.exit(str(error))
 

@@ -46,11 +46,10 @@ def watch(
 
 def opened(out: Path, url: str | None, model: str | None) -> "Run":
     """The folder's run, its prompts' endpoint replaced where one is given. UserError where there is no run."""
-    from proactor_lib.files import read_json
-    from proactor_lib.params import Params, validate
+    from proactor_lib.params import validate
     from proactor_lib.run import Run
 
-    params = read_json(out / "params.json", Params)
+    params = Run.read(out).params
     if url or model:
         params = validate(params.model_dump() | {"policy_url": url, "policy_model": model}, "--url and --model")
     return Run(params, out)

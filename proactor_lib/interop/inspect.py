@@ -21,9 +21,8 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from proactor_lib import agent, metrics
 from proactor_lib.agent import Parsed, parse
 from proactor_lib.errors import UserError
-from proactor_lib.files import read_json, read_lines
+from proactor_lib.files import read_lines
 from proactor_lib.metrics.utility import utility_at
-from proactor_lib.params import Params
 from proactor_lib.replies import after_thinking
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Case, TurnPrediction
@@ -53,7 +52,7 @@ def proactor(run: str, predictions: str | None = None, prompt: str = "non_reason
 
 
 def _opened(run: str) -> RunFolder:
-    return RunFolder(read_json(Path(run) / "params.json", Params), Path(run))
+    return RunFolder.read(Path(run))
 
 
 def _sample(case: Case) -> Sample:

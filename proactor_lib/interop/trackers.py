@@ -22,8 +22,7 @@ import pandas as pd
 
 from proactor_lib import events, provenance
 from proactor_lib.artf.training.training_log import read_samples, read_steps
-from proactor_lib.files import read_json, read_text, write_json
-from proactor_lib.params import Params
+from proactor_lib.files import read_text, write_json
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.sweep.worker import CELL
 
@@ -62,7 +61,7 @@ class Tracker(Protocol):
 
 def tell(event: events.Event) -> None:
     """Tell the run's trackers of a checkpoint, the end of training, results or a report."""
-    run = RunFolder(read_json(event.out / "params.json", Params), event.out)
+    run = RunFolder.read(event.out)
     for name in run.params.trackers:
         try:
             _tell(run, name, event)

@@ -93,7 +93,9 @@ def _quantile(samples: np.ndarray, share: np.ndarray) -> np.ndarray:
 
 
 def t_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95% interval of the mean of at least two values, by Student's t."""
+    """The 95% interval of the values' mean, by Student's t; NaN for fewer than two."""
+    if len(values) < 2:
+        return np.nan, np.nan
     mean, error = float(np.mean(values)), float(stats.sem(values))
     low, high = stats.t.interval(LEVEL, len(values) - 1, mean, error) if error else (mean, mean)
     return float(low), float(high)

@@ -10,7 +10,6 @@ from proactor_lib import metrics
 from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
-from proactor_lib.files import read_json
 from proactor_lib.metrics import glossary, statistics
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, render, run, training
@@ -50,7 +49,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]
 
 
 def _runs(a: Path, b: Path) -> dict[str, Any]:
-    both = [RunFolder(read_json(folder / "params.json", Params), folder) for folder in (a, b)]
+    both = [RunFolder.read(folder) for folder in (a, b)]
     scored = [load_or_score(r) for r in both]
     same = _same_dialogues(*both)
     said = (

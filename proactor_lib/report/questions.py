@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from proactor_lib import metrics
 from proactor_lib.evaluate.results import load_or_score
+from proactor_lib.metrics.statistics import t_interval
 from proactor_lib.params import Params, validate
 from proactor_lib.reward_lab.scoring import judge_name
 from proactor_lib.run_folder import RunFolder
@@ -82,14 +82,7 @@ def _over_seeds(done: pd.DataFrame, contrast: Contrast, column: str) -> tuple[in
     differences = (paired[contrast.a] - paired[contrast.b]).to_numpy(float)
     if not len(differences):
         return NOTHING
-    mean, half = differences.mean(), _half_width(differences)
-    return len(differences), mean, mean - half, mean + half
-
-
-def _half_width(differences: np.ndarray) -> float:
-    """Of the 95% interval; NaN for a single seed."""
-    n = len(differences)
-    return stats.t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return len(differences), float(differences.mean()), *t_interval(differences)
 
 
 def _verdict(units: int, difference: float, low: float, high: float, paper: str) -> str:

@@ -10,7 +10,7 @@ from proactor_lib import events, plots, provenance
 from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
-from proactor_lib.files import read_json, write_json
+from proactor_lib.files import write_json
 from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params
@@ -27,7 +27,7 @@ SHARES = [
 
 def build(folder: Path) -> Path:
     """Write the run's report.html and summary.json from its files; the report's path."""
-    run = RunFolder(read_json(folder / "params.json", Params), folder)
+    run = RunFolder.read(folder)
     steps = read_steps(run)
     scored = load_or_score(run)
     record = read_record(run)
@@ -40,7 +40,7 @@ def build(folder: Path) -> Path:
 
 def frame(folder: Path) -> pd.DataFrame:
     """The main table: one row per policy, its metrics with intervals; empty without predictions."""
-    scored = load_or_score(RunFolder(read_json(folder / "params.json", Params), folder))
+    scored = load_or_score(RunFolder.read(folder))
     return pd.DataFrame(
         [
             {"policy": policy} | {m + end: v for m, vs in metrics.items() for end, v in zip(ENDS, vs, strict=True)}

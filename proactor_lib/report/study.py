@@ -85,7 +85,7 @@ def _verdict(group: list[Figures]) -> tuple[str, int, float, float, float, int, 
     best = max(shared, key=lambda name: np.mean([f.primary["dev"][name] for f in group]))
     values = [f.primary["policies"] for f in group]
     differences = np.array([v[TRAINED][0] - v[best][0] for v in values])
-    low, high = statistics.t_interval(differences) if len(group) > 1 else (np.nan, np.nan)
+    low, high = statistics.t_interval(differences)
     mean, above = float(differences.mean()), int((differences > 0).sum())
     return best, len(group), mean, low, high, above, _said(low, high)
 

@@ -102,7 +102,7 @@ def _of_weights(given: str, folder: Path, settings: dict[str, Any]) -> tuple[Par
 
 def _of_run(folder: Path, catalog: Path | None, policy: str | None, threshold: float | None,
             settings: dict[str, Any]) -> Source:  # fmt: skip
-    run = RunFolder(read_json(folder / "params.json", Params), folder.resolve())
+    run = RunFolder.read(folder.resolve())
     policies, missing = PolicySet(run), []
     present = policies.present([policy] if policy else run.params.policies, missing.append)
     if not present:

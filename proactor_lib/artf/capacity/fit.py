@@ -12,8 +12,6 @@ from proactor_lib.artf.capacity.simulate import Plan, simulate
 from proactor_lib.artf.capacity.workload import ServiceTimes, Step, Workload
 from proactor_lib.artf.training.training_log import METRICS, read_groups, read_steps
 from proactor_lib.errors import UserError
-from proactor_lib.files import read_json
-from proactor_lib.params import Params
 from proactor_lib.run_folder import RunFolder
 
 ROUNDS = 4  # of simulating and scaling, until the simulated rollouts take as long as the measured ones
@@ -35,7 +33,7 @@ def measured(out: Path | str, first: int = 0, last: int | None = None) -> Measur
     The steps that are sampled before the first one was trained find a cold server, and are left out where enough others
     are left [ours]. Raises UserError: no such run, or fewer than two steps.
     """
-    run = RunFolder(read_json(Path(out) / "params.json", Params), Path(out))
+    run = RunFolder.read(Path(out))
     p, every = run.params, run_steps(run)
     steps = every.iloc[first:last]
     cold = max(0, 1 + p.max_staleness - first)
