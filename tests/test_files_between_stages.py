@@ -48,6 +48,7 @@ def batch():
         scores=[Score(0.5, {"rac": 0.5}), Score(None)],
         advantages=[0.0, None], mean_reward=0.5, mean_steady=0.5, trainable=False,
     )  # fmt: skip
+    group.sampled = group.outputs
     return SimpleNamespace(step=4, version=3, groups=[group], samples=[], prompts_too_long=0, seconds=1.5)
 
 
