@@ -38,6 +38,8 @@ CHROMIUM_FLAGS = (
 
 def pytest_configure(config):
     config.began = time.monotonic()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background: what tests start would ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config):

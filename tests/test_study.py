@@ -36,6 +36,16 @@ def test_the_opponent_is_the_best_on_dev_over_all_seeds():
     assert row["low"] == pytest.approx(0.25 - 12.706 * 0.05, abs=1e-3) and row["verdict"] == "cannot be told"
 
 
+def test_a_strong_opponent_that_one_seed_has_is_the_one():
+    """SFT for the same time ran beside seed 1 alone: 0.9 on dev, and 0.8 on test against the trained policy's 0.7."""
+    kept = [figures(0, 0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2)), figures(1, 0.7, (0.6, 0.5, 0.8), (0.4, 0.5, 0.9))]
+    for known in (kept[0].primary["policies"], kept[0].primary["dev"]):
+        del known["sft_equal_time"]
+    (row,) = study.verdicts(kept).to_dict("records")
+    assert (row["opponent"], row["seeds"], row["above"]) == ("sft_equal_time", 1, 0)
+    assert row["difference"] == pytest.approx(-0.1) and row["verdict"] == "one seed tells nothing of others"
+
+
 def test_a_verdict_is_the_intervals():
     def verdict(*differences):
         kept = [figures(n, 0.5 + d, (0.5, 0.4, 0.4), (0.5, 0.4, 0.4)) for n, d in enumerate(differences)]

@@ -67,8 +67,9 @@ def read(folder: Path) -> list[Figures]:
 def verdicts(kept: Sequence[Figures]) -> pd.DataFrame:
     """A row per study and dataset, COLUMNS: the trained policy's utility less its best opponent's, on test.
 
-    The opponent is the one with the greatest mean utility on dev, over seeds: one for all of them. low, high: the 95%
-    interval of Student's t over seeds (NaN for one); above: seeds with a difference above 0.
+    The opponent is the one with the greatest mean utility on dev, over the seeds that have it, which alone are
+    compared: a strong one that ran beside one seed is not forgotten for the others' sake. low, high: the 95% interval
+    of Student's t over seeds (NaN for one); above: seeds with a difference above 0.
     """
     groups: dict[tuple[str, str], list[Figures]] = {}
     for found in kept:
@@ -81,13 +82,13 @@ def _opponents(primary: dict[str, Any]) -> list[str]:
 
 
 def _verdict(group: list[Figures]) -> tuple[str, int, float, float, float, int, str]:
-    shared = [name for name in _opponents(group[0].primary) if all(name in f.primary["dev"] for f in group)]
-    best = max(shared, key=lambda name: np.mean([f.primary["dev"][name] for f in group]))
-    values = [f.primary["policies"] for f in group]
+    dev = pd.DataFrame([{name: f.primary["dev"][name] for name in _opponents(f.primary)} for f in group])
+    best = dev.mean().idxmax()
+    values = [f.primary["policies"] for f in group if best in f.primary["policies"]]
     differences = np.array([v[TRAINED][0] - v[best][0] for v in values])
     low, high = statistics.t_interval(differences)
     mean, above = float(differences.mean()), int((differences > 0).sum())
-    return best, len(group), mean, low, high, above, _said(low, high)
+    return best, len(values), mean, low, high, above, _said(low, high)
 
 
 def _said(low: float, high: float) -> str:
