@@ -109,7 +109,7 @@ def pytest_terminal_summary(terminalreporter, config):
         for name, value in getattr(report, "user_properties", ()):
             files[report.location[0]] += value if name == "busy" else 0
     most = ", ".join(f"{Path(file).stem} {spent:.0f}" for file, spent in files.most_common(12))
-    terminalreporter.write_line(f"of which {most}")
+    terminalreporter.write_line(f"of which {most} (a server that tests share: where it ends)")
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,19 @@ def work(corpus, server):
         assert not asyncio.all_tasks(worker._loop)
 
 
+def held(server):
+    """(the first completion has been asked for, all may be answered): two events."""
+    arrived, go = threading.Event(), threading.Event()
+
+    def on(path, body):
+        if path == "/v1/completions":
+            arrived.set()
+            assert go.wait(100)
+
+    server.on = on
+    return arrived, go
+
+
 def still(count, seconds=0.3):
     """What `count()` is once it has stopped growing."""
     last = -1
@@ -141,14 +154,7 @@ def begun(server):
 
 
 def test_a_swap_in_place_waits_for_open_visits_and_lets_none_in_meanwhile(work, server):
-    arrived, go = threading.Event(), threading.Event()
-
-    def on(path, body):
-        if path == "/v1/completions":
-            arrived.set()
-            assert go.wait(100)
-
-    server.on = on
+    arrived, go = held(server)
     worker = work(max_staleness=1)
     assert arrived.wait(100)
     drained = threading.Thread(target=worker.drain)
@@ -215,22 +221,18 @@ def test_a_mistake_in_a_reward_ends_the_run_with_its_traceback(work, caplog):
     assert isinstance(ended.value.__cause__, KeyError) and 'Score({}["pt"])' in caplog.text
 
 
-def test_who_waits_for_a_worker_that_fails_is_told_what_has_failed(work, server):
-    """A step fails while the next holds its lease, and the trainer waits for that."""
-    arrived, go = threading.Event(), threading.Event()
-
-    def on(path, body):
-        if path == "/v1/completions":
-            arrived.set()
-            assert go.wait(100)
-
-    server.on, server.misname = on, "base"
-    worker = work(max_staleness=1, patience=0.0)
-    assert arrived.wait(100)
-    threading.Timer(0.2, go.set).start()
+def test_who_waits_for_a_worker_that_fails_is_told_what_has_failed(work, server, corpus):
+    """Step 0 fails while step 1 still holds its lease, for which the trainer waits."""
+    visits = DialogueSampler(cases(corpus.dialogues, corpus.truth, corpus.catalog), 3, seed=0)
+    later, fail, end = trunk(visits[1]).prompt(1)[0], threading.Event(), threading.Event()
+    server.misname = "base"
+    server.on = lambda path, body: path == "/v1/completions" and (end if body["prompt"][0] == later else fail).wait(100)
+    worker = work(max_staleness=1, patience=0.0, visits_per_step=1)
+    wait_until(lambda: sum(worker._gate.leased.values()) == 2)
+    threading.Thread(target=lambda: (wait_until(lambda: not worker._gate._open), fail.set())).start()
     with pytest.raises(WrongModel, match="v0 was asked, base answered"):
         worker.drain()
-        worker.next_step()  # where the failure came before the wait
+    end.set()
 
 
 def test_crediting_by_another_rule_has_the_parameters(tmp_path):

@@ -1,4 +1,4 @@
-"""What a training run works with: folders, base model and dialogues, each made when it is first asked for."""
+"""What a training run works with: its folders, base model and dialogues."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
