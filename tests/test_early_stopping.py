@@ -1,7 +1,12 @@
 """When SFT ends early, and which weights it keeps."""
 
+from dataclasses import replace
+
 import torch
 from proactor_lib.artf.training.early_stopping import EarlyStopping
+from proactor_lib.artf.training.job import Job
+
+from support.runs import opened
 
 
 def followed(losses, every, patience):
@@ -31,3 +36,12 @@ def test_a_look_is_due_every_so_many_steps():
     """And after the last, which need not be a multiple of `every`."""
     stopping = EarlyStopping(lambda: 1.0, [], every=3, patience=9, last=8)
     assert [stopping.look(step) for step in range(1, 9)] == [None, None, 1.0, None, None, 1.0, None, 1.0]
+
+
+def test_a_dialogue_of_dev_with_the_id_of_one_of_train_has_tokens_of_its_own(tmp_path):
+    run = opened(tmp_path / "run")
+    job = Job(run)
+    train = job.visits(None)[0]
+    shorter = replace(train, dialogue=train.dialogue.model_copy(update={"turns": train.dialogue.turns[:3]}))
+    assert [len(job.dialogue_tokens(visit).ends) for visit in (shorter, train)] == [3, len(train.dialogue.turns)]
+    assert job.dialogue_tokens(train) is job.dialogue_tokens(train)

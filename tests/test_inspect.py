@@ -3,14 +3,14 @@
 import json
 import logging
 
-import inspect_ai
 import pytest
-from inspect_ai.model import ModelOutput, ModelUsage, get_model
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import evaluate_run, load_or_score
-from proactor_lib.interop.inspect import proactor
 
+from support.late import Late
 from support.runs import opened
+
+inspect_ai, models, interop = Late("inspect_ai"), Late("inspect_ai.model"), Late("proactor_lib.interop.inspect")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def evaluated(task, tmp_path, model, **more):
 
 def test_kept_predictions_have_the_numbers_of_evaluate(run, tmp_path):
     policy = "random"
-    task = proactor(str(run.out), predictions=str(run.predictions / f"{policy}.jsonl"))
+    task = interop.proactor(str(run.out), predictions=str(run.predictions / f"{policy}.jsonl"))
     log, found = evaluated(task, tmp_path, "mockllm/model")
     ours = load_or_score(run).as_json()[policy]
     for metric, (value, low, high) in ours.items():
@@ -55,12 +55,12 @@ def test_a_model_is_asked_at_every_turn_with_our_prompt(run, tmp_path):
     def answer(messages, tools, tool_choice, config):
         asked.append((messages[0].text, messages[1].text, config.temperature, config.max_tokens))
         text = "ready: pull_credit" if messages[1].text.count("\n") == 5 else "none"
-        output = ModelOutput.from_content("mockllm", text)
-        output.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)  # it would ask the net else
+        output = models.ModelOutput.from_content("mockllm", text)
+        output.usage = models.ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)  # it would ask the net else
         return output
 
-    model = get_model("mockllm/model", custom_outputs=answer)
-    log, found = evaluated(proactor(str(run.out)), tmp_path, model, limit=1)
+    model = models.get_model("mockllm/model", custom_outputs=answer)
+    log, found = evaluated(interop.proactor(str(run.out)), tmp_path, model, limit=1)
     turns = [len(d.turns) for d in run.dialogues("test")][:1]
     assert len(asked) == sum(turns) and {a[2:] for a in asked} == {(0.0, run.params.max_completion_tokens)}
     assert "pull_credit(" in asked[0][0] and all(text.startswith("[1] ") for _, text, *_ in asked)
@@ -71,4 +71,4 @@ def test_a_model_is_asked_at_every_turn_with_our_prompt(run, tmp_path):
 
 def test_a_prompt_that_there_is_not_is_one_sentence(run):
     with pytest.raises(UserError, match="prompt 'clever'; accepted: non_reasoning, reasoning"):
-        proactor(str(run.out), prompt="clever")
+        interop.proactor(str(run.out), prompt="clever")

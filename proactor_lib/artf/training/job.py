@@ -69,13 +69,13 @@ class Job:
 
     @cached_property
     def dialogue_tokens(self) -> Callable[[Episode], DialogueTokens]:
-        """A visit's prompts as tokens; the same dialogue is tokenised once."""
-        made: dict[str, DialogueTokens] = {}
+        """A visit's prompts as tokens; the same dialogue is tokenised once. (Splits may share ids: SGD's do.)"""
+        made: dict[tuple, DialogueTokens] = {}
 
         def of(visit: Episode) -> DialogueTokens:
-            if visit.dialogue.id not in made:
-                made[visit.dialogue.id] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
-            return made[visit.dialogue.id]
+            if (key := (visit.dialogue.id, visit.dialogue.turns)) not in made:
+                made[key] = dialogue_tokens(self.tokenizer, visit, self.params.chat_template_args)
+            return made[key]
 
         return of
 
