@@ -71,6 +71,14 @@ def test_training_is_read_as_it_was_written(tmp_path):
     assert (event.stage, event.done, event.total, event.text) == ("grpo", 5, 9, "reward 0.500")
 
 
+def test_whole_lines_of_kept_steps_stay_whatever_is_said_in_them(tmp_path):
+    """U+2028 ends a line for some readers, not in JSON; a kill cuts anywhere, in the midst of a character too."""
+    path, kept = tmp_path / "samples.jsonl", '{"step":1,"texts":["a\u2028b\u0085c"]}\n'.encode()
+    path.write_bytes(kept + b'{"step":2}\n' + '{"step":1,"texts":["é'.encode()[:-1])
+    training_log.keep_steps(path, 1)
+    assert path.read_bytes() == kept
+
+
 def test_a_line_of_an_older_run_has_fewer_keys(tmp_path):
     run = RunFolder(Params(), tmp_path)
     run.training.mkdir()

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from proactor_lib.artf.training import background
 from proactor_lib.artf.training.job import Job
+from proactor_lib.artf.training.train import serve_and_reinforce
 from proactor_lib.artf.training.warm_start import copy_start_adapter
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
@@ -51,9 +52,9 @@ def test_a_finished_training_is_not_started_again(tmp_path):
     assert list(moment.steps.reward_mean) == [0.5] and background.process(run) is None
 
 
-def made_adapter(folder, rank):
+def made_adapter(folder, rank, alpha=16):
     folder.mkdir(parents=True)
-    (folder / "adapter_config.json").write_text(f'{{"r": {rank}}}')
+    (folder / "adapter_config.json").write_text(f'{{"r": {rank}, "lora_alpha": {alpha}}}')
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
     folder.with_suffix(".jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     return folder
@@ -69,8 +70,29 @@ def test_training_may_start_from_another_runs_warm_start(tmp_path):
     copy_start_adapter(job)  # what was taken stays
 
 
-@pytest.mark.parametrize(("rank", "says"), [(None, "holds no adapter_config.json"), (4, "has rank 4, lora_rank is 8")])
-def test_an_adapter_that_training_cannot_start_from_is_named(tmp_path, rank, says):
-    given = made_adapter(tmp_path / "sft", rank) if rank else tmp_path / "sft"
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (None, "holds no adapter_config.json"),
+        ((4, 16), "has lora_rank 4, this run has 8"),
+        ((8, 32), "has lora_alpha 32, this run has 16"),
+    ],
+)
+def test_an_adapter_that_training_cannot_start_from_is_named(tmp_path, made, says):
+    given = made_adapter(tmp_path / "sft", *made) if made else tmp_path / "sft"
     with pytest.raises(UserError, match=f"start_from: .*sft.*{says}"):
         copy_start_adapter(Job(Run.open(load_params(SMOKE, {"start_from": given}), tmp_path / "run")))
+
+
+def test_sft_for_the_same_time_wants_to_know_the_time_before_grpo_takes_hours(tmp_path):
+    given = made_adapter(tmp_path / "adapter", 8)
+    given.with_suffix(".jsonl").unlink()
+    asked = {"start_from": given, "sft_equal_time": True}
+    with pytest.raises(UserError, match="sft_equal_time: how long the SFT of start_from took"):
+        copy_start_adapter(Job(Run.open(load_params(SMOKE, asked), tmp_path / "run")))
+
+
+def test_a_run_that_trains_nothing_says_so(tmp_path):
+    run = Run.open(load_params(SMOKE, {"sft_steps": 0, "max_steps": 0}), tmp_path)
+    with pytest.raises(UserError, match="^nothing to train: "):
+        serve_and_reinforce(Job(run), while_served=lambda server: None)

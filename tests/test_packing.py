@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 
 from support.late import Late
 
-head, rows, tree_attention, trainer = (
-    Late(f"proactor_lib.artf.training.{name}") for name in ("head", "rows", "tree_attention", "trainer")
+head, rows, sft, tree_attention, trainer = (
+    Late(f"proactor_lib.artf.training.{name}") for name in ("head", "rows", "sft", "tree_attention", "trainer")
 )
 
 TRUNK = list(range(100, 112))
@@ -236,6 +236,19 @@ def test_parts_have_the_gradients_of_the_whole_row(model, checkpointing):
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             assert (weight.grad - expected[name]).norm() <= 1e-5 * expected[name].norm(), name
+
+
+def test_the_mean_loss_of_a_cut_row_is_that_of_the_whole_and_nothing_is_dropped_out(model):
+    packed, drops = row_of(samples()).pack(), []
+    layer = model.get_base_model().model.layers[0]
+    hook = layer.register_forward_pre_hook(lambda module, _: drops.append(module.training))
+    try:
+        whole, cut = (sft.mean_loss(model.train(), [packed], budget) for budget in (37, 17))
+    finally:
+        hook.remove()
+    plain = -head.row_log_probs(model, packed).mean()
+    assert whole == pytest.approx(float(plain), rel=1e-5) and cut == pytest.approx(whole, rel=1e-5)
+    assert drops == [False] * 4 and model.training  # the row, its trunk and two parts; the mode is as it was
 
 
 def test_a_trunk_is_forwarded_twice_alike_and_takes_all_gradients_on():

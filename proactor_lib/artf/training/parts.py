@@ -102,6 +102,17 @@ def backward(parts: list[dict], loss: Callable[[dict], torch.Tensor], forward: C
     return total
 
 
+def value(parts: list[dict], loss: Callable[[dict], torch.Tensor], forward: Callable[[dict], object]) -> torch.Tensor:
+    """The sum of `loss` over the parts of a row, without gradients; forward: of the trunk, which has no loss."""
+    with torch.no_grad():
+        if len(parts) == 1:
+            return loss(parts[0])
+        with TrunkKeys() as keys:
+            forward(parts[0])
+            keys.cut()
+            return sum(loss(part) for part in parts[1:])
+
+
 def _seeded(seed: int, forward: Callable[[dict], object], part: dict) -> None:
     """Both forwards of a trunk drop out the same."""
     with torch.random.fork_rng():

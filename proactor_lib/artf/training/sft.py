@@ -110,14 +110,15 @@ def backward(model, rows: list[dict[str, torch.Tensor]], weights: list[torch.nn.
     return loss.item()
 
 
-def mean_loss(model, rows: list[dict[str, torch.Tensor]]) -> float:
-    """The rows' mean loss per trained token, in nats, without gradients; the rows are shared out among the ranks."""
-    loss = torch.zeros((), device=model.device)
-    with torch.no_grad():
-        for row in rows[ranks.number() :: ranks.count()]:
-            loss -= head.row_log_probs(model, row).sum()
+def mean_loss(model, rows: list[dict[str, torch.Tensor]], budget: int) -> float:
+    """The rows' mean loss per trained token, in nats, without gradients or dropout; shared out as in `backward`."""
+    total, loss = sum(len(row["token_index"]) for row in rows), torch.zeros((), device=model.device)
+    model.eval()
+    for row in rows[ranks.number() :: ranks.count()]:
+        loss += parts.value(parts.split(row, budget), partial(_loss, model, total), partial(head.row_log_probs, model))
+    model.train()
     ranks.sum_over_all([loss])
-    return loss.item() / sum(len(row["token_index"]) for row in rows)
+    return loss.item()
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,9 @@ def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int
             schedule.step()
             seconds, tokens = time.monotonic() - began, sum(len(row["input_ids"]) for row in rows)
             line = {"step": step + 1, "loss": loss, "seconds": seconds, "tokens": tokens}
-            dev_loss = stopping and stopping.look(step + 1)
-            lines.write(json.dumps(line | ({"dev_loss": dev_loss} if dev_loss is not None else {})) + "\n")
+            if stopping and (dev_loss := stopping.look(step + 1)) is not None:
+                line |= {"dev_loss": dev_loss, "dev_seconds": time.monotonic() - began - seconds}
+            lines.write(json.dumps(line) + "\n")
             lines.flush()
             if writes:
                 on_step(step + 1, loss)
@@ -179,5 +181,5 @@ def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int
 
 
 def _stopping(params: Params, model, weights: list[torch.nn.Parameter], lessons: Lessons, steps: int) -> EarlyStopping:
-    loss = partial(mean_loss, model, lessons.rows(lessons.dev))
+    loss = partial(mean_loss, model, lessons.rows(lessons.dev), params.token_budget)
     return EarlyStopping(loss, weights, params.sft_check, params.sft_patience, steps)

@@ -2,7 +2,7 @@
 
 Runs in a process of its own (`proactor train`), so that the notebook that follows it can be closed and opened again.
 Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (one line per step and per group),
-checkpoint-N/, adapter/ (written last: its presence says that training is done).
+checkpoint-N/, adapter/ (its presence says that the policy is trained), and sft_equal_time/ where it is asked for.
 """
 
 import logging
@@ -26,6 +26,7 @@ from proactor_lib.artf.training.job import Job, adapters_served
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
 from proactor_lib.artf.training.training_log import Records, finished
 from proactor_lib.artf.training.warm_start import copy_start_adapter, copy_whole, equal_time, warm_start
+from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 from proactor_lib.rewards import Reward, make_reward
 from proactor_lib.run_folder import RunFolder
@@ -68,6 +69,8 @@ def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], 
 def serve_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     """GRPO, if the parameters ask for any, on servers that end with it, the judge's own one among them."""
     if not job.params.max_steps:
+        if not job.sft_adapter.exists():
+            raise UserError("nothing to train: sft_steps and max_steps are 0, and start_from names no adapter")
         copy_whole(job.sft_adapter, job.adapter)
         return
     progress.report(job.run.out, "serve", 0, 1, "waiting for the vLLM server")

@@ -184,13 +184,13 @@ def keep_steps(path: Path, last: int) -> None:
     """Remove lines of steps after `last`, and what is no whole line (a kill or a full disk cut it)."""
     if not path.exists():
         return
-    with atomic(path) as f:
-        f.writelines(line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= last)
+    with open(path, "rb") as lines, atomic(path, "wb") as f:
+        f.writelines(line for line in lines if _step_of(line) <= last)
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
     except ValueError:
         return math.inf
 

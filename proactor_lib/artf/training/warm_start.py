@@ -21,11 +21,14 @@ def copy_start_adapter(job: Job) -> None:
         return
     if not (given / "adapter_config.json").exists():
         raise UserError(f"start_from: {given} holds no adapter_config.json; a run's training/sft does")
-    rank = json.loads(read_text(given / "adapter_config.json"))["r"]
-    if rank != job.params.lora_rank:
-        raise UserError(f"start_from: the adapter in {given} has rank {rank}, lora_rank is {job.params.lora_rank}")
+    config, losses = json.loads(read_text(given / "adapter_config.json")), given.with_suffix(".jsonl")
+    for key, name in {"r": "lora_rank", "lora_alpha": "lora_alpha"}.items():
+        if config[key] != (wanted := getattr(job.params, name)):
+            raise UserError(f"start_from: the adapter in {given} has {name} {config[key]}, this run has {wanted}")
+    if job.params.sft_equal_time and not losses.exists():
+        raise UserError(f"sft_equal_time: how long the SFT of start_from took should stand in {losses}")
     job.folder.mkdir(parents=True, exist_ok=True)
-    if (losses := given.with_suffix(".jsonl")).exists():
+    if losses.exists():
         shutil.copy(losses, job.sft_adapter.with_suffix(".jsonl"))
     copy_whole(given, job.sft_adapter)
 
@@ -61,19 +64,22 @@ def _dev_visits(job: Job) -> list[Episode]:
     """A visit to each dialogue of dev, where early stopping looks; none without it."""
     if not job.params.sft_check:
         return []
+    if not (count := len(job.run.split("dev"))):
+        raise UserError("sft_check: dev has no dialogue to look at")
     dev = job.visits(None, "dev")
-    return [dev[n] for n in range(len(job.run.split("dev")))]
+    return [dev[n] for n in range(count)]
 
 
 def equal_time(job: Job) -> None:
     """SFT for as long as warm start and GRPO took together, to compare with, if the parameters ask for it [ours].
 
     It begins anew, for a learning rate that falls over all of its steps; how many they are follows from the seconds
-    that the others' took. It is not stopped early.
+    that the others' took, looks at dev included. It is not stopped early.
     """
     if not job.params.sft_equal_time or job.equal_time_adapter.exists():
         return
     warm, grpo = read_steps(job.run, WARM_START), read_steps(job.run)
-    seconds = warm.seconds.sum() + grpo[["rollout_wait_s", "train_s", "sync_s"]].sum().sum()
+    looks = warm.dev_seconds.sum() if "dev_seconds" in warm else 0.0
+    seconds = warm.seconds.sum() + looks + grpo[["rollout_wait_s", "train_s", "sync_s"]].sum().sum()
     unstopped = replace(job, run=replace(job.run, params=job.params.model_copy(update={"sft_check": 0})))
     supervise(unstopped, job.equal_time_adapter, round(seconds / warm.seconds.mean()))
