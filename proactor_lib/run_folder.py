@@ -157,7 +157,7 @@ class RunFolder:
     def corrected(self, split: str) -> list[DialogueReferences]:
         """The split's references, one record a dialogue, with the overlay's corrections. UserError if not annotated."""
         corrections_file = self.overlay if self.params.overlay or self.overlay.exists() else None
-        return corrections.apply(self.annotated(split), corrections_file)
+        return corrections.apply(self.annotated(split), corrections_file, split)
 
     def annotated(self, split: str) -> list[DialogueReferences]:
         """The split's references as the annotator left them, without corrections. UserError if not annotated."""

@@ -193,6 +193,10 @@ def test_the_last_line_counts_and_null_withdraws(tmp_path):
     assert [r.name for r in got[0].references] == ["pay"]
     got = corrected(tmp_path, first | {"window": None}, first, lines=lines)
     assert got[0].references[0].window == Window(**WINDOW)
+    by_id = {"dialogue_id": "d", "reference_id": "x", "window": None}  # the same reference by its other key
+    assert [r.name for r in corrected(tmp_path, first, by_id, lines=lines)[0].references] == ["pay"]
+    got = corrected(tmp_path, first, by_id, first, lines=lines)
+    assert got[0].references[0].window == Window(**WINDOW)
 
 
 def test_corrections_survive_a_re_annotation_with_other_ids_and_another_order(tmp_path):
@@ -212,8 +216,34 @@ def test_corrections_without_their_reference_are_named(tmp_path):
     corrections.append(path, there)
     corrections.append(path, gone)
     lines = [line(ref("x", "book", 1, 1, 1))]
-    assert corrections.unmatched(lines, path) == [gone]
+    assert corrections.unmatched({"dev": lines}, path) == [gone]
     assert corrections.apply(lines, path)[0].references[0].window == Window(**WINDOW)
+
+
+def test_a_correction_applies_in_its_own_split_and_an_older_line_in_each(tmp_path):
+    path = tmp_path / "overlay.jsonl"
+    older = corrections.Correction(dialogue_id="d", name="pay", window=Window(**WINDOW))
+    in_dev = corrections.Correction(dialogue_id="d", split="dev", name="book", window=None)
+    for correction in (older, in_dev):
+        corrections.append(path, correction)
+    lines = [line(ref("x", "book", 1, 1, 1), ref("y", "pay", 1, 1, 1))]
+    opens = {
+        s: [(r.id, r.window.open) for r in corrections.apply(lines, path, s)[0].references] for s in ("train", "dev")
+    }
+    assert opens == {"train": [("x", 1), ("y", 2)], "dev": [("y", 2)]}
+    of_each = corrections.Correction(dialogue_id="d", name="book", window=Window(**WINDOW))
+    corrections.append(path, of_each)  # the last line counts
+    assert [r.window.open for r in corrections.apply(lines, path, "dev")[0].references] == [2, 2]
+
+
+def test_a_correction_is_not_matched_by_another_splits_reference(tmp_path):
+    """Train has the same dialogue and action; the older line, which names no split, is content with either."""
+    path = tmp_path / "overlay.jsonl"
+    older = corrections.Correction(dialogue_id="d", name="book", window=None)
+    for correction in (older, older.model_copy(update={"split": "train"}), older.model_copy(update={"split": "dev"})):
+        corrections.append(path, correction)
+    annotated = {"train": [line(ref("x", "book", 1, 1, 1))], "dev": [line()]}
+    assert [c.split for c in corrections.unmatched(annotated, path)] == ["dev"]
 
 
 def test_what_is_appended_is_what_is_read_and_others_lines_stay(tmp_path):
@@ -230,7 +260,8 @@ def test_what_is_appended_is_what_is_read_and_others_lines_stay(tmp_path):
     ("text", "says"),
     [('{"dialogue_id": "d", "window": null}', "either name"), ('{"dialogue_id": "d", "name": "x"}', "window"),
      ('{"dialogue_id": "d", "name": "x", "window": {"open": 3, "ready": 2, "close": 4}}', "open <= ready <= close"),
-     ('{"dialogue_id": "d", "nam": "x", "window": null}', "nam")],
+     ('{"dialogue_id": "d", "nam": "x", "window": null}', "nam"),
+     ('{"dialogue_id": "d", "split": "devel", "name": "x", "window": null}', "split.*'dev'")],
 )  # fmt: skip
 def test_a_bad_line_of_an_overlay_is_named(tmp_path, text, says):
     path = tmp_path / "overlay.jsonl"

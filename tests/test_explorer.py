@@ -105,6 +105,17 @@ def test_corrections_are_there_when_it_is_opened_again(shown):
     assert [d for _, d in again.dialogue.options] == ["a"]
 
 
+def test_a_correction_is_written_and_shown_again_in_its_own_split_only(shown):
+    """Dialogue a is in both splits; what was corrected before splits were told apart is shown in each."""
+    shown.numbers["close"].value = 8
+    opened = {s: Explorer(DIALOGUES, LINES, shown._path, split=s) for s in ("train", "dev")}
+    assert [e.span.value for e in opened.values()] == [(5, 8), (5, 8)]
+    opened["dev"].span.value = (6, 9)
+    assert written(shown)[-1]["split"] == "dev"
+    again = {s: Explorer(DIALOGUES, LINES, shown._path, split=s).span.value for s in ("train", "dev")}
+    assert again == {"train": (5, 8), "dev": (6, 9)}
+
+
 @pytest.mark.parametrize(
     ("show", "action", "expected"),
     [(explorer.EVERY, explorer.ANY_ACTION, ["a", "b", "c"]), (explorer.EVERY, "pay", ["b"]),

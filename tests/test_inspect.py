@@ -6,6 +6,8 @@ import logging
 import pytest
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import evaluate_run, load_or_score
+from proactor_lib.files import write_jsonl
+from proactor_lib.schema import TurnPrediction
 
 from support.late import Late
 from support.runs import opened
@@ -72,3 +74,14 @@ def test_a_model_is_asked_at_every_turn_with_our_prompt(run, tmp_path):
 def test_a_prompt_that_there_is_not_is_one_sentence(run):
     with pytest.raises(UserError, match="prompt 'clever'; accepted: non_reasoning, reasoning"):
         interop.proactor(str(run.out), prompt="clever")
+
+
+@pytest.mark.parametrize(
+    ("split", "turn", "says"), [("dev", 1, "unknown dialogue"), ("test", 999, "at turn 999; accepted: 1 to")]
+)
+def test_predictions_that_the_split_does_not_have_are_refused(run, tmp_path, split, turn, says):
+    """Of another split's dialogue, and beyond the end of one of this split's."""
+    line = TurnPrediction(dialogue_id=run.dialogues(split)[0].id, turn=turn)
+    write_jsonl(tmp_path / "said.jsonl", [line])
+    with pytest.raises(UserError, match=rf"said.jsonl, line 1, on split 'test': .*{says}"):
+        interop.proactor(str(run.out), predictions=str(tmp_path / "said.jsonl"))

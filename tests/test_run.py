@@ -53,6 +53,19 @@ def test_references_honour_the_runs_overlay(tmp_path):
     assert run.references("dev")[0].references[0].window == Window(open=2, ready=2, close=2)
 
 
+def test_a_correction_made_in_the_explorer_moves_no_window_of_another_split(tmp_path):
+    """SGD's train and dev share ids."""
+    run = Run.open(load_params(), tmp_path)
+    turns = ({"speaker": "user", "text": "Hello."},) * 3
+    needed = ReferenceAction(id="r", name="a", window=Window(open=1, ready=2, close=3))
+    line = DialogueReferences(dialogue_id="1_00000", references=(needed,))
+    for split in ("train", "dev"):
+        write_jsonl(run.data / f"{split}.jsonl", [{"id": "1_00000", "domain": "own", "turns": turns}])
+        write_jsonl(run.annotations / f"{split}.jsonl", [line])
+    Explorer.of(run, "dev").withdraw.click()
+    assert run.references("train") == [line] and run.references("dev")[0].references == ()
+
+
 def test_a_named_overlay_must_be_there(tmp_path):
     run = Run.open(load_params(overrides={"overlay": str(tmp_path / "mine.jsonl")}), tmp_path / "r")
     write_jsonl(run.annotations / "dev.jsonl", [DialogueReferences(dialogue_id="d")])

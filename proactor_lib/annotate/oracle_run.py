@@ -150,10 +150,9 @@ def annotate_file(
     """Write `out` (schema.DialogueReferences lines, in order) and, where some failed, `failures_path(out)`.
 
     Dialogues are read as they are needed: memory does not grow with their number. `on_progress` hears of each one.
-    Both files
-    appear when all is done; started again after a kill, it repeats no call that was answered, and tries faults of
-    transport again. Raises UserError where the endpoint refuses, is not there or has no credit left, Broken where every
-    dialogue failed.
+    Both files appear when all is done; started again after a kill, it repeats no call that was answered, and tries
+    faults of transport again. Raises UserError where the endpoint refuses, is not there or has no credit left,
+    ProcessError where every dialogue failed.
     """
     return run_async(_annotate_file(dialogues, catalog, Path(out), settings, on_progress))
 

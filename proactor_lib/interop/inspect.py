@@ -21,7 +21,8 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from proactor_lib import agent, metrics
 from proactor_lib.agent import Parsed, parse
 from proactor_lib.errors import UserError
-from proactor_lib.files import read_lines
+from proactor_lib.files import numbered_jsonl
+from proactor_lib.metrics.scores import Checked
 from proactor_lib.metrics.utility import utility_at
 from proactor_lib.replies import after_thinking
 from proactor_lib.run_folder import RunFolder
@@ -34,14 +35,14 @@ PROMPTS = {"non_reasoning": "agent.system.j2", "reasoning": "reasoning.system.j2
 def proactor(run: str, predictions: str | None = None, prompt: str = "non_reasoning", split: str = "test") -> Task:
     """`run`: a folder with data/ and references/; `predictions`: a file to score in place of asking a model.
 
-    UserError for a prompt that there is not, and a run that is not annotated.
+    UserError for a prompt that there is not, a run that is not annotated, and predictions that `replay` refuses.
     """
     if prompt not in PROMPTS:
         raise UserError(f"prompt {prompt!r}; accepted: {', '.join(PROMPTS)}")
     opened = _opened(run)
     cut = opened.params.max_completion_tokens if prompt == "non_reasoning" else opened.params.reasoning_tokens
     samples = [_sample(case) for case in opened.split(split)]
-    asked = replay(predictions) if predictions else ask(run, split, prompt)
+    asked = replay(run, split, predictions) if predictions else ask(run, split, prompt)
     return Task(
         MemoryDataset(samples, name=f"{opened.params.name}-{split}"),
         solver=asked,
@@ -91,11 +92,17 @@ async def _turn(model: Model, case: Case, turn: int, template: str) -> TurnPredi
 
 
 @solver
-def replay(predictions: str) -> Solver:
-    """Says what a predictions file says."""
-    said = defaultdict(list)
-    for line in read_lines(Path(predictions), TurnPrediction):
-        said[line.dialogue_id].append(line)
+def replay(run: str, split: str, predictions: str) -> Solver:
+    """Says what a predictions file says. UserError for a dialogue or a turn that the split does not have.
+
+    A prediction does not tell its split: where two splits share an id, the other's pass as this one's up to its end.
+    """
+    checked, said = Checked(_opened(run).dialogues(split)), defaultdict(list)
+    for number, line in numbered_jsonl(Path(predictions), TurnPrediction):
+        try:
+            said[line.dialogue_id].append(checked.prediction(line))
+        except UserError as error:
+            raise UserError(f"{predictions}, line {number}, on split {split!r}: {error}") from None
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         return _told(state, said[str(state.sample_id)])

@@ -23,7 +23,8 @@ class Explorer(w.VBox):
     """A widget over annotated dialogues. Each change of a window is a line of the overlay at once; the last one counts.
 
     `references` are as annotated, without corrections: these are read from `overlay_path` and written there. `second`:
-    another annotator's references, or the truth. `predictions`: by policy.
+    another annotator's references, or the truth. `predictions`: by policy. `split`: where the dialogues are from; a
+    correction applies there only. Without it, a correction applies in every split.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Explorer(w.VBox):
         overlay_path: Path,
         predictions: Mapping[str, Sequence[TurnPrediction]] | None = None,
         second: Sequence[DialogueReferences] = (),
+        split: str | None = None,
     ):
         self._annotated = {line.dialogue_id: line for line in references}
         self._dialogues = {d.id: d for d in dialogues if d.id in self._annotated}
         self._utility: dict[str, dict[str, float]] = {}  # by policy and dialogue
         self._path, self._predictions, self._quiet = Path(overlay_path), dict(predictions or {}), False
-        self._corrections = corrections.read(self._path) if self._path.exists() else {}
+        self._split = split
+        self._corrections = corrections.read(self._path, split) if self._path.exists() else {}
         self._coverage, self._params = _against_log(dialogues, references)
         self._agreement = _means(agreement.pairs(references, second), "iou")
         self._build()
@@ -49,7 +52,7 @@ class Explorer(w.VBox):
     def of(cls, run: Run, split: str = "dev") -> "Explorer":
         """A run's split; corrections go to `run.overlay`; without a second annotator it is the truth, where known."""
         said = predictions.read_all(run, split)
-        return cls(run.dialogues(split), run.annotated(split), run.overlay, said, run.second(split))
+        return cls(run.dialogues(split), run.annotated(split), run.overlay, said, run.second(split), split)
 
     # what there is to see
 
@@ -205,7 +208,7 @@ class Explorer(w.VBox):
         line = self._annotated[self.dialogue.value]
         occurrence = corrections.occurrences(line.references)[r.id]
         correction = corrections.Correction(
-            dialogue_id=line.dialogue_id, name=r.name, occurrence=occurrence, window=window
+            dialogue_id=line.dialogue_id, split=self._split, name=r.name, occurrence=occurrence, window=window
         )
         corrections.append(self._path, correction)
         self._corrections.setdefault(line.dialogue_id, {})[correction.key] = correction
