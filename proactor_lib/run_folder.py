@@ -85,7 +85,7 @@ class RunFolder:
 
     @property
     def training(self) -> Path:
-        """metrics.jsonl, samples.jsonl, checkpoints/, adapter/."""
+        """metrics.jsonl, samples.jsonl, checkpoint-N/, adapter/, sft/ and sft_equal_time/, each with its .jsonl."""
         return self.out / "training"
 
     @property

@@ -16,7 +16,7 @@ UNSCORED_LIMIT = 0.5  # of the outputs
 
 
 class Alarms:
-    """Called with each step's line (records.step_line), in order; gives the names of the alarms that hold."""
+    """Called with each step's line (training_log.step_line), in order; gives the names of the alarms that hold."""
 
     def __init__(self):
         self._lines: deque[dict] = deque(maxlen=WINDOW)

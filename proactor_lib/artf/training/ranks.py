@@ -39,7 +39,7 @@ def launch(count: int, command: list[str], folder: Path) -> None:
 
     Rank 0 writes to this process's output, each other one to rank-N.log in `folder`. When one ends otherwise, all are
     ended, with all that they started. Raises SystemExit where rank 0 has said why itself; UserError with another rank's
-    own sentence, or Broken, which says how that rank ended and what it said last.
+    own sentence, or ProcessError, which says how that rank ended and what it said last.
     """
     processes.adopt_orphans()  # a rank that is killed leaves its servers to this process
     with tempfile.TemporaryDirectory(prefix="ranks-") as meeting:
