@@ -11,9 +11,12 @@ from proactor_lib import provenance, report
 from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.cli import app
 from proactor_lib.errors import UserError
+from proactor_lib.evaluate.results import load_or_score
 from proactor_lib.files import read_jsonl, write_json, write_jsonl
+from proactor_lib.metrics import utility
 from proactor_lib.params import Params
 from proactor_lib.report import render, text, timeline, training
+from proactor_lib.report import run as run_report
 from proactor_lib.report.comparison import by_dialogue
 from proactor_lib.report.run import read_record
 from proactor_lib.run import Run
@@ -25,10 +28,13 @@ from typer.testing import CliRunner
 from support.pages import check_page
 from support.runs import make_run
 
+RECORD = {"stages": {}, "provenance": None}
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    made = make_run(tmp_path_factory.mktemp("run") / "out")
+    made = make_run(tmp_path_factory.mktemp("run") / "out", seed=3, sft_steps=5)
+    write_jsonl(made.training / "sft.jsonl", [{"step": n, "loss": 1.0, "seconds": 1.0} for n in (1, 2, 3)])
     report.build(made.out)
     return made
 
@@ -159,6 +165,7 @@ def test_the_page_in_a_browser(run, browser):
             assert render.number(value) in text and render.interval(low, high) in text
     for said in ("Does it move?", "Read first", "One dialogue", "gain in reward", "20 steps of turn-level GRPO"):
         assert said in text
+    assert "a supervised warm start of 3 steps, then 20 steps" in text  # of the 5 that were asked for
     assert summary["primary"]["metric"] == "utility" and "Primary endpoint: the utility of oracle_late" in text
     assert {e.text for e in browser.find_elements("css selector", ".key")} <= {"S", "R", "OL"}
     assert browser.find_elements("css selector", ".timeline .lane.ready")
@@ -283,10 +290,43 @@ def test_findings_know_which_end_of_a_metric_is_the_better():
 
 
 def test_the_method_is_told_from_the_parameters():
-    told = " ".join(text.method(Params(sft_steps=3, turns_per_dialogue=4, reward="custom_ruler"), steps=7))
+    told = " ".join(text.method(Params(sft_steps=3, turns_per_dialogue=4, reward="custom_ruler"), steps=7, warm=3))
     assert "warm start of 3 steps, then 7 steps of turn-level GRPO" in told and "4 turns of each, 50% of them" in told
     assert "rewarded by custom_ruler (judge: rubric)" in told and "at every turn" in told
-    assert "GRPO" not in " ".join(text.method(Params(evaluation_turns=8), steps=0))
+    assert "GRPO" not in " ".join(text.method(Params(evaluation_turns=8), steps=0, warm=0))
+
+
+def test_the_method_tells_the_sft_that_ran():
+    told = lambda warm, **given: " ".join(text.method(Params(**given), 7, warm))  # noqa: E731
+    assert "warm start of 3 steps, then 7 steps" in told(3, sft_steps=5)  # stopped early
+    assert "warm start" not in told(0, sft_steps=5)
+    given = {"sft_steps": 5, "start_from": "elsewhere/sft"}
+    assert "Training: from an adapter given, which 9 steps of SFT made, 7 steps of turn-level" in told(9, **given)
+    assert "Training: from an adapter given, 7 steps of turn-level" in told(0, **given)
+
+
+@pytest.mark.parametrize(
+    "slope, said",
+    [
+        (-0.01, "The reward fell in training: a gain of −0.160 (−0.182 to −0.138)."),
+        (0.0, "The gain in reward over training is not told apart from 0: its 95% interval reaches it."),
+        (0.01, None),
+    ],
+)
+def test_a_warning_says_whether_the_reward_fell(tmp_path, slope, said):
+    """Of 20 steps fifths are four: a gain of 16 slopes; each fifth's variance is 5/3 slope^2, t(6) 2.447."""
+    steps = pd.DataFrame({"step": range(20), "reward_mean": 0.5 + slope * np.arange(20)})
+    found = [w for w in run_report.warnings(RunFolder(Params(), tmp_path), steps, None, RECORD) if "reward" in w]
+    assert found == ([said] if said else [])
+
+
+def test_the_curves_band_at_the_price_is_the_tables_interval(run, monkeypatch):
+    drawn, curve = [], utility.curve
+    monkeypatch.setattr(utility, "curve", lambda *args, **kwargs: drawn.append(curve(*args, **kwargs)) or drawn[-1])
+    run_report._figures(run.params, pd.DataFrame(), load_or_score(run), "reward_mean")
+    at_price = drawn[0][drawn[0].price == 0.25].set_index("method")
+    for policy, found in json.loads(run.summary.read_text())["held_out"].items():
+        assert at_price.loc[policy, ["utility", "low", "high"]].to_list() == pytest.approx(found["utility"])
 
 
 def test_no_two_policies_have_one_mark():

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,38 @@ def test_one_seed_is_compared_on_its_dialogues(tmp_path):
     whole.attrs |= {"parameters": ["reward", "seed"], "metrics": []}
     shown = sweep._questions(folder, whole)
     assert [r["verdict"] for r in shown["rows"]].count("as in the paper") == 4 and len(shown["figures"]) == 1
+
+
+def test_where_a_cell_is_missing_rewards_are_compared_on_the_dialogues_that_both_have(tmp_path):
+    """custom_ruler has a second seed, rac's failed: both have the six dialogues of the first."""
+    folder = swept(tmp_path, rac="silent", custom_ruler="oracle_late")
+    plan = json.loads((folder / "sweep.json").read_text())
+    for number, state in ((2, "failed"), (3, "done")):
+        shutil.copytree(folder / "cells" / f"c{number - 2}", folder / "cells" / f"c{number}")
+        write_json(
+            folder / "cells" / f"c{number}" / "cell.json", {"state": state, "seconds": 1.0, "cpus": 1, "gpus": 0}
+        )
+        before = plan["cells"][number - 2]
+        plan["cells"].append(before | {"id": f"c{number}", "point": before["point"] | {"seed": 1}})
+    write_json(folder / "sweep.json", plan)
+    found = questions.answers_of(folder)
+    missed = found[found.over == "dialogues"].set_index(["a", "b", "metric"]).loc[("rac", "custom_ruler", "missed")]
+    assert (missed.units, missed.verdict) == (6, "as in the paper")
+    said = "Of 12 dialogues rac lacks 6: two rewards are compared on those that both have."
+    assert questions.conclusions(found)[-1] == said
+
+
+def test_rewards_without_a_dialogue_in_common_are_not_compared(tmp_path):
+    folder = swept(tmp_path, rac="silent", max_rac="silent", custom_ruler="oracle_late")
+    tables = questions.trained(folder)
+    tables["max_rac"] = tables["max_rac"].assign(dialogue_id="seed 2 " + tables["max_rac"].dialogue_id)
+    found = questions.on_dialogues(tables, bootstrap=100).set_index(["a", "b", "metric"])
+    assert found.loc[("max_rac", "custom_ruler", "missed")].units == 0
+    assert found.loc[("rac", "custom_ruler", "missed")].units == 6
+    assert questions.left_out(tables)[0].startswith("Of 12 dialogues rac lacks 6, max_rac lacks 6, custom_ruler lacks")
+    assert questions.left_out({"rac": tables["rac"], "max_rac": tables["rac"]}) == questions.left_out({}) == []
+    answers = pd.DataFrame({"over": "dialogues", "question": "Q?", "units": [6, 12], "verdict": "cannot be told"})
+    assert questions.conclusions(answers) == ["Q? Over 6 to 12 dialogues: 2 cannot be told."]
 
 
 def test_no_ablation_yet(tmp_path):

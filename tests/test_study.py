@@ -5,6 +5,7 @@ import math
 
 import pytest
 from proactor_lib.errors import UserError
+from proactor_lib.params import Params
 from proactor_lib.report import study
 
 
@@ -65,11 +66,9 @@ def test_each_dataset_has_its_own_row():
     assert study.verdicts([]).empty
 
 
-def written(folder, summary):
-    from proactor_lib.params import Params
-
+def written(folder, summary, **params):
     folder.mkdir()
-    (folder / "params.json").write_text(Params(name="s", seed=3).model_dump_json())
+    (folder / "params.json").write_text(Params(**{"name": "s", "seed": 3} | params).model_dump_json())
     origin = {"commit": "c", "dirty": True, "hardware": {"cpu": "two cores"}}
     (folder / "run.json").write_text(json.dumps({"provenance": origin}))
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -94,3 +93,62 @@ def test_a_run_without_opponents_on_dev_is_refused(tmp_path):
         study.figures(run)
     with pytest.raises(UserError, match=r"has no summary.json: `proactor report"):
         study.figures(tmp_path)
+
+
+def only(*names, **more):
+    """A run's summary with these policies on test, each at 0.1 more than the one before, and none on dev."""
+    policies = {name: [0.4 + 0.1 * n] * 3 for n, name in enumerate(names)}
+    return {"primary": {"policies": policies, "dev": {}} | more, "dialogues": 60, "stage_seconds": {}}
+
+
+def test_one_opponent_needs_no_choice_on_dev(tmp_path):
+    kept = study.keep([written(tmp_path / "run", only("base", "sft", "trained"))], tmp_path / "kept")
+    (row,) = study.verdicts(study.read(kept[0].parent)).to_dict("records")
+    assert (row["opponent"], row["difference"]) == ("sft", pytest.approx(0.1))
+
+
+@pytest.mark.parametrize(
+    "told, said",
+    [
+        (only("base", "trained"), "evaluated are base, trained; accepted: trained and at least one .* begins with sft"),
+        (only("sft", "base"), "evaluated are sft, base; accepted: trained"),
+        (only("sft", "trained", reason="turns were sampled"), "the utility is not known: turns were sampled"),
+        (only("sft", "sft_tuned", "trained"), "no utility on dev of sft, sft_tuned"),
+        (only() | {"primary": None}, "evaluated are none"),
+    ],
+)
+def test_a_run_that_nothing_can_be_compared_in_is_refused(tmp_path, told, said):
+    with pytest.raises(UserError, match=said):
+        study.keep([written(tmp_path / "run", told)], tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_runs_with_other_parameters_are_not_of_one_study(tmp_path):
+    told, out = only("sft", "trained"), tmp_path / "kept"
+    study.keep([written(tmp_path / "a", told)], out)
+    kept = (out / "s-homeloan-3.json").read_text()
+    for n, seed in enumerate((3, 4)):  # over the first one's file, and beside it
+        other = written(tmp_path / f"b{n}", told, seed=seed, learning_rate=1e-4)
+        with pytest.raises(UserError, match="found with other parameters: give the study another name"):
+            study.keep([written(tmp_path / f"c{n}", told, seed=5), other], out)
+    assert [p.name for p in out.iterdir()] == ["s-homeloan-3.json"]
+    assert (out / "s-homeloan-3.json").read_text() == kept
+    free = {"seed": 4, "server_cores": "1", "start_from": "elsewhere", "sft_equal_time": True, "policies": ["sft"]}
+    study.keep([written(tmp_path / "d", told, **free)], out)
+    assert [f.seed for f in study.read(out)] == [3, 4]
+    study.keep([other], tmp_path / "elsewhere")
+
+
+def test_figures_kept_before_there_was_a_digest_are_read(tmp_path):
+    told, out = only("sft", "trained"), tmp_path / "kept"
+    (path,) = study.keep([written(tmp_path / "a", told)], out)
+    before = json.loads(path.read_text())
+    assert before.pop("params")
+    path.write_text(json.dumps(before))
+    study.keep([written(tmp_path / "b", told, seed=4, learning_rate=1e-4)], out)
+    assert [bool(f.params) for f in study.read(out)] == [False, True]
+
+
+def test_what_is_free_are_parameters_and_the_rest_is_in_the_digest():
+    assert set(Params.model_fields) >= study.FREE and not study.FREE & {"reward", "max_steps", "theta", "sft_steps"}
+    assert study.digest(Params(seed=1, name="x")) == study.digest(Params()) != study.digest(Params(theta=0.5))

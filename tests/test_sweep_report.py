@@ -5,10 +5,11 @@ import re
 import shutil
 
 import nbformat
+import pandas as pd
 import pytest
 from proactor_lib import notebook, report
 from proactor_lib.errors import UserError
-from proactor_lib.report import notebook_html, render, text
+from proactor_lib.report import ablation, comparison, notebook_html, render, text
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 from proactor_lib.sweep.runner import describe
@@ -118,6 +119,24 @@ def test_what_came_of_it_is_said_in_sentences(swept):
     assert "epsilon: the data do not tell 0.2 and 0.3 from 0.1." in text
 
 
+def told(*differences):
+    """What is said of b against a, paired over seeds."""
+    cells = [("done", f, n, d * (f == "b")) for f in "ab" for n, d in enumerate(differences)]
+    table = pd.DataFrame(cells, columns=["state", "factor", "seed", "score"])
+    table.attrs = {"parameters": ["factor", "seed"], "metrics": ["score"]}
+    (found,) = text.effects(ablation.paired(table, ["score"]), "score")
+    return found
+
+
+def test_higher_or_lower_is_said_where_test_and_interval_agree():
+    """0.01 seven times and 1 once: of 256 signs two are as far out (p 0.008), t(7) 2.365 times 0.12375 is 0.293."""
+    assert told(*[0.01] * 7, 1.0) == (
+        "factor: b is told from a by the test, not by its interval (difference 0.134, −0.159 to 0.426)."
+    )
+    assert told(*[-0.1, -0.2] * 4) == "factor: b is lower than a by 0.150 (0.105 to 0.195)."
+    assert told(0.1, -0.1, 0.2) == "factor: the data do not tell b from a."
+
+
 def test_metrics_are_explained_by_the_sweep_file_or_the_glossary():
     found = text.meanings(["score", "held_out.trained.pt", "tau"], {"score": "How good it is."})
     assert found["score"] == "How good it is." and found["held_out.trained.pt"].startswith("Proactive timing")
@@ -147,6 +166,15 @@ def test_two_sweeps_compared(swept, tmp_path, drawn, browser):  # noqa: F811
     text = check_page_without_figures(browser, path)
     assert "all\tscore\t0.570\t0.620\t0.050" in text.replace("\n", "")  # the means, and each cell's shift
     assert "max_steps" in text and "higher" in text
+
+
+def test_two_sweeps_metrics_are_corrected_for_their_number():
+    """Six differences of one sign: p is 2/64 for each metric, of two metrics 4/64 by Holm."""
+    differences = pd.Series([0.1, 0.11, 0.12, 0.13, 0.14, 0.15])
+    both = pd.DataFrame({"x a": 0.0, "x b": differences, "y a": 1.0, "y b": 1 + differences})
+    one, two = comparison._sweep_rows(both, ["x"])[0], comparison._sweep_rows(both, ["x", "y"])[:2]
+    assert (one["p_holm"], one["verdict"], one["pairs"]) == (2 / 64, "higher", 6)
+    assert [(r["p_holm"], r["verdict"]) for r in two] == [(4 / 64, "unclear")] * 2
 
 
 def check_page_without_figures(browser, path):  # noqa: F811

@@ -14,9 +14,11 @@ from proactor_lib.cli.data import DataDir, Dataset, Log, Seed
 from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
+from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
     from proactor_lib.evaluate import EvalResults
+    from proactor_lib.params import Params
     from proactor_lib.run import Run
 
 # A policy may be added and metrics set otherwise without throwing away what was predicted.
@@ -27,7 +29,7 @@ def evaluate(
     policy: Annotated[
         list[str],
         typer.Option(
-            help="Repeat it: base, non_reasoning, few_shot, reasoning, reasoning_asg, a fixed policy (oracle, silent, "
+            help="Repeat it: base, non_reasoning, reasoning, reasoning_asg, a fixed policy (oracle, silent, "
             "logged, ...), or NAME=FOLDER of an adapter."
         ),
     ],
@@ -70,19 +72,37 @@ def named(policies: list[str]) -> dict[str, Any]:
 
 
 def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run":
-    """The folder's run; policies that it has already stay. UserError where it was made from something else."""
+    """The folder's run; policies that it has already stay.
+
+    UserError where it was made from something else, and for a policy that cannot be asked here.
+    """
     from proactor_lib.files import read_json, write_json
     from proactor_lib.params import Params, load_params
     from proactor_lib.run import Run
 
     params = load_params(params_file, {"max_context": 4096, **given})
-    if (file := out / "params.json").exists():
+    file, before = out / "params.json", None
+    if file.exists():
         before = read_json(file, Params)
         policies = tuple(dict.fromkeys([*before.policies, *params.policies]))
         params = params.model_copy(update={"policies": policies, "adapters": before.adapters | params.adapters})
-        if before.model_copy(update={k: getattr(params, k) for k in MAY_CHANGE}) == params:
-            write_json(file, params.model_dump(mode="json"))
+    check_policies(params, out)
+    if before and before.model_copy(update={k: getattr(params, k) for k in MAY_CHANGE}) == params:
+        write_json(file, params.model_dump(mode="json"))
     return Run.open(params, out)
+
+
+def check_policies(params: "Params", out: Path) -> None:
+    """UserError for a policy that nobody has, and for one that needs more than the one split that is prepared here."""
+    from proactor_lib.evaluate.policy_set import PolicySet
+    from proactor_lib.evaluate.readiness import untuned
+    from proactor_lib.run_folder import RunFolder
+
+    for name in params.policies:
+        if untuned(name) or (name == "few_shot" and name not in params.adapters):
+            needs = "dev, to tune its threshold" if untuned(name) else "train, for examples"
+            raise UserError(f"policy {name!r} needs dialogues of {needs}: name it in `policies` of a run (notebook 04)")
+    PolicySet(RunFolder(params, out)).present(params.policies, lambda text: None)
 
 
 def run_to_completion(run: "Run", references: Path | None) -> "EvalResults":
@@ -101,19 +121,24 @@ def run_to_completion(run: "Run", references: Path | None) -> "EvalResults":
 
 
 def prepare(run: "Run", references: Path | None) -> None:
-    """The split's dialogues and windows, once. UserError as `datasets.load`, or for references that do not fit."""
+    """The split's dialogues and windows, once.
+
+    UserError as `datasets.load`, for references that do not fit, and for others than those that are there.
+    """
     from proactor_lib.files import write_jsonl
     from proactor_lib.metrics.inputs import read_inputs
     from proactor_lib.run import annotate_run, prepare_data
 
     if not (run.data / "catalog.json").exists():
         prepare_data(run, splits=("test",))
-    if (windows := run.annotations / "test.jsonl").exists():
-        return
-    if references is None:
+    windows = run.annotations / "test.jsonl"
+    given = read_inputs(run.data / "test.jsonl", references).references if references else None
+    if not windows.exists() and given is None:
         annotate_run(run, splits=("test",))
-    else:
-        write_jsonl(windows, read_inputs(run.data / "test.jsonl", references).references)
+    elif not windows.exists():
+        write_jsonl(windows, given)
+    elif given not in (None, run.annotated("test")):
+        raise UserError(f"--references {references}: other windows than {windows}, which stay; choose another --out")
 
 
 @contextmanager

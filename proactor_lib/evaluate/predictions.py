@@ -2,7 +2,7 @@
 
 <policy>.partial grows line by line, so that a run that is killed goes on without asking again; when all is there it
 becomes <policy>.jsonl. <policy>.made.json says what they were made from: predictions made from anything else are
-thrown away.
+thrown away. A dialogue that leaves the split keeps its predictions here, for it may come back.
 """
 
 import json
@@ -31,8 +31,13 @@ def policies(run: RunFolder, split: str = TEST) -> list[str]:
 
 
 def read(run: RunFolder, policy: str, split: str = TEST) -> list[TurnPrediction]:
-    """The policy's predictions, in order of dialogue and turn. UserError where there are none."""
-    return list(read_lines(folder(run, split) / f"{policy}.jsonl", TurnPrediction))
+    """The policy's predictions, in order of dialogue and turn, but for dialogues that the split no longer uses.
+
+    UserError where there are none.
+    """
+    lines = read_lines(folder(run, split) / f"{policy}.jsonl", TurnPrediction)
+    unused = {d.id for d in run.conversations(split)} - {d.id for d in run.dialogues(split)}
+    return [line for line in lines if line.dialogue_id not in unused]
 
 
 def read_all(run: RunFolder, split: str = TEST) -> dict[str, list[TurnPrediction]]:
@@ -67,7 +72,7 @@ class PredictionLog:
 
     @property
     def complete(self) -> bool:
-        """Whether every prediction was made."""
+        """Whether every prediction was made that was asked for then."""
         return self.path.exists()
 
     def __len__(self) -> int:
@@ -85,6 +90,15 @@ class PredictionLog:
             os.write(handle, (line.model_dump_json(exclude_unset=True) + "\n").encode())
         finally:
             os.close(handle)
+
+    def missing(self, dialogue_id: str, turns: Iterable[int]) -> set[int]:
+        """Those of the dialogue's turns that have no prediction yet."""
+        return set(turns) - self.of(dialogue_id).keys()
+
+    def reopen(self) -> None:
+        """More is to come: what was whole is partial again, until `finish`."""
+        if self.complete:
+            self.path.replace(self._partial)
 
     def write(self, lines: Iterable[TurnPrediction]) -> None:
         """All of them at once."""

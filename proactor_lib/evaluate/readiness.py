@@ -35,13 +35,12 @@ def write_tuned(run: RunFolder, policy: str) -> None:
     """
     p, sides = run.params, {split: _sure(run, policy, split) for split in (DEV, TEST)}
     said_on_dev, asked = sides[DEV]
-    best = tune(sweep(said_on_dev, _quantiles(said_on_dev.predictions), p.theta, asked), p.execution_price)
+    best = tune(sweep(said_on_dev, _thresholds(said_on_dev.predictions), p.theta, asked), p.execution_price)
     for split, (inputs, _) in sides.items():
         files = [predictions.folder(run, s) / f"{policy}.jsonl" for s in (split, DEV)]
         made_from = {"files": [fingerprint(f) for f in files], "threshold": best}
         log = predictions.PredictionLog(predictions.folder(run, split), f"{policy}{TUNED}", made_from)
-        if not log.complete:
-            log.write(fired_from(inputs.predictions, best))
+        log.write(fired_from(inputs.predictions, best))
 
 
 class Tuning(NamedTuple):
@@ -56,11 +55,12 @@ def tune_run(run: RunFolder, policy: str, prices: Sequence[float] | None = None)
     """Tune the policy's threshold for U on what it said on dev, at each price (PRICES and the run's unless given).
 
     UserError if it was not asked there (`evaluate_run`'s `dev`), or not at all turns.
-    Confidence is the policy's own where it gives one, else persistence over the turns asked. Thresholds are quantiles
-    of the confidences on dev, with 0 and 1.
+    Confidence is the policy's own where it gives one, else persistence over the turns asked. Thresholds are confidences
+    on dev: 21 quantiles, with 0, 1, and the least of a `ready` action. That one leaves the policy's statuses as they
+    are where no candidate is as sure; a policy that says otherwise can be worse on dev with a threshold than without.
     """
     p, (dev, asked_dev), (test, asked_test) = run.params, _sure(run, policy, DEV), _sure(run, policy, TEST)
-    thresholds = _quantiles(dev.predictions)
+    thresholds = _thresholds(dev.predictions)
     at_dev, at_test = sweep(dev, thresholds, p.theta, asked_dev), sweep(test, thresholds, p.theta, asked_test)
     untuned = evaluate_predictions(*test, p.theta, evaluated_turns=asked_test)
     prices = sorted({*PRICES, p.execution_price}) if prices is None else prices
@@ -71,7 +71,7 @@ def tune_run(run: RunFolder, policy: str, prices: Sequence[float] | None = None)
 def tuned_threshold(run: RunFolder, policy: str) -> float:
     """The threshold tuned on dev at the run's execution_price, as `tune_run` chooses it. UserError as there."""
     p, (dev, asked) = run.params, _sure(run, policy, DEV)
-    return tune(sweep(dev, _quantiles(dev.predictions), p.theta, asked), p.execution_price)
+    return tune(sweep(dev, _thresholds(dev.predictions), p.theta, asked), p.execution_price)
 
 
 def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
@@ -82,7 +82,9 @@ def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tu
     return Inputs(run.dialogues(split), run.references(split), said), evaluated_turns
 
 
-def _quantiles(said: Sequence[TurnPrediction]) -> list[float]:
-    known = [a.confidence for line in said for a in line.actions if a.confidence is not None]
-    inner = np.quantile(known, np.linspace(0, 1, THRESHOLDS)) if known else []
-    return sorted({0.0, 1.0, *(round(float(t), 4) for t in inner)})
+def _thresholds(said: Sequence[TurnPrediction]) -> list[float]:
+    known = [a for line in said for a in line.actions if a.confidence is not None]
+    ready = [a.confidence for a in known if a.status == "ready"]
+    shares = np.linspace(0, 1, THRESHOLDS)
+    inner = np.quantile([a.confidence for a in known], shares, method="higher") if known else []
+    return sorted({0.0, 1.0, min(ready, default=1.0), *map(float, inner)})

@@ -72,11 +72,16 @@ def _asked_on_dev(names: Sequence[str]) -> list[str]:
 
 
 def evaluate_policy(split: EvalSplit, roster: PolicySet, name: str) -> None:
-    """Make and keep the predictions that the policy lacks. Raises as `evaluate_run`."""
+    """Make and keep the predictions that the policy lacks, also of dialogues that came to the split later.
+
+    Raises as `evaluate_run`.
+    """
     log = PredictionLog(folder(split.run, split.split), name, split.made_from(name) | roster.made_from(name))
-    if log.complete:
+    cases = [c for c in split.cases if log.missing(c.dialogue.id, c.turns)]
+    if log.complete and not cases:
         return
-    total = sum(len(c.turns) for c in split.cases)
+    log.reopen()
+    total = len(log) + sum(len(log.missing(c.dialogue.id, c.turns)) for c in cases)
     told = 0.0
 
     def on_progress() -> None:
@@ -87,7 +92,7 @@ def evaluate_policy(split: EvalSplit, roster: PolicySet, name: str) -> None:
 
     agent = roster.agent(name)
     try:
-        run_async(predict(agent, split.cases, log, on_progress))
+        run_async(predict(agent, cases, log, on_progress))
     except Unanswered as error:
         raise UserError(f"policy {name!r}: {error}; what was answered is kept, the same command goes on") from None
     log.finish()

@@ -30,7 +30,10 @@ class EvalSplit:
         return {c.dialogue.id: c.turns for c in self.cases}
 
     def made_from(self, policy: str) -> dict:
-        """What the policy's predictions depend on in the data: JSON values. Only fixed policies see the references."""
+        """What the policy's predictions depend on in the data: JSON values.
+
+        Only fixed policies see the references; what a model says of a dialogue does not depend on which others are used.
+        """
         run = self.run
         files = run.sources(self.split) if policy in FIXED_POLICIES else [run.data / f"{self.split}.jsonl"]
         return {

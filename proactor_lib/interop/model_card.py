@@ -5,7 +5,7 @@ from typing import Any
 
 import jinja2
 
-from proactor_lib.artf.training.training_log import read_steps
+from proactor_lib.artf.training.training_log import WARM_START, read_steps
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.report import run as run_report
 from proactor_lib.report import tables, text
@@ -39,7 +39,8 @@ def write(path: Path, run: RunFolder, form: str, licenses: tuple[str | None, str
 
 def _content(run: RunFolder, form: str, licenses: tuple[str | None, str | None], base: str, file: str, policy: str,
              threshold: float | None) -> dict[str, Any]:  # fmt: skip
-    p, steps, scored, record = run.params, read_steps(run), load_or_score(run), run_report.read_record(run)
+    p, steps, warm = run.params, read_steps(run), read_steps(run, WARM_START)
+    scored, record = load_or_score(run), run_report.read_record(run)
     bits = "4-bit weights (NF4)" if p.quantization == "nf4" else "not quantised"
     counts = [f"{_count(run, split)} dialogues to {what}"
               for split, what in zip(SPLITS, ("train on", "tune on", "be held out"), strict=True)]  # fmt: skip
@@ -48,7 +49,7 @@ def _content(run: RunFolder, form: str, licenses: tuple[str | None, str | None],
         "name": p.name, "question": p.question, "what": WHAT[form], "library": LIBRARIES[form], "base": base,
         "use": USE[form].format(file=file, bits=" in NF4" * (p.quantization == "nf4")), "bits": bits,
         "weights_license": licenses[0], "data_license": licenses[1], "threshold": threshold,
-        "primary": _primary(scored, policy), "method": text.method(p, len(steps)), "dataset": p.dataset,
+        "primary": _primary(scored, policy), "method": text.method(p, len(steps), len(warm)), "dataset": p.dataset,
         "counts": ", ".join(counts), "windows": _windows(run), "reward": p.reward,
         "table": _table(run) if scored else "", "limits": run_report.warnings(run, steps, scored, record),
         "origin": origin, "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items()) if origin else "",

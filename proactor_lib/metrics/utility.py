@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib.metrics import statistics
-from proactor_lib.metrics.intervals import PRIMARY, same_dialogues
+from proactor_lib.metrics.intervals import BOUNDS, PRIMARY, same_dialogues
 from proactor_lib.metrics.scores import DialogueTable
 
 PRICES = tuple(np.round(np.linspace(0, 1, 21), 2))  # of the curve
@@ -32,7 +32,8 @@ def curve(
     rows = []
     for name, table in zip(tables, same_dialogues(tables), strict=True):
         found = statistics.bootstrap(lambda w, t=table: utility_at(t, prices, w), len(table), bootstrap, seed)
-        rows += [(name, *row) for row in zip(prices, *found[:3], strict=True)]
+        high = np.minimum(found.high, BOUNDS[PRIMARY][1])
+        rows += [(name, *row) for row in zip(prices, found.value, found.low, high, strict=True)]
     return pd.DataFrame(rows, columns=["method", "price", "utility", "low", "high"])
 
 

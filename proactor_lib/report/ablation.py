@@ -67,7 +67,11 @@ def paired(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """
     rows = [row for factor in tested(table) for row in _against_first(table, factor, metrics)]
     columns = ["factor", "value", "against", "metric", "pairs", "difference", "low", "high", "p"]
-    found = pd.DataFrame(rows, columns=columns)
+    return judged(pd.DataFrame(rows, columns=columns))
+
+
+def judged(found: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `difference` with p_holm and verdict, as of `paired`."""
     found["p"] = found.p.astype(float)
     found["p_holm"] = holm(found.p.to_numpy())
     same = found.difference.eq(0) & found.low.eq(0) & found.high.eq(0)
@@ -87,10 +91,11 @@ def _against_first(table: pd.DataFrame, factor: str, metrics: list[str]):
         for metric in metrics:
             differences = (both[metric] - both[f"{metric} of first"]).dropna().to_numpy(float)
             if len(differences):
-                yield (factor, value, first, metric, len(differences), *_difference(differences))
+                yield (factor, value, first, metric, len(differences), *difference(differences))
 
 
-def _difference(values: np.ndarray) -> tuple[float, float, float, float | None]:
-    if len(values) == 1:
-        return float(values[0]), np.nan, np.nan, None
+def difference(values: np.ndarray) -> tuple[float, float, float, float | None]:
+    """Mean, low, high and p of paired differences; NaN and None for what so few do not have."""
+    if len(values) < 2:
+        return float(values.mean()) if len(values) else np.nan, np.nan, np.nan, None
     return float(values.mean()), *t_interval(values), sign_flip(values)

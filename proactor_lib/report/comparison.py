@@ -10,7 +10,7 @@ from proactor_lib import metrics
 from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
-from proactor_lib.metrics import glossary, statistics
+from proactor_lib.metrics import glossary
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, render, run, training
 from proactor_lib.run_folder import RunFolder
@@ -165,26 +165,18 @@ def _key(values: dict, keys: list[str]) -> str:
 
 
 def _sweep_rows(both: pd.DataFrame, shown: list[str]) -> list[dict]:
-    """One row per metric: means over the cells of both, their paired difference; then one row per cell and metric."""
+    """One row per metric: means over the cells of both, their paired difference, p corrected by Holm over these rows;
+    then one row per cell and metric.
+    """
     rows = []
     for metric in shown:
         a, b = (both[f"{metric} {side}"].astype(float) for side in "ab")
-        known = (b - a).dropna()
-        rows.append(
-            dict(zip(PAIR, ("all", metric, a.mean(), b.mean(), len(known), *_tested(known.to_numpy())), strict=True))
-        )
-    for key, row in both.iterrows():
-        for metric in shown:
-            a, b = float(row[f"{metric} a"]), float(row[f"{metric} b"])
-            rows.append(dict(zip(PAIR, (key, metric, a, b, 1, b - a, None, None, None, ""), strict=True)))
-    return rows
+        known = (b - a).dropna().to_numpy()
+        rows.append(("all", metric, a.mean(), b.mean(), len(known), *ablation.difference(known)))
+    tested = ablation.judged(pd.DataFrame(rows, columns=[*PAIR[:8], "p"]))[PAIR].to_dict("records")
+    return tested + [_cell_row(key, m, row) for key, row in both.iterrows() for m in shown]
 
 
-def _tested(differences: np.ndarray) -> tuple:
-    if len(differences) < 2:
-        return (*([float(differences[0])] if len(differences) else [None]), None, None, None, "untested")
-    low, high = statistics.t_interval(differences)
-    p = statistics.sign_flip(differences)
-    same = not differences.any()
-    verdict = "same" if same else "unclear" if p >= 0.05 else "higher" if differences.mean() > 0 else "lower"
-    return float(differences.mean()), low, high, p, verdict
+def _cell_row(key: str, metric: str, row: pd.Series) -> dict:
+    a, b = float(row[f"{metric} a"]), float(row[f"{metric} b"])
+    return dict(zip(PAIR, (key, metric, a, b, 1, b - a, None, None, None, ""), strict=True))

@@ -98,18 +98,31 @@ def on_dialogues(
 ) -> pd.DataFrame:
     """As `answers`, of these very policies: differences paired over held-out dialogues, intervals by bootstrap.
 
-    `tables`: by reward, as of `trained`. It says nothing of what other seeds would have trained. UserError where
-    rewards were evaluated on different dialogues.
+    `tables`: by reward, as of `trained`; two are compared on the dialogues that both have (`left_out` says which lack
+    some). It says nothing of what other seeds would have trained.
     """
-    known = [c for c in contrasts if c.a in tables and c.b in tables]
-    pairs = list(dict.fromkeys((c.a, c.b) for c in known))
-    compared = metrics.compare(tables, pairs, bootstrap=bootstrap).set_index(["a", "b", "metric"]) if pairs else None
-    return _table("dialogues", [(c, _compared(compared, c, tables) if c in known else NOTHING) for c in contrasts])
+    pairs = {(c.a, c.b): {name: tables[name] for name in (c.a, c.b) if name in tables} for c in contrasts}
+    compared = {pair: _compared(own, bootstrap) for pair, own in pairs.items()}
+    return _table("dialogues", [(c, compared[c.a, c.b].get(c.metric, NOTHING)) for c in contrasts])
 
 
-def _compared(compared: pd.DataFrame, c: Contrast, tables: Mapping) -> tuple[int, float, float, float]:
-    row = compared.loc[(c.a, c.b, c.metric)]
-    return len(tables[c.a]), row.difference, row.low, row.high
+def _compared(pair: Mapping[str, "DialogueTable"], bootstrap: int) -> dict[str, tuple[int, float, float, float]]:
+    """By metric: dialogues that both have, and the difference there with its interval; empty without any."""
+    both = set.intersection(*(set(t.dialogue_id) for t in pair.values())) if len(pair) == 2 else set()
+    if not both:
+        return {}
+    rows = metrics.compare({name: t[t.dialogue_id.isin(both)] for name, t in pair.items()}, bootstrap=bootstrap)
+    return {r.metric: (len(both), r.difference, r.low, r.high) for r in rows.itertuples()}
+
+
+def left_out(tables: Mapping[str, "DialogueTable"]) -> list[str]:
+    """Which rewards lack dialogues that others have, in a sentence; none where all have the same."""
+    asked = {name: set(t.dialogue_id) for name, t in tables.items()}
+    whole = set().union(*asked.values())
+    lacking = [f"{name} lacks {len(whole - own)}" for name, own in asked.items() if own != whole]
+    if not lacking:
+        return []
+    return [f"Of {len(whole)} dialogues {', '.join(lacking)}: two rewards are compared on those that both have."]
 
 
 def trained(folder: Path | str, policy: str = "trained") -> dict[str, "DialogueTable"]:
@@ -131,22 +144,24 @@ def _params(cell: Mapping[str, Any]) -> Params:
 
 
 def answers_of(folder: Path | str) -> pd.DataFrame | str:
-    """`answers` of a sweep's folder, then `on_dialogues`; a sentence where it has not run."""
+    """`answers` of a sweep's folder, then `on_dialogues`, and `left_out` in attrs; a sentence where it has not run."""
     if not (Path(folder) / "sweep.json").exists():
         return f"no training ablation in {folder} yet: `proactor sweep run params/sweeps/rewards.yaml --out {folder}`"
-    by_dialogue = on_dialogues(trained(folder))
-    return pd.concat([answers(table(Store(folder))), by_dialogue], ignore_index=True)
+    tables = trained(folder)
+    found = pd.concat([answers(table(Store(folder))), on_dialogues(tables)], ignore_index=True)
+    found.attrs["left_out"] = left_out(tables)
+    return found
 
 
 def conclusions(answers: pd.DataFrame) -> list[str]:
-    """The three questions answered in a sentence each, first over seeds, then over dialogues, from `answers_of`."""
+    """Of `answers_of`: each question answered over seeds, then over dialogues, in a sentence, and what was left out."""
     said = []
     for (over, question), rows in answers.groupby(["over", "question"], sort=False):
         measured = rows[rows.verdict != "not measured"]
         counts = [f"{n} {verdict}" for verdict, n in measured.verdict.value_counts().items()]
-        units = f"{measured.units.max()} {over}" if len(measured) else f"no {over}"
-        said.append(f"{question} Over {units}: {', '.join(counts) or 'not measured'}.")
-    return said
+        units = " to ".join(map(str, sorted({measured.units.min(), measured.units.max()}))) if len(measured) else "no"
+        said.append(f"{question} Over {units} {over}: {', '.join(counts) or 'not measured'}.")
+    return [*said, *answers.attrs.get("left_out", [])]
 
 
 def limits(folder: Path | str) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib import events, plots, provenance
-from proactor_lib.artf.training.training_log import read_steps
+from proactor_lib.artf.training.training_log import WARM_START, read_steps
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import write_json
@@ -108,6 +108,11 @@ def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:
     gain = training.gain(steps, p.credit)
     if gain["gain"] is None:
         found.append(f"{len(steps)} training steps are too few to compare the first fifth with the last (10 or more).")
+    elif gain["gain_high"] < 0:
+        ends = render.interval(gain["gain_low"], gain["gain_high"])
+        found.append(
+            f"The {training.GAINED[gain['of']]} fell in training: a gain of {render.number(gain['gain'])} ({ends})."
+        )
     elif gain["gain_low"] <= 0:
         found.append(f"The {_gained(gain)} over training is not told apart from 0: its 95% interval reaches it.")
     apart = training.mismatch(steps)
@@ -156,13 +161,13 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "scored": scored,
         "compared": _comparisons(scored),
         "published": _published(run),
-        "figures": _figures(steps, scored, summary["reward"]["of"]),
+        "figures": _figures(run.params, steps, scored, summary["reward"]["of"]),
         "gained": training.GAINED[summary["reward"]["of"]],
         "timeline": _timeline(run, scored),
         "policies": plots.colours(scored.predictions) if scored else {},
         "marks": text.initials(scored.predictions if scored else ()),
         "facts": _facts(scored, summary),
-        "method": text.method(run.params, len(steps)),
+        "method": text.method(run.params, len(steps), len(read_steps(run, WARM_START))),
         "primary": text.primary(scored),
         "cost": text.cost(record["stage_seconds"], steps, scored),
         "findings": text.findings(scored),
@@ -204,7 +209,7 @@ def _gained(gain: dict) -> str:
     return f"gain in {training.GAINED[gain['of']]}"
 
 
-def _figures(steps: pd.DataFrame, scored: EvalResults | None, gain: str) -> dict[str, Markup]:
+def _figures(params: Params, steps: pd.DataFrame, scored: EvalResults | None, gain: str) -> dict[str, Markup]:
     """The figures for which there is data, by name."""
     drawn = {}
     if len(steps):
@@ -215,7 +220,8 @@ def _figures(steps: pd.DataFrame, scored: EvalResults | None, gain: str) -> dict
     if scored:
         drawn["metrics"] = render.image(summary.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")
         if not scored.primary()["reason"]:
-            curve = utility.curve({name: s.dialogues for name, s in scored.scores.items()})
+            by_dialogue = {name: s.dialogues for name, s in scored.scores.items()}
+            curve = utility.curve(by_dialogue, bootstrap=params.bootstrap, seed=params.seed)
             drawn["price"] = render.image(plots.utility_curve(curve), "Utility by the price of a false execution")
         references = {name: s.references for name, s in scored.scores.items()}
         if not any(f.empty for f in references.values()):

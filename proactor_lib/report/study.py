@@ -1,5 +1,6 @@
 """A study: does training gain over the best of its opponents? From one small file per run, small enough to commit."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,13 +12,21 @@ import pandas as pd
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, write_json
 from proactor_lib.metrics import statistics
-from proactor_lib.params import Params
+from proactor_lib.params import Params, ServingParams
 from proactor_lib.report.run import read_record
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Record
 
 TRAINED, OPPONENTS = "trained", "sft"  # the policy that is asked about; what its opponents' names begin with
 COLUMNS = ["study", "dataset", "opponent", "seeds", "difference", "low", "high", "above", "verdict"]
+# Runs of one study may differ in these: who and where they are, how they are reached, and which opponents they have.
+FREE = {
+    "name", "question", "seed", "dataset", "data_dir", "overlay", "start_from", "rubric", "judge_cache", "trackers",
+    *ServingParams.model_fields, "trainers", "device", "gradient_checkpointing", "save_steps",
+    *(f"{role}_{what}" for role in ("oracle", "judge", "policy") for what in ("url", "headers", "key_variable")),
+    "judge_concurrency", "judge_timeout", "judge_retries", "judge_prices",
+    "policies", "adapters", "sft_equal_time",
+}  # fmt: skip
 
 
 class Figures(Record):
@@ -26,6 +35,7 @@ class Figures(Record):
     study: str  # the parameters' name
     dataset: str
     seed: int
+    params: str | None = None  # `digest` of the run's; none in files that were kept before there was one
     primary: dict[str, Any]
     dialogues: int  # held out
     minutes: dict[str, float]  # by stage
@@ -34,28 +44,59 @@ class Figures(Record):
     machine: dict[str, Any]
 
 
+def digest(params: Params) -> str:
+    """Of the parameters that all runs of a study share: those that are not FREE, where they differ from the defaults.
+
+    A parameter that a later version adds changes no digest while it has its default.
+    """
+    values = params.model_dump(mode="json", exclude=FREE, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def figures(folder: Path) -> Figures:
-    """Of a run's folder. UserError where it has no report yet, or none with the opponents' utilities on dev."""
+    """Of a run's folder. UserError where it has no report yet, no utility or no opponent, and where one of several
+    opponents has no utility on dev.
+    """
     if not (folder / "summary.json").exists():
         raise UserError(f"{folder} has no summary.json: `proactor report {folder}` writes it")
     params, summary = read_json(folder / "params.json", Params), json.loads((folder / "summary.json").read_text())
     primary, origin = summary["primary"] or {}, read_record(RunFolder(params, folder))["provenance"] or {}
-    missing = set(_opponents(primary)) - set(primary.get("dev", ())) or {TRAINED} - set(primary.get("policies", ()))
-    if missing:
-        raise UserError(f"{folder}: no utility on dev of {', '.join(sorted(missing))}: evaluate with dev at all turns")
+    _refuse_incomparable(folder, primary)
     return Figures(
-        study=params.name, dataset=params.dataset, seed=params.seed, primary=primary, dialogues=summary["dialogues"],
+        study=params.name, dataset=params.dataset, seed=params.seed, params=digest(params), primary=primary,
+        dialogues=summary["dialogues"],
         minutes={stage: round(s / 60, 2) for stage, s in summary["stage_seconds"].items()},
         commit=origin.get("commit"), dirty=origin.get("dirty"), machine=origin.get("hardware", {}),
     )  # fmt: skip
 
 
+def _refuse_incomparable(folder: Path, primary: dict[str, Any]) -> None:
+    names, opponents = list(primary.get("policies", ())), _opponents(primary)
+    if TRAINED not in names or not opponents:
+        raise UserError(
+            f"{folder}: the policies evaluated are {', '.join(names) or 'none'}; "
+            f"accepted: {TRAINED} and at least one whose name begins with {OPPONENTS}"
+        )
+    if primary.get("reason"):
+        raise UserError(f"{folder}: the utility is not known: {primary['reason']}")
+    missing = set(opponents) - set(primary.get("dev", ()))
+    if missing and len(opponents) > 1:
+        raise UserError(f"{folder}: no utility on dev of {', '.join(sorted(missing))}: evaluate with dev at all turns")
+
+
 def keep(runs: Iterable[Path], out: Path) -> list[Path]:
-    """One JSON file per run in `out`. Raises as `figures`."""
-    written = []
-    for found in map(figures, runs):
-        written.append(out / f"{found.study}-{found.dataset}-{found.seed}.json")
-        write_json(written[-1], found.model_dump(mode="json"))
+    """One JSON file per run in `out`. Raises as `figures`, and where a study's runs differ in more than is FREE."""
+    found, written = {run: figures(run) for run in runs}, []
+    known = {(f.study, f.dataset): f.params for f in read(out) if f.params}
+    for run, f in found.items():
+        if known.setdefault((f.study, f.dataset), f.params) != f.params:
+            raise UserError(
+                f"{run}: other figures of study {f.study!r} on {f.dataset} were found with other parameters: "
+                f"give the study another name, or keep it elsewhere than in {out}"
+            )
+    for f in found.values():
+        written.append(out / f"{f.study}-{f.dataset}-{f.seed}.json")
+        write_json(written[-1], f.model_dump(mode="json"))
     return written
 
 
@@ -68,8 +109,9 @@ def verdicts(kept: Sequence[Figures]) -> pd.DataFrame:
     """A row per study and dataset, COLUMNS: the trained policy's utility less its best opponent's, on test.
 
     The opponent is the one with the greatest mean utility on dev, over the seeds that have it, which alone are
-    compared: a strong one that ran beside one seed is not forgotten for the others' sake. low, high: the 95% interval
-    of Student's t over seeds (NaN for one); above: seeds with a difference above 0.
+    compared: a strong one that ran beside one seed is not forgotten for the others' sake. Where there is but one, dev
+    need not say. low, high: the 95% interval of Student's t over seeds (NaN for one); above: seeds with a difference
+    above 0.
     """
     groups: dict[tuple[str, str], list[Figures]] = {}
     for found in kept:
@@ -82,8 +124,8 @@ def _opponents(primary: dict[str, Any]) -> list[str]:
 
 
 def _verdict(group: list[Figures]) -> tuple[str, int, float, float, float, int, str]:
-    dev = pd.DataFrame([{name: f.primary["dev"][name] for name in _opponents(f.primary)} for f in group])
-    best = dev.mean().idxmax()
+    dev = pd.DataFrame([{n: f.primary.get("dev", {}).get(n, np.nan) for n in _opponents(f.primary)} for f in group])
+    best = dev.mean().fillna(-np.inf).idxmax()
     values = [f.primary["policies"] for f in group if best in f.primary["policies"]]
     differences = np.array([v[TRAINED][0] - v[best][0] for v in values])
     low, high = statistics.t_interval(differences)

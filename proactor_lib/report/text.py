@@ -17,8 +17,11 @@ ONE_SEED = (
 )
 
 
-def method(params: Params, steps: int) -> list[str]:
-    """What the run did, a sentence each, from its parameters; `steps`: optimiser steps that were recorded."""
+def method(params: Params, steps: int, warm: int) -> list[str]:
+    """What the run did, a sentence each, from its parameters; `steps`: optimiser steps of GRPO that were recorded.
+
+    `warm`: those of the SFT that GRPO started from (training/sft.jsonl).
+    """
     p = params
     by_turn = ", asked turn by turn" * (p.oracle_protocol == "turn")
     annotator = {
@@ -32,19 +35,21 @@ def method(params: Params, steps: int) -> list[str]:
         f"windows by {annotator}.",
         f"Held-out dialogues: policies are asked greedily at {where}; a match needs an alignment of {p.theta:g}.",
     ]
-    return [found[0], *_training(p, steps), found[1]] if steps else found
+    return [found[0], *_training(p, steps, warm), found[1]] if steps else found
 
 
-def _training(p: Params, steps: int) -> list[str]:
+def _training(p: Params, steps: int, warm: int) -> list[str]:
     bits = "4-bit (NF4)" if p.quantization == "nf4" else "unquantised"
     sample = f"{p.turns_per_dialogue} turns of each, {p.open_share:.0%} of them with something to do"
     turns = sample if p.turns_per_dialogue else "all turns of each"
-    warm = f"a supervised warm start of {p.sft_steps} steps, then " if p.sft_steps else ""
+    start = f"a supervised warm start of {warm} steps, then " if warm else ""
+    if p.start_from:
+        start = f"from an adapter given{f', which {warm} steps of SFT made' * bool(warm)}, "
     sure = f" (one where it is at least {p.sure_output:.0%} probable)" if p.sure_output < 1 else ""
     judged = f" (judge: {p.judge})" if "ruler" in p.reward else ""
     return [
         f"Model: {p.model}, {bits}, LoRA of rank {p.lora_rank}.",
-        f"Training: {warm}{steps} steps of turn-level GRPO; a step takes {p.dialogues_per_step} dialogues, {turns}, "
+        f"Training: {start}{steps} steps of turn-level GRPO; a step takes {p.dialogues_per_step} dialogues, {turns}, "
         f"{p.num_generations} outputs a turn{sure}, rewarded by {p.reward}{judged}.",
     ]
 
@@ -128,15 +133,23 @@ def effects(pairs: pd.DataFrame, metric: str) -> list[str]:
 
 
 def _effect(rows: pd.DataFrame) -> str:
+    """`higher` or `lower` only where the test and the interval that is printed agree.
+
+    They need not: a sign-flip test asks for signs alone, and one large difference widens Student's interval beyond 0.
+    """
     first, clear = setting(rows.against.iloc[0]), rows.verdict.isin(["higher", "lower"])
-    said = [
-        f"{setting(r.value)} is {r.verdict} than {first} by {number(abs(r.difference))} "
-        f"({interval(*sorted((abs(r.low), abs(r.high))))})"
-        for r in rows[clear].itertuples()
-    ]
+    said = [f"{setting(r.value)} {_told(r, first)}" for r in rows[clear].itertuples()]
     if len(others := rows[~clear]):
         said.append(f"the data do not tell {listed(map(setting, others.value))} from {first}")
     return "; ".join(said)
+
+
+def _told(row, first: str) -> str:
+    if row.low <= 0 <= row.high:
+        found = f"difference {number(row.difference)}, {interval(row.low, row.high)}"
+        return f"is told from {first} by the test, not by its interval ({found})"
+    ends = interval(*sorted((abs(row.low), abs(row.high))))
+    return f"is {row.verdict} than {first} by {number(abs(row.difference))} ({ends})"
 
 
 def meanings(metrics: Iterable[str], own: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What the simulator is fed with: how long servers and trainer take for what, and what a training step consists of.
 
-Measured times come from a run (calibrate.py) or a file. Estimates come from a GPU's data sheet, with the shares of its
+Measured times come from a run (fit.py) or a file. Estimates come from a GPU's data sheet, with the shares of its
 peaks that are assumed; an estimate says that it is one.
 """
 

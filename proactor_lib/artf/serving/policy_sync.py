@@ -46,7 +46,7 @@ class FixedPool:
         return self._servers
 
     def lose(self, server: Server, error: Exception) -> None:
-        """Raise Broken."""
+        """Raise ProcessError."""
         raise ProcessError(f"server {server.url} does not hold the policy: {error}") from error
 
 
@@ -76,7 +76,7 @@ class PolicySync:
     def publish(self, version: int, adapter: Path, leased: Collection[int] = ()) -> None:
         """Have all servers hold the version of the adapter's folder, and confirm it; `leased` ones stay held.
 
-        A server that does not is lost to the fleet: Broken where that may not be.
+        A server that does not is lost to the fleet: ProcessError where that may not be.
         """
         with self.lock:
             self._stage(version, adapter, leased)
