@@ -6,13 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-from itertools import chain, repeat
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from proactor_lib import events
-from proactor_lib.annotate.filter import Removed
 from proactor_lib.artf.serving.completions import CompletionClient, Output, WrongModel
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.endpoint import Endpoint
@@ -24,18 +22,13 @@ from proactor_lib.evaluate import (
     few_shot,
     graph,
     load_or_score,
-    predictions,
-    readiness,
 )
 from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import predict
 from proactor_lib.evaluate.splits import EvalSplit, spread
-from proactor_lib.files import read_jsonl, write_jsonl
-from proactor_lib.metrics.thresholds import fired_from, persistence
+from proactor_lib.files import read_jsonl
 from proactor_lib.models import TINY, load_tokenizer, resolve
-from proactor_lib.policies import POLICIES
-from proactor_lib.run import FailedDialogue, Run
 from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, TurnPrediction
 
 from support.fake_endpoint import FakeEndpoint, Reply
@@ -263,81 +256,6 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
     assert outputs.silent["silent"] == outputs.outputs["silent"] == 4
 
 
-@pytest.fixture
-def asked_run(tmp_path, monkeypatch):
-    """A run of one prompted policy, and the requests of its endpoint. What was answered before is in no cache."""
-    with FakeEndpoint(lambda request, n: Reply("ready: pull_credit")) as server:
-
-        def caches(n):
-            monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / f"cache-{n}"))
-
-        endpoint = {"policy_url": server.url, "policy_model": "m"}
-        run = opened(tmp_path / "out", policies=["non_reasoning"], evaluation_turns=0, test_dialogues=3, **endpoint)
-        caches(0)
-        yield run, server.requests, caches
-
-
-def fail(run, dialogue_id):
-    """The oracle failed on a test dialogue: it has no references."""
-    write_jsonl(run.annotations / "test.jsonl", [r for r in run.annotated("test") if r.dialogue_id != dialogue_id])
-    failed = FailedDialogue(dialogue_id=dialogue_id, kind="fault", reason="it did not answer")
-    write_jsonl(run.annotations / "test.failed.jsonl", [failed])
-
-
-def test_a_policy_is_asked_later_about_a_dialogue_that_has_references_now_and_about_no_other(asked_run):
-    run, requests, caches = asked_run
-    annotated, (late, *others) = run.annotated("test"), run.dialogues("test")
-    fail(run, late.id)
-    evaluate_run(run)
-    assert len(requests) == sum(len(d.turns) for d in others)
-    write_jsonl(run.annotations / "test.jsonl", annotated)
-    (run.annotations / "test.failed.jsonl").unlink()
-    caches(1)
-    requests.clear()
-    evaluate_run(run)
-    assert len(requests) == len(late.turns)
-    assert {x.dialogue_id for x in load_or_score(run).predictions["non_reasoning"]} == {
-        d.id for d in run.dialogues("test")
-    }
-
-
-def test_predictions_that_are_reopened_are_not_whole_until_they_are_finished(tmp_path):
-    log = PredictionLog(tmp_path, "p", {})
-    log.write([TurnPrediction(dialogue_id="d", turn=1)])
-    log.reopen()
-    log.add(TurnPrediction(dialogue_id="e", turn=1))
-    killed = PredictionLog(tmp_path, "p", {})
-    assert not killed.complete and len(killed) == 2 and killed.missing("e", (1, 2)) == {2}
-
-
-def test_a_dialogue_that_leaves_the_split_is_not_scored_and_one_that_never_was_there_is_refused(asked_run):
-    run, requests, _ = asked_run
-    evaluate_run(run)
-    gone, asked = run.dialogues("test")[0].id, len(requests)
-    write_jsonl(run.annotations / "test.removed.jsonl", [Removed(dialogue_id=gone, reason="doubtful")])
-    evaluate_run(run)
-    scored = load_or_score(run)
-    assert scored.dialogues == 2 and gone not in {x.dialogue_id for x in scored.predictions["non_reasoning"]}
-    assert len(requests) == asked and gone in {x.dialogue_id for x in lines(run.predictions / "non_reasoning.jsonl")}
-    write_jsonl(run.predictions / "mine.jsonl", [TurnPrediction(dialogue_id="nobody", turn=1)])
-    with pytest.raises(UserError, match="unknown dialogue 'nobody'"):
-        load_or_score(run)
-
-
-def test_a_tuned_policy_speaks_of_a_dialogue_that_came_back(asked_run):
-    run, _, _ = asked_run
-    evaluate_run(run)
-    back = run.dialogues("test")[0].id
-    removed = run.annotations / "test.removed.jsonl"
-    write_jsonl(removed, [Removed(dialogue_id=back, reason="doubtful")])
-    tuned = Run(run.params.model_copy(update={"policies": ("non_reasoning", "non_reasoning_tuned")}), run.out)
-    evaluate_run(tuned)
-    removed.unlink()
-    evaluate_run(tuned)
-    said = load_or_score(tuned).predictions
-    assert len(said["non_reasoning_tuned"]) == len(said["non_reasoning"])
-
-
 def test_an_unknown_policy_is_one_sentence(tmp_path):
     with pytest.raises(
         UserError,
@@ -346,64 +264,6 @@ def test_an_unknown_policy_is_one_sentence(tmp_path):
         evaluate_run(opened(tmp_path, policies=["orcale"]))
     with pytest.raises(UserError, match="the adapter of policy 'mine' is not there"):
         evaluate_run(opened(tmp_path / "b", policies=["mine"], adapters={"mine": str(tmp_path / "no")}))
-
-
-def test_a_threshold_is_tuned_on_dev(tmp_path):
-    run = opened(tmp_path, policies=["oracle_early"], evaluation_turns=0)
-    evaluate_run(run, dev=True)
-    found = readiness.tune_run(run, "oracle_early", prices=(0.0, 1.0))
-    assert list(found.table.price) == [0.0, 1.0] and set(found.curve.threshold) >= {0.0, 1.0}
-    assert found.table.utility[0] >= found.table.utility[1] and found.chosen in set(found.curve.threshold)
-
-
-def test_a_tuned_policy_fires_from_the_threshold_that_is_best_on_dev(tmp_path):
-    run = opened(tmp_path, policies=["random", "random_tuned"], evaluation_turns=0, execution_price=1.0)
-    evaluate_run(run)
-    found, threshold = load_or_score(run), readiness.tune_run(run, "random").chosen
-    own, tuned = (found.predictions[name] for name in ("random", "random_tuned"))
-    assert tuned == fired_from(persistence(own), threshold) and tuned != own
-    primary = found.primary()
-    assert primary["dev"]["random_tuned"] > primary["dev"]["random"]
-    assert list(primary["policies"]) == ["random", "random_tuned"]
-    with pytest.raises(UserError, match="unknown policy 'orcale_tuned'"):
-        evaluate_run(opened(tmp_path / "b", policies=["orcale_tuned"]))
-
-
-def sure_oracle(run, sure, split):
-    """The oracle's predictions as those of a policy `mine` with confidences: `sure(action)`."""
-    said = [p for c in run.split(split) for p in POLICIES["oracle"](c, 0)]
-    for line in said:
-        actions = tuple(a.model_copy(update={"confidence": sure(a)}) for a in line.actions)
-        yield line.model_copy(update={"actions": actions})
-
-
-def mine(tmp_path, sure):
-    run = opened(tmp_path, policies=["oracle"], evaluation_turns=0)
-    for split in ("dev", "test"):
-        write_jsonl(predictions.folder(run, split) / "mine.jsonl", sure_oracle(run, sure, split))
-    return run
-
-
-def test_a_confidence_just_below_one_passes_the_threshold_made_of_it(tmp_path):
-    run = mine(tmp_path, lambda a: 0.99998 if a.status == "ready" else 0.99997)
-    threshold = readiness.tuned_threshold(run, "mine")
-    said = predictions.read(run, "mine", "dev")
-    assert threshold == 0.99998 and fired_from(said, threshold) == said
-
-
-def test_the_policys_own_statuses_are_among_the_thresholds(tmp_path):
-    """No quantile parts the trigger that is least sure, one of many, from the candidates below it."""
-    sure = chain([0.5], repeat(0.9))
-    run = mine(tmp_path, lambda a: next(sure) if a.status == "ready" else 0.4)
-    assert set(readiness.tune_run(run, "mine").curve.threshold) == {0.0, 0.4, 0.5, 0.9, 1.0}
-
-
-def test_a_row_of_ready_turns_goes_over_turns_that_were_not_asked():
-    said = [TurnPrediction(dialogue_id="d", turn=t, actions=(PredictedAction(name="a"),)) for t in (2, 6, 9)]
-    sure = [[a.confidence for a in x.actions] for x in persistence(said, 5, evaluated_turns={"d": (2, 6, 9)})]
-    assert sure == [[0.2], [0.4], [0.6]]
-    assert [x.actions[0].confidence for x in persistence(said, 5)] == [0.2, 0.2, 0.2]
-    assert [x.actions[0].confidence for x in persistence(said[::2], 5, evaluated_turns={"d": (2, 6, 9)})] == [0.2, 0.2]
 
 
 # the command

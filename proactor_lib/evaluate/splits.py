@@ -32,7 +32,7 @@ class EvalSplit:
     def made_from(self, policy: str) -> dict:
         """What the policy's predictions depend on in the data: JSON values.
 
-        Only fixed policies see the references; what a model says of a dialogue does not depend on which others are used.
+        Only fixed policies see the references; what a model says of a dialogue does not depend on the others.
         """
         run = self.run
         files = run.sources(self.split) if policy in FIXED_POLICIES else [run.data / f"{self.split}.jsonl"]
