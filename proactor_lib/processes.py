@@ -54,10 +54,11 @@ def family(pid: int | None = None, itself: bool = True) -> list[psutil.Process]:
         members = [*reversed(root.children(recursive=True)), *([root] if itself else [])]
     except psutil.NoSuchProcess:
         return []
-    return [p for p in members if _alive(p)]
+    return [p for p in members if alive(p)]
 
 
-def _alive(process: psutil.Process) -> bool:
+def alive(process: psutil.Process) -> bool:
+    """Whether the process is there and no zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -72,7 +73,7 @@ def end(pid: int | None = None, itself: bool = True, grace: float = 5.0) -> None
     seen, deadline = set(family(pid, itself)), time.monotonic() + grace
     for process in seen:
         _send(process, psutil.Process.terminate)
-    while left := [p for p in seen if _alive(p)]:
+    while left := [p for p in seen if alive(p)]:
         if time.monotonic() > deadline:
             for process in left:
                 _send(process, psutil.Process.kill)
@@ -153,7 +154,7 @@ def _guard(mark: str, pid: int, spared: set[int]) -> None:
     threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
     while not ended.wait(0.5):
         seen.update(p for p in family(pid, itself=False) if p.pid not in spared)
-    while left := [p for p in psutil.process_iter() if (p in seen or _has_mark(p, mark)) and _alive(p)]:
+    while left := [p for p in psutil.process_iter() if (p in seen or _has_mark(p, mark)) and alive(p)]:
         for process in left:
             _send(process, psutil.Process.kill)
         time.sleep(0.1)

@@ -43,8 +43,8 @@ def pytest_configure(config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Two processes more than cores: about a third of the time is waiting for servers and kernels to start."""
-    return len(os.sched_getaffinity(0)) + 2
+    """One process more than cores: about a third of the time is waiting for servers and kernels to start."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def group_of(file: str) -> str:

@@ -119,7 +119,7 @@ def test_nothing_is_left_when_the_caller_is_stopped(tmp_path, number):
     tree = processes.family(caller.pid, itself=False)
     caller.send_signal(number)
     assert caller.wait(100) != 0
-    wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree))
+    wait_until(lambda: not any(map(processes.alive, tree)))
     assert living(marker) == []
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from proactor_lib import processes
 from proactor_lib.artf.training import ranks, train
 from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.params import Params
@@ -62,7 +63,7 @@ def killed(tmp_path_factory):
         [rank_1] = [p for p in family if p.environ().get("RANK") == "1"]
         rank_1.kill()
         assert launcher.wait(60) == 1
-        assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+        assert not any(map(processes.alive, family))
         yield run, server.port
 
 

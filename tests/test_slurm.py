@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from proactor_lib import processes
 
 from support.waiting import wait_until
 
@@ -95,7 +96,7 @@ def test_a_sweep_has_a_head_workers_a_token_and_a_clean_end(tmp_path, status):
     wait_until(lambda: len(job.calls("ray")) == 3, process=job.process)
     job.say("proactor", status)
     assert job.process.wait(60) == status
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    assert not any(map(processes.alive, family))
     by_node = {call["node"]: call["call"][1:] for call in job.calls("ray") if "ended" not in call["call"]}
     address = job.calls("proactor")[0]["call"][-1]
     head = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}"]
@@ -114,7 +115,7 @@ def test_a_sweep_whose_time_is_up_ends_everything(tmp_path):
     wait_until(lambda: len(job.calls("ray")) == 2, process=job.process)
     job.process.send_signal(signal.SIGTERM)
     assert job.process.wait(60) == 143
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    assert not any(map(processes.alive, family))
     assert ["proactor", "ended"] in [call["call"] for call in job.calls("proactor")]
 
 

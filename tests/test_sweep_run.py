@@ -239,7 +239,7 @@ def test_a_lost_node_costs_only_its_running_cells(folder, cluster):
     found = collect(folder / "out")
     assert list(found.state) == ["done"] * 3 and list(found.attempts) == [1] * 3
     assert list(found.score) == [draws(seed)[0] for seed in (1, 2, 3)]
-    assert [p for p in tree if processes._alive(p)] == []
+    assert [p for p in tree if processes.alive(p)] == []
     assert leftovers(folder / "out") == []
 
 
@@ -256,7 +256,7 @@ def begun(folder, count):
 
 
 def gone(tree):
-    return not [p for p in tree if processes._alive(p)]
+    return not [p for p in tree if processes.alive(p)]
 
 
 def test_killed_while_cells_run_and_started_again_it_is_as_if_undisturbed(folder, cluster):

@@ -51,7 +51,9 @@ class Watch(w.VBox):
         self.step = w.Button(description="next turn", icon="step-forward")
         self.rest = w.Button(description="to the end", icon="fast-forward")
         self.speaker = w.Combobox(value="customer", options=["customer", "agent"], description="speaker")
-        self.text = w.Text(placeholder="what is said", description="text", layout=w.Layout(width="40em"))
+        # Sent as a whole before `say` is: single keystrokes wait in the browser while the kernel is busy.
+        wide = w.Layout(width="40em")
+        self.text = w.Text(placeholder="what is said", description="text", layout=wide, continuous_update=False)
         self.add = w.Button(description="say", icon="comment")
         self.now, self._view = w.HTML(), w.HTML()
         self._choice = w.HBox([self.policy, self.dialogue])
