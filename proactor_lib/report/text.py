@@ -135,7 +135,8 @@ def effects(pairs: pd.DataFrame, metric: str) -> list[str]:
 def _effect(rows: pd.DataFrame) -> str:
     """`higher` or `lower` only where the test and the interval that is printed agree.
 
-    They need not: a sign-flip test asks for signs alone, and one large difference widens Student's interval beyond 0.
+    They need not: where all differences have one sign the sign-flip test is sure, and one that is far larger than the
+    others widens Student's interval beyond 0.
     """
     first, clear = setting(rows.against.iloc[0]), rows.verdict.isin(["higher", "lower"])
     said = [f"{setting(r.value)} {_told(r, first)}" for r in rows[clear].itertuples()]
