@@ -15,14 +15,7 @@ from proactor_lib.artf.serving.completions import CompletionClient, Output, Wron
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
-from proactor_lib.evaluate import (
-    agents,
-    confidence,
-    evaluate_run,
-    few_shot,
-    graph,
-    load_or_score,
-)
+from proactor_lib.evaluate import agents, confidence, evaluate_run, few_shot, graph, load_or_score
 from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import predict

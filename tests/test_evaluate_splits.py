@@ -3,10 +3,7 @@
 import pytest
 from proactor_lib.annotate.filter import Removed
 from proactor_lib.errors import UserError
-from proactor_lib.evaluate import (
-    evaluate_run,
-    load_or_score,
-)
+from proactor_lib.evaluate import evaluate_run, load_or_score
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.files import read_jsonl, write_jsonl
 from proactor_lib.run import FailedDialogue, Run

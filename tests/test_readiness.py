@@ -4,12 +4,7 @@ from itertools import chain, repeat
 
 import pytest
 from proactor_lib.errors import UserError
-from proactor_lib.evaluate import (
-    evaluate_run,
-    load_or_score,
-    predictions,
-    readiness,
-)
+from proactor_lib.evaluate import evaluate_run, load_or_score, predictions, readiness
 from proactor_lib.files import write_jsonl
 from proactor_lib.metrics.thresholds import fired_from, persistence
 from proactor_lib.policies import POLICIES
