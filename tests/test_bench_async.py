@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import proactor_lib
 import psutil
 import pytest
 import torch
@@ -121,6 +122,15 @@ def test_a_trainer_borrows_the_cores_of_idle_servers():
 def test_a_child_that_fails_is_told_with_its_last_words(tmp_path):
     with pytest.raises(UserError, match="ended with status 2: proactor: shape 'huge': there is none"):
         isolated.call("proactor_lib", "bench", "packing", "--shape", "huge", log=tmp_path / "log.txt")
+
+
+def test_a_child_of_another_checkout_is_of_that_checkout(tmp_path, monkeypatch):
+    """Also where the bench was started inside this one: `python -m` looks into its folder before PYTHONPATH."""
+    (tmp_path / "proactor_lib").mkdir()
+    (tmp_path / "proactor_lib/__init__.py").touch()
+    (tmp_path / "proactor_lib/said.py").write_text('print(\'{"checkout": "the other"}\')')
+    monkeypatch.chdir(Path(proactor_lib.__file__).parents[1])
+    assert isolated.call("proactor_lib.said", checkout=tmp_path) == {"checkout": "the other"}
 
 
 def test_a_child_ends_with_the_bench_that_was_killed():

@@ -23,6 +23,7 @@ def call(module: str, *arguments: str, log: Path | None = None, checkout: Path |
             stdout=subprocess.PIPE,
             stderr=errors if log else subprocess.PIPE,
             text=True,
+            cwd=checkout,  # `-m` looks there first
             env=os.environ | ({"PYTHONPATH": str(checkout.resolve())} if checkout else {}),
             preexec_fn=follow_parent,
         )
