@@ -212,6 +212,16 @@ def test_where_a_cell_is_missing_rewards_are_compared_on_the_dialogues_that_both
     assert questions.conclusions(found)[-1] == said
 
 
+def test_a_cell_that_differs_in_a_base_which_its_reward_does_not_use_counts_once(tmp_path):
+    folder = swept(tmp_path, rac="silent", custom_ruler="oracle_late")
+    plan = json.loads((folder / "sweep.json").read_text())
+    shutil.copytree(folder / "cells" / "c0", folder / "cells" / "c2")
+    plan["cells"].append(plan["cells"][0] | {"id": "c2", "point": plan["cells"][0]["point"] | {"ruler_base": "rac"}})
+    write_json(folder / "sweep.json", plan)
+    tables = questions.trained(folder)
+    assert {name: len(t) for name, t in tables.items()} == {"rac": 6, "custom_ruler": 6}
+
+
 def test_rewards_without_a_dialogue_in_common_are_not_compared(tmp_path):
     folder = swept(tmp_path, rac="silent", max_rac="silent", custom_ruler="oracle_late")
     tables = questions.trained(folder)

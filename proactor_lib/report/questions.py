@@ -126,7 +126,10 @@ def left_out(tables: Mapping[str, "DialogueTable"]) -> list[str]:
 
 
 def trained(folder: Path | str, policy: str = "trained") -> dict[str, "DialogueTable"]:
-    """By reward: the policy's held-out dialogues in all cells that are done, those of different cells told apart."""
+    """By reward: the policy's held-out dialogues in all cells that are done, those of different cells told apart.
+
+    Of cells that differ in nothing but a `ruler_base` which their reward does not use, the first counts.
+    """
     found: dict[str, list] = {}
     for cell in read_definition(store := Store(folder))["cells"]:
         if (store.read(store.cell(cell["id"])) or {}).get("state") != "done":
@@ -136,7 +139,7 @@ def trained(folder: Path | str, policy: str = "trained") -> dict[str, "DialogueT
         name = full_name(run.params.reward, run.params.ruler_base)
         others = {k: v for k, v in cell["point"].items() if k not in ("reward", "ruler_base")}
         found.setdefault(name, []).append(rows.assign(dialogue_id=f"{others} " + rows.dialogue_id))
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+    return {name: pd.concat(parts, ignore_index=True).drop_duplicates("dialogue_id") for name, parts in found.items()}
 
 
 def _params(cell: Mapping[str, Any]) -> Params:
