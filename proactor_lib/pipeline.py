@@ -19,6 +19,7 @@ from proactor_lib import notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import home, read_text, shipped, write_json
 from proactor_lib.params import WHERE, Params, load_params
+from proactor_lib.run_folder import RunFolder
 
 MAIN_JOB = ("01", "02", "03", "04")
 
@@ -48,7 +49,11 @@ def find(folder: Path, stages: tuple[str, ...] = MAIN_JOB) -> list[Path]:
 
 @dataclass(frozen=True)
 class Stage:
-    """What `run.json` says of a notebook. Over attempts at the same inputs, seconds add up; memory is the highest."""
+    """What `run.json` says of a notebook.
+
+    Over attempts seconds add up, also after a change of code, for what was made before is not made again; memory is the
+    highest.
+    """
 
     state: str  # done, failed, refused, stopped
     inputs: str  # digest of what it was made from
@@ -80,7 +85,14 @@ class Pipeline:
             notebook.check_parameters(path, self.given)
         Run.open(self.params, self.out)
         self.stages = read_stages(self.out)
-        self._digests = _chain(self.params, list(numbered(notebooks[0].parent).values()))
+        self._digests = _chain(self._made_from(), list(numbered(notebooks[0].parent).values()))
+
+    def _made_from(self) -> list:
+        """All that the stages are made from, the notebooks apart: JSON values."""
+        corrections = provenance.fingerprint(RunFolder(self.params, self.out).overlay)
+        params = self.params.model_dump(mode="json", exclude=set(WHERE))
+        known = [params, _named_files(self.params), provenance.code_digest()]
+        return [*known, corrections] if corrections else known
 
     def executed(self, path: Path) -> Path:
         """Where a notebook's executed copy lies."""
@@ -105,7 +117,7 @@ class Pipeline:
 
     def _remember(self, path: Path, state: str, seconds: float, peak: float, problem: str | None) -> Stage:
         before, inputs = self.stages.get(path.stem), self._digests[path.stem]
-        if before and before.inputs == inputs and before.state != "done":
+        if before:
             seconds, peak = seconds + before.seconds, max(peak, before.peak_memory_gb)
         stage = Stage(state, inputs, provenance.code_digest(), seconds, peak, time.time(), problem)
         self.stages[path.stem] = stage
@@ -140,12 +152,9 @@ def _named_files(params: Params) -> dict[str, str | None]:
     return {k: provenance.fingerprint(v) for k, v in named.items()}
 
 
-def _chain(params: Params, notebooks: list[Path]) -> dict[str, str]:
+def _chain(made_from: list, notebooks: list[Path]) -> dict[str, str]:
     """Each notebook's digest of inputs, that of the notebook before it included."""
-    last = json.dumps(
-        [params.model_dump(mode="json", exclude=set(WHERE)), _named_files(params), provenance.code_digest()],
-        sort_keys=True,
-    )
+    last = json.dumps(made_from, sort_keys=True)
     digests = {}
     for path in notebooks:
         last = digests[path.stem] = hashlib.sha256(f"{last}{notebook.digest(path)}".encode()).hexdigest()[:12]

@@ -24,7 +24,7 @@ from support.small_models import write_adapter, write_model
 
 transformers = Late("transformers")
 CARD = (
-    "This policy, `trained`, is not the one", "1.000 [1.000 to 1.000]", "notebooks were run by hand", "Commit `",
+    "This policy, `trained`, is not the one", "1.000 [1.000 to 1.000]", "notebooks were not run by", "Commit `",
     "2 dialogues to be held out; licence: apache-2.0", "by the evidence annotator", "`adaptive_metric`",
 )  # fmt: skip
 PROMPTS = [f"[{n}] customer: I would like {n} loans, of $12,50{n}.\n" for n in range(5)]

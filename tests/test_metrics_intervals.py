@@ -38,13 +38,13 @@ def test_a_resample_is_the_metric_of_the_drawn_dialogues(tables):
         np.testing.assert_allclose(found, estimate(again))
 
 
-def test_intervals_hold_the_value_and_one_dialogue_has_no_width(tables):
+def test_intervals_hold_the_value_and_one_dialogue_has_none(tables):
     rows = table({"a": tables["a"]})
     defined = rows[(rows.metric != "pri") & rows.value.notna()]  # seconds need time stamps
     assert ((defined.low <= defined.value) & (defined.value <= defined.high)).all()
     assert (defined.low < defined.high)[defined.metric != "late"].all()  # none of its matches is late
-    one = table({"a": tables["a"][:1]}).dropna()
-    assert len(one) > 5 and (one.low == one.high).all()
+    one = table({"a": tables["a"][:1]})
+    assert one.value.notna().sum() > 5 and one[["low", "high"]].isna().all(axis=None)
 
 
 def coverage(draw, truth, dialogues, trials=300):
@@ -66,10 +66,24 @@ def test_intervals_hold_the_truth_as_often_as_they_say(dialogues):
 
 
 def test_undefined_resamples_are_left_out():
-    """The second dialogue alone is defined, the figure in every other column never is."""
-    found = bootstrap(lambda w: np.where(w[:, :2] > 0, [1.0, np.nan], np.nan), 3, 50, seed=0)
+    """The first column rests on any of three dialogues, the second on one, the third on none."""
+
+    def figures(weights):
+        known = np.stack([weights.any(axis=1), weights[:, 0] > 0, weights[:, 0] < 0], axis=1)
+        return np.where(known, 1.0, np.nan)
+
+    found = bootstrap(figures, 3, 50, seed=0)
     assert found.value[0] == found.low[0] == found.high[0] == 1
-    assert np.isnan([found.value[1], found.low[1], found.high[1]]).all()
+    assert found.value[1] == 1 and np.isnan([found.low[1], found.high[1]]).all()
+    assert np.isnan([found.value[2], found.low[2], found.high[2]]).all()
+
+
+def test_one_dialogue_tells_no_two_policies_apart(tables):
+    """Each of the two triggers in one dialogue alone: their false triggers differ, by how much nobody can say."""
+    silent, one = tables["a"].assign(ready=0.0, faults=0.0), tables["a"].index == 0
+    other = silent.assign(ready=one * 1.0)
+    found = compare({"a": other.assign(faults=one * 1.0), "b": other}, metrics=["ftr"]).iloc[0]
+    assert (found.difference, found.verdict) == (1, "unclear") and np.isnan([found.low, found.p]).all()
 
 
 def test_the_p_of_a_difference_by_hand():

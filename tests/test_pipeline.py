@@ -70,8 +70,8 @@ def test_stages_run_once_and_again_only_when_an_input_changes(folder, cli, execu
     assert execute.ran[3:] == ["01_first", "02_second"]
 
 
-def test_attempts_at_the_same_inputs_add_up(folder, execute):
-    """A second that failed, then one that was done: 2 s; the higher memory; other inputs begin again."""
+def test_attempts_add_up(folder, execute):
+    """A second and a half that failed, then half a one that was done: 2 s; the higher memory; also after a change."""
     notebooks = pipeline.find(folder, ("01",))
     execute.ends["01_first"] = Outcome("failed", 1.5, 7.0, "no luck")
     job = pipeline.Pipeline(ROOT / "params" / "smoke.yaml", folder.parent / "out", {}, notebooks)
@@ -79,6 +79,9 @@ def test_attempts_at_the_same_inputs_add_up(folder, execute):
     execute.ends["01_first"] = Outcome("done", 0.5, 0.1)
     stage = job.run(notebooks[0])
     assert stage.seconds == 2.0 and 7.0 < stage.peak_memory_gb < 12 and job.finished(notebooks[0])
+    write_notebook(notebooks[0], COUNT.format("01_first"), "1", parameters=CELL)
+    job = pipeline.Pipeline(ROOT / "params" / "smoke.yaml", folder.parent / "out", {}, notebooks)
+    assert not job.finished(notebooks[0]) and job.run(notebooks[0]).seconds == 2.5
 
 
 def test_a_stage_that_fails_ends_the_run_with_one_sentence_and_status_1(folder, cli, execute):

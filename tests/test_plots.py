@@ -219,3 +219,16 @@ def test_utility_falls_with_the_price_by_the_false_executions():
     drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
     assert drawn["a"] == [1, -0.5] and drawn["b"] == [0.5, 0.5] and len(ax.collections) == 2
     assert ax.get_ylim()[0] == pytest.approx(-0.6)
+
+
+def test_without_a_reference_the_curve_of_utility_is_empty():
+    frame = pd.DataFrame({"method": "a", "price": [0, 1.0], "utility": np.nan, "low": np.nan, "high": np.nan})
+    assert plots.utility_curve(frame).axes[0].get_ylim()[0] == 0
+
+
+def test_what_lies_below_0_or_above_1_is_drawn():
+    rows = [("a", "utility", -0.55, -0.7, -0.3), ("a", "ac", 0.5, 0.4, 0.6)]
+    table = pd.DataFrame(rows, columns=["method", "metric", "value", "low", "high"])
+    assert summary.metric_dots(table, ["utility", "ac"]).axes[0].get_xlim()[0] < -0.7
+    paid = steps(50).assign(reward_groups=[[0.2, 2.0]] * 50)
+    assert summary.reward_curve(paid, "reward_mean").axes[0].get_ylim()[1] > 2

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from support.pages import check_page
 from support.runs import make_run
 
-RECORD = {"stages": {}, "provenance": None}
+RECORD = {"stage_seconds": {"01": 5.0}, "stages": {}, "provenance": None}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_the_summary_holds_the_figures(run):
     assert silent["ac"] == [0, 0, 0] and silent["ftr"] == [None, None, None] and silent["missed"] == [1, 1, 1]
     value, low, high = late["opportunity_timing"]
     assert 0 < low <= value <= high < 1
-    assert summary["stage_seconds"] == {} and "by hand" in summary["warnings"][0]
+    assert summary["stage_seconds"] == {} and "not run by `proactor run`" in summary["warnings"][0]
 
 
 def test_run_json_gives_times_memory_and_warnings(tmp_path):
@@ -225,7 +225,7 @@ def test_two_runs_are_held_against_each_other_dialogue_by_dialogue():
     def results(**by_dialogue):
         rows = [{"dialogue_id": d, "right": r, "wrong": w, "utility": r - 0.25 * w, "executable": n}
                 for d, (r, w, n) in by_dialogue.items()]  # fmt: skip
-        return SimpleNamespace(scores={"trained": SimpleNamespace(dialogues=pd.DataFrame(rows))})
+        return SimpleNamespace(scores={"trained": SimpleNamespace(sampled=False, dialogues=pd.DataFrame(rows))})
 
     before, after = results(x=(2, 0, 2), y=(0, 0, 2), z=(0, 2, 0)), results(x=(1, 2, 2), y=(1, 0, 2), z=(0, 1, 0))
     found = [(d["dialogue"], d["a_utility"], d["b_utility"], d["difference"]) for d in by_dialogue(before, after)]
@@ -342,3 +342,37 @@ def test_durations_and_numbers():
     assert [render.duration(s) for s in (48, 425, 11520)] == ["48 s", "7 min 5 s", "3 h 12 min"]
     assert [render.number(x) for x in (None, float("nan"), 0.12345, -0.5)] == ["–", "–", "0.123", "−0.500"]
     assert os.linesep not in render.interval(0.1, 0.2) and render.interval(None, 1) == ""
+
+
+def test_what_was_made_before_is_not_the_new_codes(tmp_path):
+    """All stages say the same code, and the run was begun by another."""
+    run = make_run(tmp_path / "out")
+    stage = {
+        "state": "done",
+        "inputs": "1",
+        "code": "b",
+        "seconds": 5.0,
+        "peak_memory_gb": 1.0,
+        "ended": 0,
+        "problem": None,
+    }
+    origin = json.loads(run.origin_file.read_text())
+    record = {"stage_seconds": {"01": 5.0}, "peak_memory_gb": 1.0, "stages": {"01": stage}, "provenance": origin}
+    write_json(run.out / "run.json", record)
+    report.build(run.out)
+    assert "different versions" in " ".join(json.loads(run.summary.read_text())["warnings"])
+    write_json(run.origin_file, origin | {"code": "b"})
+    report.build(run.out)
+    assert "different versions" not in " ".join(json.loads(run.summary.read_text())["warnings"])
+
+
+def test_corrections_after_training_are_said(tmp_path):
+    run = make_run(tmp_path / "out")
+    (run.training / "adapter").mkdir(parents=True)
+    (run.training / "adapter/adapter_config.json").write_text("{}")
+    run.overlay.touch()
+    for later, said in ((100, True), (-100, False)):
+        then = (run.training / "adapter/adapter_config.json").stat().st_mtime
+        os.utime(run.overlay, (then + later, then + later))
+        report.build(run.out)
+        assert ("learnt from those before" in " ".join(json.loads(run.summary.read_text())["warnings"])) == said

@@ -160,6 +160,19 @@ def test_the_papers_questions(timing, low, high, verdict):
     assert (found[found.a == "adaptive_ruler on rac"].verdict == "not measured").all()
 
 
+def test_a_failed_cell_leaves_its_partner_out_too():
+    """rac and custom_ruler are the same in every cell, which one learning rate makes better; one cell of rac failed."""
+    rows = [("done", r, s, rate, rate) for r in ("rac", "custom_ruler") for s in range(3) for rate in (0.1, 0.4)]
+    table = pd.DataFrame(
+        rows, columns=["state", "reward", "seed", "learning_rate", "held_out.trained.opportunity_timing"]
+    )
+    table.attrs["parameters"] = ["reward", "learning_rate", "seed"]
+    table.loc[0, "state"] = "failed"
+    found = questions.answers(table)
+    row = found[(found.a == "custom_ruler") & (found.b == "rac") & (found.metric == "opportunity_timing")].iloc[0]
+    assert (row.units, row.difference) == (3, 0)
+
+
 def swept(folder, **said):
     """A sweep's folder of one seed, as cells leave it: by reward, the fixed policy that its training came out as."""
     cells = []

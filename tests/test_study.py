@@ -70,7 +70,7 @@ def written(folder, summary, **params):
     folder.mkdir()
     (folder / "params.json").write_text(Params(**{"name": "s", "seed": 3} | params).model_dump_json())
     origin = {"commit": "c", "dirty": True, "hardware": {"cpu": "two cores"}}
-    (folder / "run.json").write_text(json.dumps({"provenance": origin}))
+    (folder / "run.json").write_text(json.dumps({"provenance": origin, "stage_seconds": {}}))
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -152,3 +152,23 @@ def test_figures_kept_before_there_was_a_digest_are_read(tmp_path):
 def test_what_is_free_are_parameters_and_the_rest_is_in_the_digest():
     assert set(Params.model_fields) >= study.FREE and not study.FREE & {"reward", "max_steps", "theta", "sft_steps"}
     assert study.digest(Params(seed=1, name="x")) == study.digest(Params()) != study.digest(Params(theta=0.5))
+
+
+def test_two_runs_of_one_seed_are_refused(tmp_path):
+    runs = [written(tmp_path / name, only("sft", "trained")) for name in "ab"]
+    with pytest.raises(UserError, match="/b and .*/a are both seed 3 of study 's' on homeloan: name one"):
+        study.keep(runs, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_sweeps_folder_stands_for_the_cells_that_it_has_now_and_that_are_done(tmp_path):
+    """Cells of earlier code stay in its folder; a cell's time is the sweep's, for it has no stages."""
+    (tmp_path / "cells").mkdir()
+    for name, seed in (("old", 3), ("new", 3), ("failed", 4)):
+        cell = written(tmp_path / "cells" / name, only("sft", "trained"), seed=seed)
+        (cell / "run.json").unlink()
+        state = {"state": "failed" if name == "failed" else "done", "seconds": 90.0}
+        (cell / "cell.json").write_text(json.dumps(state))
+    (tmp_path / "sweep.json").write_text(json.dumps({"cells": [{"id": "new"}, {"id": "failed"}]}))
+    assert [p.name for p in study.keep([tmp_path], tmp_path / "kept")] == ["s-homeloan-3.json"]
+    assert study.read(tmp_path / "kept")[0].minutes == {"cell": 1.5}

@@ -12,8 +12,7 @@ from proactor_lib import models, processes, ray_session
 from proactor_lib.artf.serving.process import ServerProcess
 from proactor_lib.artf.serving.router import Router
 from proactor_lib.notebook import own_kernel
-from proactor_lib.params import load_params
-from proactor_lib.pipeline import _chain
+from proactor_lib.pipeline import Pipeline
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 
@@ -125,12 +124,23 @@ def adapter(folder, text):
 
 def test_a_retrained_adapter_is_another_input(tmp_path):
     adapter(tmp_path / "mine", "one")
-    params = load_params(None, {"adapters": {"mine": str(tmp_path / "mine")}})
-    notebooks = [write_notebook(tmp_path / "04_x.ipynb", "1")]
-    before = _chain(params, notebooks)
-    assert _chain(params, notebooks) == before
-    adapter(tmp_path / "mine", "two, retrained")
-    assert _chain(params, notebooks) != before
+    assert_other_inputs(tmp_path, lambda: adapter(tmp_path / "mine", "two, retrained"))
+
+
+def test_a_correction_by_hand_is_another_input(tmp_path):
+    adapter(tmp_path / "mine", "one")
+    assert_other_inputs(tmp_path, lambda: (tmp_path / "out/overlay.jsonl").write_text("{}\n"))
+
+
+def assert_other_inputs(tmp_path, change):
+    """Before and after `change` a run with the adapter `mine` has other digests of inputs, and the same before it."""
+    notebook = write_notebook(tmp_path / "04_x.ipynb", "1", parameters="params_file = None\nout = None\noverrides = {}")
+    (tmp_path / "p.yaml").write_text(f"adapters: {{mine: {tmp_path / 'mine'}}}\n")
+    digests = lambda: Pipeline(tmp_path / "p.yaml", tmp_path / "out", {}, [notebook])._digests  # noqa: E731
+    before = digests()
+    assert digests() == before
+    change()
+    assert digests().keys() == before.keys() and not digests().items() & before.items()
 
 
 def test_a_cell_knows_its_adapters_by_what_they_hold_and_from_anywhere(tmp_path, monkeypatch):

@@ -3,13 +3,15 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
 from proactor_lib import notebook, report
 from proactor_lib.errors import UserError
-from proactor_lib.report import ablation, comparison, notebook_html, render, text
+from proactor_lib.files import shipped
+from proactor_lib.report import ablation, comparison, notebook_html, render, tables, text
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
 from proactor_lib.sweep.runner import describe
@@ -198,3 +200,46 @@ def test_a_run_is_not_compared_with_a_sweep(swept, tmp_path):
     run = make_run(tmp_path / "a")
     with pytest.raises(UserError, match="two runs can be compared, or two sweeps"):
         report.compare(run.out, swept)
+
+
+def test_a_parameter_that_is_null_in_some_cells_is_a_factor_like_others(tmp_path, drawn):
+    axes = {"grid": {"reward": ["rac"], "epsilon_high": [None, 0.28, 0.3]}, "seeds": 4}
+    out = make_sweep(tmp_path / "s", drawn, axes=axes)
+    first = next((out / "cells").iterdir())
+    record = json.loads((first / "cell.json").read_text()) | {"state": "failed", "problem": "the kernel died"}
+    (first / "cell.json").write_text(json.dumps(record))
+    page, found = report.build(out).read_text(), collect(out)
+    assert "nan" not in page.partition('id="cells"')[2].partition("<details")[0].lower()
+    assert page.count('<p class="warnings">') == 1  # the failed cell's
+    means = ablation.over_seeds(found, ["score"])
+    assert list(means.epsilon_high) == ["null", "0.28", "0.3"] and means.cells.sum() == 11
+    tested = ablation.paired(found, ["score"])
+    assert set(tested.value) == {"0.28", "0.3"} and set(tested.against) == {"null"}
+    assert [h for h in tables.rows(means)[0]] == ["epsilon_high", "cells", "score"]
+
+
+def test_the_study_that_is_shipped_has_a_report(tmp_path, drawn):
+    """One of its corpora has a folder, the other none."""
+    axes = read_sweep(shipped(Path("params/sweeps/study.yaml"))).axes.model_dump(exclude_none=True)
+    report.build(make_sweep(tmp_path / "s", drawn, axes=axes | {"seeds": 2}))
+
+
+def test_utility_is_outside_holms_family_in_sweeps_too():
+    """Four differences of one sign: a sign-flip test gives 1/8 at least, an interval excludes 0."""
+    cells = [("done", f, n, 0.1 * (f == "b") + 0.001 * n * (f == "b")) for f in "ab" for n in range(4)]
+    table = pd.DataFrame(cells, columns=["state", "factor", "seed", "held_out.trained.utility"])
+    table["held_out.trained.pt"] = table["held_out.trained.utility"]
+    table.attrs = {"parameters": ["factor", "seed"], "metrics": list(table)[3:]}
+    found = ablation.paired(table, list(table)[3:]).set_index("metric")
+    utility, pt = (found.loc[f"held_out.trained.{name}"] for name in ("utility", "pt"))
+    assert (utility.verdict, pt.verdict, pt.p_holm) == ("higher", "unclear", pt.p)
+
+
+def test_where_turns_were_sampled_no_dialogue_has_a_utility(tmp_path):
+    a, b = (make_run(tmp_path / name, evaluation_turns=3) for name in "ab")
+    for file in (file for run in (a, b) for file in run.predictions.glob("*.jsonl")):
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if json.loads(line)["turn"] <= 3))
+    assert "Dialogue by dialogue" not in report.compare(a.out, b.out).read_text()
+    whole = make_run(tmp_path / "c"), make_run(tmp_path / "d")
+    assert "Dialogue by dialogue" in report.compare(*(run.out for run in whole)).read_text()

@@ -8,6 +8,7 @@ import jinja2
 
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json, write_jsonl
+from proactor_lib.report import text
 from proactor_lib.run_folder import SPLITS, RunFolder
 from proactor_lib.schema import Case
 
@@ -25,7 +26,7 @@ def write(folder: Path, run: RunFolder, license: str | None) -> None:
     loader = jinja2.PackageLoader("proactor_lib.interop")
     environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
     card = environment.get_template("dataset_card.md.j2").render(
-        params=run.params, license=license, counts=counts, corrected=run.overlay.exists(), actions=run.catalog.actions
+        params=run.params, license=license, counts=counts, windows=text.windows(run), actions=run.catalog.actions
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -6,6 +6,7 @@ from typing import Any
 import jinja2
 
 from proactor_lib.artf.training.training_log import WARM_START, read_steps
+from proactor_lib.evaluate.policy_set import SFT, TRAINED
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.report import run as run_report
 from proactor_lib.report import tables, text
@@ -45,12 +46,13 @@ def _content(run: RunFolder, form: str, licenses: tuple[str | None, str | None],
     counts = [f"{_count(run, split)} dialogues to {what}"
               for split, what in zip(SPLITS, ("train on", "tune on", "be held out"), strict=True)]  # fmt: skip
     origin = record["provenance"]
+    done = {TRAINED: (len(steps), len(warm)), SFT: (0, len(warm))}.get(policy, (0, 0))  # steps of GRPO and of SFT
     return {
         "name": p.name, "question": p.question, "what": WHAT[form], "library": LIBRARIES[form], "base": base,
         "use": USE[form].format(file=file, bits=" in NF4" * (p.quantization == "nf4")), "bits": bits,
         "weights_license": licenses[0], "data_license": licenses[1], "threshold": threshold,
-        "primary": _primary(scored, policy), "method": text.method(p, len(steps), len(warm)), "dataset": p.dataset,
-        "counts": ", ".join(counts), "windows": _windows(run), "reward": p.reward,
+        "primary": _primary(scored, policy), "method": text.method(p, *done), "dataset": p.dataset,
+        "counts": ", ".join(counts), "windows": text.windows(run), "reward": p.reward if policy == TRAINED else None,
         "table": _table(run) if scored else "", "limits": run_report.warnings(run, steps, scored, record),
         "origin": origin, "versions": ", ".join(f"{k} {v}" for k, v in origin["versions"].items()) if origin else "",
     }  # fmt: skip
@@ -67,16 +69,6 @@ def _primary(scored: EvalResults | None, policy: str) -> list[str]:
 
 def _count(run: RunFolder, split: str) -> int:
     return len(run.dialogues(split)) if (run.data / f"{split}.jsonl").exists() else 0
-
-
-def _windows(run: RunFolder) -> str:
-    p = run.params
-    own = (
-        "by the evidence annotator, from the logged triggers"
-        if p.annotator == "evidence"
-        else f"by the oracle {p.oracle_model}"
-    )
-    return own + (", corrected by hand" if run.overlay.exists() else "")
 
 
 def _table(run: RunFolder) -> str:

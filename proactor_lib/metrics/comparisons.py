@@ -23,8 +23,9 @@ def compare(
     `pairs`: every two methods unless given. p as `statistics.p_value`; p_holm is corrected by Holm over the rows of
     this table, but for the primary endpoint, whose verdict is its interval's and whose p_holm is NaN. Verdict: `same`
     (nothing tells the two apart: difference 0 on the dialogues and on every resample, as for a method and itself),
-    `higher` or `lower` (p_holm < 0.05; of the primary endpoint: the interval excludes 0), `unclear`, or `undefined`
-    (the metric is, for one of the two). Raises UserError if methods were scored on different dialogues.
+    `higher` or `lower` (p_holm < 0.05; of the primary endpoint: the interval excludes 0), `unclear` (also without an
+    interval), or `undefined` (the metric is, for one of the two). Raises UserError if methods were scored on different
+    dialogues.
     """
     rows = dict(zip(tables, same_dialogues(tables), strict=True))
     place = {name: i for i, name in enumerate(rows)}
@@ -37,7 +38,7 @@ def compare(
         return of_methods[:, a] - of_methods[:, b]
 
     e = statistics.bootstrap(differences, count, bootstrap, seed)
-    p = statistics.p_value(e.value, e.samples, count)
+    p = np.where(np.isnan(e.low), np.nan, statistics.p_value(e.value, e.samples, count))
     equal = np.array([[rows[x].equals(rows[y])] for x, y in pairs])
     same = equal | ((e.value == 0) & (np.nan_to_num(e.samples) == 0).all(axis=0))
     found = pd.DataFrame([(x, y, m) for x, y in pairs for m in METRICS], columns=["a", "b", "metric"])

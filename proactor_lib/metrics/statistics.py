@@ -19,7 +19,10 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # weights of dialogues (rows, di
 
 
 class Estimates(NamedTuple):
-    """Figures with their 95% intervals, all of one shape; NaN where undefined. `samples`: (resamples, *shape)."""
+    """Figures with their 95% intervals, all of one shape; NaN where undefined. `samples`: (resamples, *shape).
+
+    A figure that rests on one dialogue, without which it would be undefined, has a value and no interval.
+    """
 
     value: np.ndarray
     low: np.ndarray
@@ -47,7 +50,8 @@ def bootstrap(statistic: Statistic, dialogues: int, count: int, seed: int) -> Es
 def interval(value: np.ndarray, samples: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 95% interval of figures of any shape; `samples` and `left_out` (each dialogue in turn) have one axis before.
 
-    Resamples in which a figure is undefined are left out. A figure without spread has no width.
+    Resamples in which a figure is undefined are left out. A figure without spread has no width; one that rests on one
+    dialogue, without which it is undefined, has no interval (NaN): nothing says how it would vary.
     """
     n = len(left_out)
     freedom = max(n - 1, 1)
@@ -60,7 +64,9 @@ def interval(value: np.ndarray, samples: np.ndarray, left_out: np.ndarray) -> tu
         share = stats.norm.cdf(bias + moved / np.maximum(1 - acceleration * moved, 1e-9))
         bounds.append(np.where(np.isnan(value), np.nan, _quantile(samples, share)))
     half = t * np.sqrt(freedom / n * (apart**2).sum(axis=0))
-    return np.minimum(bounds[0], value - half), np.maximum(bounds[1], value + half)
+    rests_on_one = np.isnan(left_out).any(axis=0)
+    ends = np.minimum(bounds[0], value - half), np.maximum(bounds[1], value + half)
+    return tuple(np.where(rests_on_one, np.nan, end) for end in ends)
 
 
 def _apart(left_out: np.ndarray) -> np.ndarray:

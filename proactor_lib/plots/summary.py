@@ -17,12 +17,13 @@ def reward_curve(steps: pd.DataFrame, gain: str) -> Figure:
 
     Where whole dialogues are sampled, the utility of what was sampled too, as the mean over five steps.
     """
-    lowest = 0.0
+    lowest, highest = 0.0, 1.0
     with figure(size=(WIDTH, 2.9)) as (made, ax):
         if "reward_groups" in steps:
             groups = steps[["step", "reward_groups"]].explode("reward_groups").dropna()
             ax.plot(groups.step, groups.reward_groups.astype(float), ".", color="#999999", ms=3, label="a group")
-            lowest = min(0.0, float(groups.reward_groups.min()))
+            lowest = min(lowest, float(groups.reward_groups.min()))
+            highest = max(highest, float(groups.reward_groups.max()))  # two triggers that are due earn twice
         if "utility" in steps and steps.utility.notna().any():
             smooth = steps.utility.rolling(5, min_periods=1).mean()
             ax.plot(steps.step, smooth, color=COLOURS[2], lw=1.5, ls="--", label="utility of what is sampled")
@@ -34,13 +35,16 @@ def reward_curve(steps: pd.DataFrame, gain: str) -> Figure:
             ax.plot(ends, [mean, mean], color=COLOURS[1], lw=3, solid_capstyle="butt")
             ax.annotate(f"{mean:.3f}", (np.mean(ends), mean), (0, 7), textcoords="offset points", ha="center",
                         color=COLOURS[1], weight="bold", bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
-        ax.set(xlabel="optimiser step", ylabel="reward", ylim=(lowest - 0.02, 1.02))
+        ax.set(xlabel="optimiser step", ylabel="reward", ylim=(lowest - 0.02, highest + 0.02))
         legend_above(made, ax.get_legend_handles_labels()[0])
     return made
 
 
 def metric_dots(table: pd.DataFrame, metrics: list[str]) -> Figure:
-    """One row per metric, one mark per method, 95% intervals, on [0, 1]; `table`: method, metric, value, low, high."""
+    """One row per metric, one mark per method, 95% intervals, from 0 (or the least value) to 1.
+
+    `table`: method, metric, value, low, high.
+    """
     methods = list(dict.fromkeys(table.method))
     paint, shape = colours(methods), markers(methods)
     with figure(size=(WIDTH, 0.9 + 0.12 * len(metrics) * (len(methods) + 1))) as (made, ax):
@@ -50,7 +54,9 @@ def metric_dots(table: pd.DataFrame, metrics: list[str]) -> Figure:
             ax.hlines(y, rows.low, rows.high, color=paint[method], lw=2, alpha=0.6)
             ax.plot(rows.value, y, shape[method], color=paint[method], ms=5, label=method)
         ax.set_yticks(range(len(metrics)), [NAMES[m] for m in metrics])
-        ax.set(ylim=(len(metrics) - 0.5, -0.5), xlim=(-0.02, 1.02))
+        drawn = table[table.metric.isin(metrics)]
+        lowest = np.nanmin([0.0, *drawn.value, *drawn.low])  # utility may lie below
+        ax.set(ylim=(len(metrics) - 0.5, -0.5), xlim=(lowest - 0.02, 1.02))
         legend_above(made, ax.get_legend_handles_labels()[0])
     return made
 

@@ -145,7 +145,7 @@ def utility_curve(curve: pd.DataFrame) -> Figure:
         ax.set(
             xlabel="price of a false execution, in missed opportunities", ylabel="utility", xlim=(0, curve.price.max())
         )
-        ax.set_ylim(max(float(curve.low.min()), -1.05), 1.03)
+        ax.set_ylim(max(np.nanmin([0.0, *curve.utility, *curve.low]), -1.05), 1.03)
         legend_above(made, ax.get_legend_handles_labels()[0])
     return made
 

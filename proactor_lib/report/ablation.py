@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from proactor_lib.metrics.intervals import PRIMARY
 from proactor_lib.metrics.statistics import holm, sign_flip, t_interval
 
 REPLICATE = "seed"
@@ -63,7 +64,7 @@ def paired(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
 
     One row per (factor, value, metric): against, pairs, difference, low, high (Student's t), p (two-sided sign-flip
     test, exact up to 13 pairs; None of one pair), p_holm (Holm over the rows), verdict: higher, lower, unclear, same,
-    untested.
+    untested. Utility, the primary endpoint, of whatever policy, is outside Holm's family: its interval is its verdict.
     """
     rows = [row for factor in tested(table) for row in _against_first(table, factor, metrics)]
     columns = ["factor", "value", "against", "metric", "pairs", "difference", "low", "high", "p"]
@@ -73,9 +74,10 @@ def paired(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
 def judged(found: pd.DataFrame) -> pd.DataFrame:
     """Rows of `difference` with p_holm and verdict, as of `paired`."""
     found["p"] = found.p.astype(float)
-    found["p_holm"] = holm(found.p.to_numpy())
+    primary = found.metric.map(lambda metric: metric.rpartition(".")[2] == PRIMARY).astype(bool)
+    found["p_holm"] = holm(found.p.where(~primary).to_numpy())
     same = found.difference.eq(0) & found.low.eq(0) & found.high.eq(0)
-    clear = found.p_holm < 0.05
+    clear = (found.p_holm < 0.05) | (primary & ((found.low > 0) | (found.high < 0)))
     cases = [same, found.p.isna(), clear & (found.difference > 0), clear]
     found["verdict"] = np.select(cases, ["same", "untested", "higher", "lower"], default="unclear")
     return found

@@ -100,7 +100,7 @@ def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, params: Params) -
                 continue
             found = tested.get((policy, metric), {"difference": vb - va, "low": None, "high": None, "verdict": ""})
             rows.append(
-                {"key": policy, "metric": metric, "a": va, "b": vb, "p_holm": None, "pairs": a.dialogues} | found
+                {"key": policy, "metric": metric, "a": va, "b": vb, "p_holm": None, "pairs": a.dialogues * same} | found
             )
     return rows
 
@@ -109,8 +109,11 @@ def by_dialogue(a: EvalResults, b: EvalResults) -> list[dict[str, Any]]:
     """A row per dialogue, the best for b first: the utility of each run's policy in focus there, and what it executed.
 
     Keys: dialogue, difference (b - a), and of both utility, right, wrong (`a_utility`, ...). A dialogue that needs
-    nothing has the price of what was executed in it, as others have over their references.
+    nothing has the price of what was executed in it, as others have over their references. Empty where one of the two
+    was asked at some turns only: what it executed is not known.
     """
+    if any(score.sampled for results in (a, b) for score in results.scores.values()):
+        return []
     sides = {}
     for side, results in (("a", a), ("b", b)):
         frame = results.scores[focus(results.scores)].dialogues.set_index("dialogue_id")

@@ -59,9 +59,10 @@ def answers(table: pd.DataFrame, policy: str = "trained", contrasts: Sequence[Co
     """One row per contrast: question, a, b, metric, paper, over, units, difference, low, high, verdict.
 
     `table`: a sweep's, one row per cell, with columns state, reward, seed, ruler_base (where Adaptive RULER is among
-    the rewards: it counts as `adaptive_ruler on <base>`) and `held_out.<policy>.<metric>`. Differences a - b are paired
-    over seeds (`units` of them), with the 95% interval of Student's t. Verdicts: `as in the paper`, `against the
-    paper`, `cannot be told` (the interval holds 0, or fewer than two seeds), `not measured`.
+    the rewards: it counts as `adaptive_ruler on <base>`) and `held_out.<policy>.<metric>`. Differences a - b of cells
+    that agree in all else are averaged within a seed, and have the 95% interval of Student's t over seeds (`units` of
+    them). Verdicts: `as in the paper`, `against the paper`, `cannot be told` (the interval holds 0, or fewer than two
+    seeds), `not measured`.
     """
     done = table[table.state == "done"]
     bases = done.ruler_base.astype(str) if "ruler_base" in done else [""] * len(done)
@@ -77,9 +78,10 @@ def _table(over: str, found: Sequence[tuple[Contrast, tuple]]) -> pd.DataFrame:
 def _over_seeds(done: pd.DataFrame, contrast: Contrast, column: str) -> tuple[int, float, float, float]:
     if column not in done:
         return NOTHING
-    by_reward = done.groupby(["seed", "reward"])[column].mean().unstack()
+    others = [p for p in done.attrs.get("parameters", ()) if p not in ("seed", "reward", "ruler_base")]
+    by_reward = done.groupby(["seed", *others, "reward"])[column].mean().unstack()
     paired = by_reward.reindex(columns=[contrast.a, contrast.b]).dropna()
-    differences = (paired[contrast.a] - paired[contrast.b]).to_numpy(float)
+    differences = (paired[contrast.a] - paired[contrast.b]).groupby("seed").mean().to_numpy(float)
     if not len(differences):
         return NOTHING
     return len(differences), float(differences.mean()), *t_interval(differences)

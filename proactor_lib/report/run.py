@@ -50,15 +50,23 @@ def frame(folder: Path) -> pd.DataFrame:
 
 
 def read_record(run: RunFolder) -> dict:
-    """What `proactor run` wrote down; where notebooks were run by hand, only where the run was begun, if that is known.
+    """What `proactor run` wrote down, else a sweep of its cell; where notebooks were run by hand, only where the run
 
-    `provenance` None: it is not. The machine and the code of whoever reports may be others than the run's.
+    was begun, if that is known. `provenance` None: it is not. The machine and the code of whoever reports may be others
+    than the run's.
     """
-    path, begun = run.out / "run.json", run.origin_file
-    if path.exists():
+    if (path := run.out / "run.json").exists():
         return json.loads(path.read_text())
-    origin = json.loads(begun.read_text()) if begun.exists() else None
-    return {"stage_seconds": {}, "peak_memory_gb": None, "stages": {}, "provenance": origin}
+    cell = json.loads(path.read_text()) if (path := run.out / "cell.json").exists() else {}
+    seconds = {"cell": cell["seconds"]} if cell.get("seconds") else {}
+    return {
+        "stage_seconds": seconds, "peak_memory_gb": cell.get("peak_memory_gb"), "stages": {}, "provenance": _begun(run),
+    }  # fmt: skip
+
+
+def _begun(run: RunFolder) -> dict | None:
+    """Where and by which code the run was begun, if that is known."""
+    return json.loads(run.origin_file.read_text()) if run.origin_file.exists() else None
 
 
 def summarise(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
@@ -84,17 +92,27 @@ def warnings(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, re
     """What a reader must know before believing the rest, a sentence each."""
     found = []
     stages, origin = record["stages"], record["provenance"]
-    if not stages:
-        found.append("The notebooks were run by hand: times, memory and the code's state at the time are not known.")
+    if not record["stage_seconds"]:
+        found.append("The notebooks were not run by `proactor run`: times and memory are not known.")
     if origin is None:
         found.append("Nothing says by which code and on which machine this run was made.")
     found += [f"Stage {n} is not done ({s['state']}): {s['problem'] or 'it was stopped'}." for n, s in stages.items()
               if s["state"] != "done"]  # fmt: skip
-    if len({s["code"] for s in stages.values()}) > 1:
+    began = _begun(run)
+    if len({s["code"] for s in [*stages.values(), *([began] if began and stages else [])]}) > 1:
         found.append("The stages ran on different versions of the code; a new folder makes them agree.")
+    if _corrected_since(run):
+        found.append("Windows were corrected by hand after training: its policies learnt from those before.")
     if origin and origin["dirty"]:
         found.append("The code had uncommitted changes: the commit alone does not tell what ran.")
     return found + _training_warnings(run, steps) + _evaluation_warnings(run, scored)
+
+
+def _corrected_since(run: RunFolder) -> bool:
+    """Whether corrections were written after the policy that GRPO, or else SFT, left."""
+    trained = [folder for name in ("adapter", "sft") if (folder := run.training / name).exists()]
+    files = run.overlay, *(folder / "adapter_config.json" for folder in trained[:1])
+    return len(files) == 2 and all(map(Path.exists, files)) and files[0].stat().st_mtime > files[1].stat().st_mtime
 
 
 def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:

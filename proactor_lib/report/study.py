@@ -16,6 +16,8 @@ from proactor_lib.params import Params, ServingParams
 from proactor_lib.report.run import read_record
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Record
+from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.table import read_definition
 
 TRAINED, OPPONENTS = "trained", "sft"  # the policy that is asked about; what its opponents' names begin with
 COLUMNS = ["study", "dataset", "opponent", "seeds", "difference", "low", "high", "above", "verdict"]
@@ -60,12 +62,13 @@ def figures(folder: Path) -> Figures:
     if not (folder / "summary.json").exists():
         raise UserError(f"{folder} has no summary.json: `proactor report {folder}` writes it")
     params, summary = read_json(folder / "params.json", Params), json.loads((folder / "summary.json").read_text())
-    primary, origin = summary["primary"] or {}, read_record(RunFolder(params, folder))["provenance"] or {}
+    primary, record = summary["primary"] or {}, read_record(RunFolder(params, folder))
+    origin, seconds = record["provenance"] or {}, summary["stage_seconds"] or record["stage_seconds"]
     _refuse_incomparable(folder, primary)
     return Figures(
         study=params.name, dataset=params.dataset, seed=params.seed, params=digest(params), primary=primary,
         dialogues=summary["dialogues"],
-        minutes={stage: round(s / 60, 2) for stage, s in summary["stage_seconds"].items()},
+        minutes={stage: round(s / 60, 2) for stage, s in seconds.items()},
         commit=origin.get("commit"), dirty=origin.get("dirty"), machine=origin.get("hardware", {}),
     )  # fmt: skip
 
@@ -85,8 +88,11 @@ def _refuse_incomparable(folder: Path, primary: dict[str, Any]) -> None:
 
 
 def keep(runs: Iterable[Path], out: Path) -> list[Path]:
-    """One JSON file per run in `out`. Raises as `figures`, and where a study's runs differ in more than is FREE."""
-    found, written = {run: figures(run) for run in runs}, []
+    """One JSON file per run in `out`; a sweep's folder stands for its cells that are done.
+
+    Raises as `figures`, where a study's runs differ in more than is FREE, and for two runs of one seed.
+    """
+    found, written = {run: figures(run) for folder in runs for run in _runs(folder)}, []
     known = {(f.study, f.dataset): f.params for f in read(out) if f.params}
     for run, f in found.items():
         if known.setdefault((f.study, f.dataset), f.params) != f.params:
@@ -94,10 +100,24 @@ def keep(runs: Iterable[Path], out: Path) -> list[Path]:
                 f"{run}: other figures of study {f.study!r} on {f.dataset} were found with other parameters: "
                 f"give the study another name, or keep it elsewhere than in {out}"
             )
-    for f in found.values():
-        written.append(out / f"{f.study}-{f.dataset}-{f.seed}.json")
-        write_json(written[-1], f.model_dump(mode="json"))
+    by_file: dict[Path, Path] = {}
+    for run, f in found.items():
+        file = out / f"{f.study}-{f.dataset}-{f.seed}.json"
+        if (other := by_file.setdefault(file, run)) != run:
+            raise UserError(f"{run} and {other} are both seed {f.seed} of study {f.study!r} on {f.dataset}: name one")
+        written.append(file)
+    for file, f in zip(written, found.values(), strict=True):
+        write_json(file, f.model_dump(mode="json"))
     return written
+
+
+def _runs(folder: Path) -> list[Path]:
+    """A run's folder itself; of a sweep the cells that it has now and that are done, not those of earlier code."""
+    if not (folder / "sweep.json").exists():
+        return [folder]
+    cells, store = read_definition(Store(folder))["cells"], Store(folder)
+    done = [c["id"] for c in cells if (store.read(store.cell(c["id"])) or {}).get("state") == "done"]
+    return [store.local(store.cell(id, "")) for id in done]
 
 
 def read(folder: Path) -> list[Figures]:

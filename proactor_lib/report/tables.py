@@ -14,7 +14,9 @@ _ESCAPED = {
 
 def rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and cells as text: an interval stands behind its value, in brackets."""
-    names = [c for c in frame if not c.endswith(("_low", "_high"))]
+    pairs = [{f"{name}_low", f"{name}_high"} for name in frame]
+    ends = set().union(*(pair for pair in pairs if pair <= set(frame)))
+    names = [c for c in frame if c not in ends]
     return names, [[_cell(record, n) for n in names] for record in frame.to_dict("records")]
 
 

@@ -8,7 +8,8 @@ from proactor_lib.evaluate.results import EvalResults, focus
 from proactor_lib.metrics.glossary import BETTER, MEANINGS, NAMES
 from proactor_lib.metrics.intervals import PRIMARY
 from proactor_lib.params import Params
-from proactor_lib.report.render import duration, interval, number, setting
+from proactor_lib.report.render import duration, interval, number, setting, undefined
+from proactor_lib.run_folder import RunFolder
 
 READABLE = tuple(m for m, way in BETTER.items() if way and m not in ("pri", PRIMARY))  # one end is the better
 ONE_SEED = (
@@ -23,19 +24,29 @@ def method(params: Params, steps: int, warm: int) -> list[str]:
     `warm`: those of the SFT that GRPO started from (training/sft.jsonl).
     """
     p = params
-    by_turn = ", asked turn by turn" * (p.oracle_protocol == "turn")
-    annotator = {
-        "evidence": "the evidence annotator",
-        "oracle": f"the oracle annotator ({p.oracle_model}{by_turn})",
-        "evidence+oracle": f"the evidence annotator, with `open` by {p.oracle_model}",
-    }[p.annotator]
     where = f"{p.evaluation_turns} evenly spaced turns" if p.evaluation_turns else "every turn"
     found = [
         f"Dialogues: {p.dataset}, {p.train_dialogues} to train on at most and {p.test_dialogues} held out; "
-        f"windows by {annotator}.",
+        f"windows by {annotator(p)}.",
         f"Held-out dialogues: policies are asked greedily at {where}; a match needs an alignment of {p.theta:g}.",
     ]
-    return [found[0], *_training(p, steps, warm), found[1]] if steps else found
+    return [found[0], *_training(p, steps, warm), found[1]] if steps or warm else found
+
+
+def annotator(params: Params) -> str:
+    """Who the windows are by."""
+    by_turn = ", asked turn by turn" * (params.oracle_protocol == "turn")
+    return {
+        "evidence": "the evidence annotator",
+        "oracle": f"the oracle annotator ({params.oracle_model}{by_turn})",
+        "evidence+oracle": f"the evidence annotator, with `open` by {params.oracle_model}",
+    }[params.annotator]
+
+
+def windows(run: RunFolder) -> str:
+    """Who a run's windows are by, and whether they were corrected by hand, as cards say it."""
+    logged = ", from the logged triggers" * (run.params.annotator == "evidence")
+    return f"by {annotator(run.params)}{logged}{', corrected by hand' * run.overlay.exists()}"
 
 
 def _training(p: Params, steps: int, warm: int) -> list[str]:
@@ -47,8 +58,11 @@ def _training(p: Params, steps: int, warm: int) -> list[str]:
         start = f"from an adapter given{f', which {warm} steps of SFT made' * bool(warm)}, "
     sure = f" (one where it is at least {p.sure_output:.0%} probable)" if p.sure_output < 1 else ""
     judged = f" (judge: {p.judge})" if "ruler" in p.reward else ""
+    model = f"Model: {p.model}, {bits}, LoRA of rank {p.lora_rank}."
+    if not steps:
+        return [model, f"Training: {warm} steps of supervised fine-tuning."]
     return [
-        f"Model: {p.model}, {bits}, LoRA of rank {p.lora_rank}.",
+        model,
         f"Training: {start}{steps} steps of turn-level GRPO; a step takes {p.dialogues_per_step} dialogues, {turns}, "
         f"{p.num_generations} outputs a turn{sure}, rewarded by {p.reward}{judged}.",
     ]
@@ -65,8 +79,9 @@ def primary(scored: EvalResults | None) -> list[str]:
     verdicts = [_against(name, *figures) for name, figures in found["against"].items() if figures[0] is not None]
     value, low, high = found["policies"][chosen]
     ends = f": {'; '.join(verdicts)}" if verdicts else ""
+    known = f"95% interval {interval(low, high)}" if interval(low, high) else "no interval: it rests on one dialogue"
     return [
-        f"Primary endpoint: the utility of {chosen} {price} is {number(value)} (95% interval {interval(low, high)}) "
+        f"Primary endpoint: the utility of {chosen} {price} is {number(value)} ({known}) "
         f"on {scored.dialogues} held-out dialogues{ends}.",
         ONE_SEED,
     ]
@@ -87,10 +102,12 @@ def cost(seconds: Mapping[str, float], steps: pd.DataFrame, scored: EvalResults 
     return f"It cost {'; '.join(told)}." if told else ""
 
 
-def _against(name: str, difference: float, low: float, high: float) -> str:
+def _against(name: str, difference: float, low: float | None, high: float | None) -> str:
     """What the interval of a difference says: better or worse where it excludes 0."""
     if difference == low == high == 0:
         return f"the same as {name}"
+    if undefined(low) or undefined(high):
+        return f"not told from {name} (difference {number(difference)}, without an interval)"
     if low <= 0 <= high:
         return f"not told from {name} (difference {number(difference)}, {interval(low, high)})"
     word, ends = ("better", (low, high)) if low > 0 else ("worse", (-high, -low))

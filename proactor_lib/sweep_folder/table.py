@@ -52,20 +52,22 @@ def read_definition(store: Store) -> dict[str, Any]:
 def table(store: Store) -> pd.DataFrame:
     """One row per cell of the sweep as it was last run, in its order.
 
-    Columns: cell, state (done, failed, refused, timeout, missing), problem; the parameters that differ, and `seed`;
+    Columns: cell, state (done, failed, refused, timeout, missing), problem; the parameters that differ (as text where
+    one is null in some cell), and `seed`;
     every metric with its `_low` and `_high`; seconds, peak_memory_gb, cpu_hours, gpu_hours, cost (NaN without prices);
     host, attempts, commit, dirty, code, versions. `attrs["metrics"]` names the metrics, `attrs["parameters"]` the
     parameters.
     """
     sweep = read_definition(store)
     names = list(dict.fromkeys([*sweep["varying"], "seed"]))
+    shown = {n: _cellable([cell["values"].get(n) for cell in sweep["cells"]]) for n in names}
     records = store.records([c["id"] for c in sweep["cells"]])
     rows, metrics = [], {}
-    for cell in sweep["cells"]:
+    for number, cell in enumerate(sweep["cells"]):
         record = records.get(cell["id"], {"state": "missing", "problem": "it has not run"})
         measured = read_metrics(store, cell["id"], sweep["metrics"]) if record["state"] == "done" else {}
         metrics |= dict.fromkeys(measured)
-        values = {n: _cellable(cell["values"].get(n)) for n in names}
+        values = {n: shown[n][number] for n in names}
         rows.append(_about(cell["id"], record) | values | measured | _spent(record, sweep))
     columns = ["cell", "state", "problem", *names, *metrics, *TIMES, *ABOUT]
     found = pd.DataFrame(rows).reindex(columns=columns)
@@ -73,8 +75,11 @@ def table(store: Store) -> pd.DataFrame:
     return found
 
 
-def _cellable(value: Any) -> Any:
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+def _cellable(values: list[Any]) -> list[Any]:
+    """A parameter's values as a column holds them: a null among numbers would be no value at all, but missing."""
+    if None in values:
+        return ["null" if value is None else str(value) for value in values]
+    return [value if isinstance(value, str | int | float | bool) else str(value) for value in values]
 
 
 def _about(id: str, record: dict) -> dict[str, Any]:
