@@ -95,7 +95,7 @@ class PolicySet:
         sampling = {}
         if p.policy_url:
             endpoint = Endpoint(
-                p.policy_url, p.policy_model, timeout=TIMEOUT, cache=cache_dir(),
+                p.policy_url, p.policy_model, timeout=TIMEOUT, cache=_answers_of(p.policy_url),
                 headers=p.policy_headers, key_variable=p.policy_key_variable,
             )  # fmt: skip
         else:
@@ -128,6 +128,14 @@ class PolicySet:
             host = PolicyServer(self._run, log_path, on_progress, self._clustered, self._server)
             self._host = self._stack.enter_context(host)
         return self._host
+
+
+def _answers_of(url: str) -> Path:
+    """The folder of one address's answers: models of one name may differ from address to address.
+
+    (Oracle and judge share theirs between addresses, for our own server's port is another one each time.)
+    """
+    return cache_dir() / "policies" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def _weights(adapter: Path | None) -> str | None:
