@@ -21,7 +21,12 @@ def test_a_run_is_served_at_the_threshold_that_tuning_chose(tmp_path):
     found = find(str(run.out), None, "silent")
     assert (found.policy, found.catalog, found.readiness.own) == ("silent", run.catalog, False)
     assert found.readiness.threshold == tune_run(run, "silent").chosen
-    assert find(str(run.out), None, "oracle_early").readiness == Readiness(None)  # it was not asked on dev
+    assert find(str(run.out), None, "oracle_early").readiness.threshold is None  # it was not asked on dev
+
+
+@pytest.mark.parametrize(("policy", "own"), [("base", True), ("reasoning", False), ("first_action", False)])
+def test_a_threshold_without_dev_is_a_confidence_where_the_policy_gives_one_and_else_persistence(tmp_path, policy, own):
+    assert find(str(opened(tmp_path).out), None, policy, 0.95).readiness == Readiness(0.95, own)
 
 
 def test_an_adapter_and_a_model_need_a_catalog(tmp_path):

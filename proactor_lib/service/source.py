@@ -121,9 +121,12 @@ def _absolute(adapters: dict[str, Path | None]) -> dict[str, str]:
 
 
 def readiness(run: RunFolder, policy: str, threshold: float | None = None) -> Readiness:
-    """As tuned on dev for the run's price, where the policy was asked there at all turns; else as the policy says."""
+    """As tuned on dev for the run's price, where the policy was asked there at all turns; else as the policy says.
+
+    A threshold is one of the policy's own confidences where it gives them (on dev; else: where we serve its weights).
+    """
     if policy not in predictions.policies(run, predictions.DEV):
-        return Readiness(threshold)
+        return Readiness(threshold, own=policy in PolicySet(run).adapters)
     own = any(a.confidence is not None for line in predictions.read(run, policy, predictions.DEV) for a in line.actions)
     if threshold is None and run.params.evaluation_turns == 0:
         threshold = tuned_threshold(run, policy)
