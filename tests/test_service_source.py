@@ -3,12 +3,15 @@
 import pytest
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import evaluate_run
+from proactor_lib.evaluate.few_shot import shots
 from proactor_lib.evaluate.readiness import tune_run
 from proactor_lib.files import write_json
 from proactor_lib.schema import Action, Catalog
 from proactor_lib.service.agent_service import Readiness
 from proactor_lib.service.source import find
+from starlette.testclient import TestClient
 
+from support.fake_endpoint import FakeEndpoint, Reply
 from support.runs import opened
 
 CATALOG = Catalog(domain="travel", actions=(Action(name="book"), Action(name="pay")))
@@ -27,6 +30,20 @@ def test_a_run_is_served_at_the_threshold_that_tuning_chose(tmp_path):
 @pytest.mark.parametrize(("policy", "own"), [("base", True), ("reasoning", False), ("first_action", False)])
 def test_a_threshold_without_dev_is_a_confidence_where_the_policy_gives_one_and_else_persistence(tmp_path, policy, own):
     assert find(str(opened(tmp_path).out), None, policy, 0.95).readiness == Readiness(0.95, own)
+
+
+def test_few_shot_shows_examples_of_the_run_that_was_named_wherever_the_service_writes(tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
+    with FakeEndpoint(lambda r, n: Reply("none")) as model:
+        run = opened(tmp_path / "run", policy_url=model.url, policy_model="m")
+
+        def ask(app):  # in place of a server that waits
+            with TestClient(app) as client:
+                client.post("/v1/proactor/turns", json={"conversation": "c", "turns": [{"speaker": "a", "text": "hm"}]})
+
+        monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: ask(server.config.app))
+        done = cli("serve", run.out, "--policy", "few_shot", "--out", tmp_path / "serve", "--port", 0, "--key", "")
+    assert done.returncode == 0 and model.requests[0]["messages"][1:-1] == shots(run.split("train"))
 
 
 def test_an_adapter_and_a_model_need_a_catalog(tmp_path):

@@ -28,10 +28,12 @@ class PolicySet:
     """The policies of a run. Use it as a context manager: servers that it starts end with the block.
 
     clustered: our own servers are as many as the parameters allow and the load needs; else one. server: one of the
-    run's that is up already, and stays.
+    run's that is up already, and stays. examples: the run whose dialogues few_shot shows, where it is another one.
     """
 
-    def __init__(self, run: RunFolder, clustered: bool = False, server: "Server | None" = None):
+    def __init__(self, run: RunFolder, clustered: bool = False, server: "Server | None" = None,
+                 examples: RunFolder | None = None):  # fmt: skip
+        self._examples = examples or run
         self._run, self._clustered, self._server, self._stack, self._host = run, clustered, server, ExitStack(), None
         folders = {SFT: "sft", SFT_EQUAL_TIME: "sft_equal_time", TRAINED: "adapter"}
         own = {BASE: None, **{name: run.training / folder for name, folder in folders.items()}}
@@ -107,7 +109,7 @@ class PolicySet:
         return Prompted(name, endpoint, self._max_tokens(name), sampling, self._shots(name), constrained)
 
     def _shots(self, name: str) -> list[dict[str, str]]:
-        return few_shot.shots(self._run.split("train")) if name == "few_shot" else []
+        return few_shot.shots(self._examples.split("train")) if name == "few_shot" else []
 
     def _max_tokens(self, name: str) -> int:
         p = self._run.params
