@@ -45,14 +45,18 @@ class PolicySet:
     def __exit__(self, *problem) -> None:
         self._stack.__exit__(*problem)
 
+    @property
+    def known(self) -> list[str]:
+        """Every policy's name, but for tuned ones; the run need not have trained them."""
+        return [*self.adapters, *PROMPTS, *FIXED_POLICIES]
+
     def present(self, names: Sequence[str], log: Callable[[str], None]) -> list[str]:
         """Those that can be evaluated; a policy that the run did not train is left out, with a line to `log`.
 
         UserError for a name that nobody has, and for a named adapter that is not there.
         """
-        known = [*self.adapters, *PROMPTS, *FIXED_POLICIES]
-        if unknown := [name for name in names if (untuned(name) or name) not in known]:
-            accepted = f"{', '.join(known)}, or one of these with {TUNED}"
+        if unknown := [name for name in names if (untuned(name) or name) not in self.known]:
+            accepted = f"{', '.join(self.known)}, or one of these with {TUNED}"
             raise UserError(f"unknown policy {unknown[0]!r}; accepted: {accepted}")
         adapters = {name: self.adapters.get(untuned(name) or name) for name in names}
         missing = {n: a for n, a in adapters.items() if a and not (a / "adapter_config.json").exists()}
