@@ -99,7 +99,7 @@ def check_policies(params: "Params", out: Path) -> None:
     from proactor_lib.run_folder import RunFolder
 
     for name in params.policies:
-        if untuned(name) or (name == "few_shot" and name not in params.adapters):
+        if untuned(name) or name == "few_shot":
             needs = "dev, to tune its threshold" if untuned(name) else "train, for examples"
             raise UserError(f"policy {name!r} needs dialogues of {needs}: name it in `policies` of a run (notebook 04)")
     policies = PolicySet(RunFolder(params, out))

@@ -11,9 +11,9 @@ from proactor_lib.annotate.oracle_run import cache_dir
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import few_shot
-from proactor_lib.evaluate.agents import PROMPTS, Agent, Fixed, Prompted
-from proactor_lib.evaluate.readiness import TUNED, untuned
-from proactor_lib.policies import FIXED_POLICIES
+from proactor_lib.evaluate.agents import Agent, Fixed, Prompted
+from proactor_lib.evaluate.readiness import untuned
+from proactor_lib.policies import FIXED_POLICIES, TUNED
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PolicySet:
     @property
     def known(self) -> list[str]:
         """Every policy's name, but for tuned ones; the run need not have trained them."""
-        return [*self.adapters, *PROMPTS, *FIXED_POLICIES]
+        return [*self.adapters, *agent.PROMPTS, *FIXED_POLICIES]
 
     def present(self, names: Sequence[str], log: Callable[[str], None]) -> list[str]:
         """Those that can be evaluated; a policy that the run did not train is left out, with a line to `log`.
@@ -69,7 +69,7 @@ class PolicySet:
     def is_ours(self, name: str) -> bool:
         """Whether our own server answers for the policy."""
         name = untuned(name) or name
-        return name in self.adapters or (name in PROMPTS and self._run.params.policy_url is None)
+        return name in self.adapters or (name in agent.PROMPTS and self._run.params.policy_url is None)
 
     def made_from(self, name: str) -> dict:
         """What the policy's outputs depend on, the dialogues apart: JSON values."""
@@ -86,7 +86,7 @@ class PolicySet:
             }
         there = {"url": p.policy_url, "model": p.policy_model} if p.policy_url else ours
         return there | {
-            "prompt": self._prompt(PROMPTS[name]),
+            "prompt": self._prompt(agent.PROMPTS[name]),
             "max_tokens": self._max_tokens(name),
             **({"shots": self._shots(name)} if name == "few_shot" else {}),
         }
