@@ -14,6 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from proactor_lib.schema import Case, Catalog, Dialogue, PredictedAction, ReferenceAction, Turn
 
 SILENCE = "none"
+PROMPTS = {  # of a model that was not trained, by the policy's name
+    "non_reasoning": "agent.system.j2",
+    "few_shot": "agent.system.j2",
+    "reasoning": "reasoning.system.j2",
+    "reasoning_asg": "reasoning_asg.system.j2",
+}
 _LINE = re.compile(r"(\w+)\s*:\s*([^\s|=]+)\s*((?:\|.*)?)")
 
 

@@ -140,7 +140,7 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
 def first_error(error: ValidationError) -> str:
     """The first of pydantic's complaints in one clause: the key, what is wrong, and the value."""
     problem = error.errors()[0]
-    key = ".".join(map(str, problem["loc"])) or "the record"
+    key = ".".join(str(part) for part in problem["loc"] if part != "[key]") or "the record"
     shown = "" if problem["type"] == "missing" else f", got {str(problem['input'])[:80]!r}"
     return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
 

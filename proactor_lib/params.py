@@ -5,14 +5,17 @@ overrides come last. A value's unit stands in its line.
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from proactor_lib import datasets
+from proactor_lib.agent import PROMPTS
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
+from proactor_lib.policies import FIXED_POLICIES, TUNED
 from proactor_lib.rewards import REWARDS
 from proactor_lib.rewards.params import SERVE, RewardParams
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share, Value
@@ -29,7 +32,16 @@ def _readable(name: str) -> str:
     return name
 
 
+def _free(name: str) -> str:
+    if name in (*PROMPTS, *FIXED_POLICIES) or name.endswith(TUNED):
+        raise ValueError("another policy has this name; accepted: any other")
+    if not re.fullmatch(r"[^\s/\\.][^\s/\\]*", name):
+        raise ValueError("files are named by it; accepted: a name without white space, / and \\, and no . before it")
+    return name
+
+
 DatasetName = Annotated[str, AfterValidator(_readable)]  # a name in proactor_lib.datasets
+AdapterName = Annotated[str, AfterValidator(_free)]  # not a prompted, fixed or tuned policy's, and fit for a file
 
 
 class DataParams(BaseModel):
@@ -148,7 +160,7 @@ class EvaluationParams(BaseModel):
     """Who is compared, and how."""
 
     policies: tuple[str, ...] = ("base", "sft", "trained")  # or a fixed, a prompted one, or a key of `adapters`
-    adapters: dict[str, LocalPath] = {}  # further policies: a name and its adapter's folder
+    adapters: dict[AdapterName, LocalPath] = {}  # further policies: a name and its adapter's folder
     policy_url: str | None = None  # prompted policies' endpoint, ending in /v1; none: the base model, served here
     policy_model: str | None = None  # the model's name there
     policy_headers: Headers = {}

@@ -128,6 +128,8 @@ def logged(case: Case, seed: int = 0) -> list[TurnPrediction]:
 # Who can be evaluated without a model.
 FIXED_POLICIES: dict[str, Policy] = {**POLICIES, "logged": logged}
 
+TUNED = "_tuned"  # ends the name of a policy that is another with its threshold tuned on dev
+
 
 # What does a reward pay for an output that looks for its openings? The oracle's triggers, spoilt.
 GAMING_POLICIES: dict[str, Policy] = {"hedger": hedger, "repeater": repeater, "one_of_two": one_of_two}

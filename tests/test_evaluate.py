@@ -259,6 +259,20 @@ def test_an_unknown_policy_is_one_sentence(tmp_path):
         evaluate_run(opened(tmp_path / "b", policies=["mine"], adapters={"mine": str(tmp_path / "no")}))
 
 
+def test_another_address_answers_for_itself_and_the_same_one_is_not_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
+
+    def texts(run, server):
+        there = {"policy_url": server.url, "policy_model": "m"}
+        evaluate_run(opened(tmp_path / run, policies=["non_reasoning"], **there))
+        return {line.text for line in lines(tmp_path / run / "predictions" / "non_reasoning.jsonl")}
+
+    with FakeEndpoint(lambda r, n: Reply("none")) as whole, FakeEndpoint(lambda r, n: Reply("ready: pay")) as small:
+        assert (texts("a", whole), texts("b", small)) == ({"none"}, {"ready: pay"})
+        asked = len(whole.requests)
+        assert texts("c", whole) == {"none"} and len(whole.requests) == asked == len(small.requests)
+
+
 # the command
 
 
@@ -326,7 +340,8 @@ def test_a_policy_can_be_added_and_a_mistake_is_one_sentence(cli, tmp_path):
     for folder in ("new", "out"):
         turns = ("--turns", "2") if folder == "out" else ()
         wrong = evaluate(folder, "--policy", "clever", *turns)
-        assert wrong.returncode == 2 and "unknown policy 'clever'" in wrong.stderr.splitlines()[-1]
+        assert wrong.returncode == 2 and "unknown policy 'clever'; accepted: base, non_reas" in wrong.stderr
+        assert not [name for name in ("few_shot", "_tuned", "trained", "sft") if name in wrong.stderr]
     assert evaluate("out", "--policy", "random", "--turns", "2").returncode == 0  # the mistake is not kept
 
 

@@ -1,5 +1,7 @@
 """Parameter files: what they extend, numbers as people write them, and the mistakes that papermill makes easy."""
 
+import re
+
 import pytest
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
@@ -36,6 +38,13 @@ def test_a_file_extends_one_file_and_that_another(tmp_path):
 def test_what_a_file_cannot_extend_or_say_is_a_sentence(tmp_path, text, says):
     with pytest.raises(UserError, match=says):
         load_params(write(tmp_path, a=text, b="extends: a.yaml"))
+
+
+@pytest.mark.parametrize("name", ["oracle", "few_shot", "a_tuned", "runs/a", "runs\\a", "a b", ".a", ""])
+def test_an_adapter_that_is_named_like_another_policy_or_unlike_a_file_is_refused(name):
+    with pytest.raises(UserError, match=f"adapters.{re.escape(name)}: .*accepted: .*, got {re.escape(repr(name))}"):
+        load_params(None, {"adapters": {name: "a"}})
+    assert load_params(None, {"adapters": {"trained": "a", "a-v1.2": "b"}}).adapters.keys() == {"trained", "a-v1.2"}
 
 
 def test_extends_in_the_home_folder(tmp_path, monkeypatch):

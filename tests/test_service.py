@@ -12,19 +12,15 @@ import httpx
 import openai
 import pytest
 from proactor_lib.artf.serving.process import free_port
-from proactor_lib.errors import UserError
-from proactor_lib.evaluate import evaluate_run
 from proactor_lib.evaluate.agents import Fixed
 from proactor_lib.evaluate.predictions import PredictionLog
-from proactor_lib.evaluate.readiness import tune_run
 from proactor_lib.evaluate.run import EvalSplit, predict
-from proactor_lib.files import write_json
 from proactor_lib.metrics.alignment import as_set, prediction_key
 from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, Turn, TurnPrediction
-from proactor_lib.service.agent_service import Readiness
+from proactor_lib.service.agent_service import AgentService, Readiness
+from proactor_lib.service.errors import ApiError
 from proactor_lib.service.guard import Guard, Limits
-from proactor_lib.service.memory import Memory, Talk
-from proactor_lib.service.source import find
+from proactor_lib.service.memory import Answer, Memory, Talk
 
 from support.fake_vllm import Completions, drawn
 from support.metric_cases import candidate, ready
@@ -135,16 +131,6 @@ def groups(answer):
     return {(a["name"], tuple(a["params"].items()), status[g]) for g in status for a in answer[g]}
 
 
-def test_a_run_is_served_at_the_threshold_that_tuning_chose(tmp_path):
-    run = opened(tmp_path, policies=["oracle_early", "silent"], evaluation_turns=0)
-    evaluate_run(run, dev=True)
-    evaluate_run(run, dev=True)
-    found = find(str(run.out), None, "silent")
-    assert (found.policy, found.catalog, found.readiness.own) == ("silent", run.catalog, False)
-    assert found.readiness.threshold == tune_run(run, "silent").chosen
-    assert find(str(run.out), None, "oracle_early").readiness == Readiness(None)  # it was not asked on dev
-
-
 # OpenAI's client
 
 
@@ -233,6 +219,31 @@ def test_turns_are_added_again_or_refused(tmp_path):
         assert "0 turns are remembered" in gone.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_turns_that_were_not_answered_are_taken_back(stream):
+    with Completions(saying("none")) as model, served(scripted_agent(model, longest=60), CATALOG) as url:
+        more = [t.model_dump() for t in spoken("my card is lost", "the blue one" * 9)]
+        post(url, {"conversation": "c", "turns": [{"speaker": "user", "text": "hello"}]})
+        adapters, model.state.adapters = model.state.adapters, {}
+        assert "does not answer" in post(url, {"conversation": "c", "turns": more[:1], "stream": stream}).text
+        model.state.adapters = adapters
+        assert "too long for the model at turn 3" in post(url, {"conversation": "c", "turns": more}).text
+        last = post(url, {"conversation": "c", "turns": [{"speaker": "user", "text": "so"}]}).json()
+        assert last["remembered"] == 2 and last["answers"][0]["turn"] == 3
+        assert bytes(model.completions[-1]["prompt"]).decode().count("my card is lost") == 1
+
+
+def test_turns_stay_where_others_follow_or_were_answered_and_who_waited_for_one_taken_back_asks_again():
+    talk = Talk("c", spoken("a", "b"), answers={1: Answer(1)})
+    talk.take_back(1, 2)
+    talk.take_back(1, 1)
+    assert talk.turns == spoken("a", "b")
+    talk.take_back(2, 2)
+    assert talk.turns == spoken("a")
+    with pytest.raises(ApiError, match="turn 2 was taken back"):
+        asyncio.run(AgentService(Fixed("silent", 0), CATALOG).answer(talk, 2, CATALOG))
+
+
 # what is refused
 
 FLY = {"function": {"name": "fly"}}
@@ -318,20 +329,6 @@ def test_a_minute_has_so_many_requests():
 
 
 # what is served
-
-
-def test_an_adapter_and_a_model_need_a_catalog(tmp_path):
-    write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "tiny", "r": 4})
-    write_json(tmp_path / "catalog.json", CATALOG.model_dump(mode="json"))
-    found = find(str(tmp_path), tmp_path / "catalog.json", settings={"max_num_seqs": 3})
-    p = found.params
-    assert (p.model, p.quantization, p.lora_rank, p.max_num_seqs, found.policy) == ("tiny", "none", 4, 3, "adapter")
-    assert p.adapters == {"adapter": tmp_path} and found.catalog == CATALOG
-    assert find("tiny", tmp_path / "catalog.json").policy == "base"
-    with pytest.raises(UserError, match="brings no catalog: name one with --catalog FILE"):
-        find("tiny", None)
-    with pytest.raises(UserError, match="--policy 'sft': tiny is not a run's folder"):
-        find("tiny", tmp_path / "catalog.json", "sft")
 
 
 def test_the_command_serves_until_it_is_ended(tmp_path, cli):

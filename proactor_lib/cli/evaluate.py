@@ -94,15 +94,20 @@ def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run
 
 def check_policies(params: "Params", out: Path) -> None:
     """UserError for a policy that nobody has, and for one that needs more than the one split that is prepared here."""
-    from proactor_lib.evaluate.policy_set import PolicySet
+    from proactor_lib.evaluate.policy_set import SFT, SFT_EQUAL_TIME, TRAINED, PolicySet
     from proactor_lib.evaluate.readiness import untuned
     from proactor_lib.run_folder import RunFolder
 
     for name in params.policies:
-        if untuned(name) or (name == "few_shot" and name not in params.adapters):
+        if untuned(name) or name == "few_shot":
             needs = "dev, to tune its threshold" if untuned(name) else "train, for examples"
             raise UserError(f"policy {name!r} needs dialogues of {needs}: name it in `policies` of a run (notebook 04)")
-    PolicySet(RunFolder(params, out)).present(params.policies, lambda text: None)
+    policies = PolicySet(RunFolder(params, out))
+    elsewhere = {SFT, SFT_EQUAL_TIME, TRAINED, "few_shot"} - params.adapters.keys()  # a run's, which is not made here
+    if unknown := [name for name in params.policies if name not in policies.known]:
+        accepted = ", ".join(name for name in policies.known if name not in elsewhere)
+        raise UserError(f"unknown policy {unknown[0]!r}; accepted: {accepted}, or NAME=FOLDER of an adapter")
+    policies.present(params.policies, lambda text: None)
 
 
 def run_to_completion(run: "Run", references: Path | None) -> "EvalResults":

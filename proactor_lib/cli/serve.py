@@ -72,7 +72,8 @@ def _serve(found: "Source", listening: socket.socket, limits: "Limits", name: st
     from proactor_lib.service.agent_service import AgentService
     from proactor_lib.service.app import make_app
 
-    with ray_session(found.params), PolicySet(RunFolder(found.params, out.resolve()), clustered=True) as policies:
+    folder = RunFolder(found.params, out.resolve())
+    with ray_session(found.params), PolicySet(folder, clustered=True, examples=found.run) as policies:
         policies.present([found.policy], typer.echo)
         service = AgentService(policies.agent(found.policy), found.catalog, found.readiness, remember)
         write_access(out, limits.key or "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proactor_lib import agent, policies
-from proactor_lib.agent import Parsed, parse
+from proactor_lib.agent import PROMPTS, Parsed, parse
 from proactor_lib.endpoint import Answer, Endpoint, Failed
 from proactor_lib.evaluate import few_shot, graph
 from proactor_lib.evaluate.confidence import with_confidence
@@ -65,14 +65,6 @@ class Fixed:
 
     async def close(self) -> None:
         """Nothing to close."""
-
-
-PROMPTS = {
-    "non_reasoning": "agent.system.j2",
-    "few_shot": "agent.system.j2",
-    "reasoning": "reasoning.system.j2",
-    "reasoning_asg": "reasoning_asg.system.j2",
-}
 
 
 class Prompted:

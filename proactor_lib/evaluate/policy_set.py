@@ -11,9 +11,9 @@ from proactor_lib.annotate.oracle_run import cache_dir
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import few_shot
-from proactor_lib.evaluate.agents import PROMPTS, Agent, Fixed, Prompted
-from proactor_lib.evaluate.readiness import TUNED, untuned
-from proactor_lib.policies import FIXED_POLICIES
+from proactor_lib.evaluate.agents import Agent, Fixed, Prompted
+from proactor_lib.evaluate.readiness import untuned
+from proactor_lib.policies import FIXED_POLICIES, TUNED
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -28,10 +28,12 @@ class PolicySet:
     """The policies of a run. Use it as a context manager: servers that it starts end with the block.
 
     clustered: our own servers are as many as the parameters allow and the load needs; else one. server: one of the
-    run's that is up already, and stays.
+    run's that is up already, and stays. examples: the run whose dialogues few_shot shows, where it is another one.
     """
 
-    def __init__(self, run: RunFolder, clustered: bool = False, server: "Server | None" = None):
+    def __init__(self, run: RunFolder, clustered: bool = False, server: "Server | None" = None,
+                 examples: RunFolder | None = None):  # fmt: skip
+        self._examples = examples or run
         self._run, self._clustered, self._server, self._stack, self._host = run, clustered, server, ExitStack(), None
         folders = {SFT: "sft", SFT_EQUAL_TIME: "sft_equal_time", TRAINED: "adapter"}
         own = {BASE: None, **{name: run.training / folder for name, folder in folders.items()}}
@@ -43,14 +45,18 @@ class PolicySet:
     def __exit__(self, *problem) -> None:
         self._stack.__exit__(*problem)
 
+    @property
+    def known(self) -> list[str]:
+        """Every policy's name, but for tuned ones; the run need not have trained them."""
+        return [*self.adapters, *agent.PROMPTS, *FIXED_POLICIES]
+
     def present(self, names: Sequence[str], log: Callable[[str], None]) -> list[str]:
         """Those that can be evaluated; a policy that the run did not train is left out, with a line to `log`.
 
         UserError for a name that nobody has, and for a named adapter that is not there.
         """
-        known = [*self.adapters, *PROMPTS, *FIXED_POLICIES]
-        if unknown := [name for name in names if (untuned(name) or name) not in known]:
-            accepted = f"{', '.join(known)}, or one of these with {TUNED}"
+        if unknown := [name for name in names if (untuned(name) or name) not in self.known]:
+            accepted = f"{', '.join(self.known)}, or one of these with {TUNED}"
             raise UserError(f"unknown policy {unknown[0]!r}; accepted: {accepted}")
         adapters = {name: self.adapters.get(untuned(name) or name) for name in names}
         missing = {n: a for n, a in adapters.items() if a and not (a / "adapter_config.json").exists()}
@@ -63,7 +69,7 @@ class PolicySet:
     def is_ours(self, name: str) -> bool:
         """Whether our own server answers for the policy."""
         name = untuned(name) or name
-        return name in self.adapters or (name in PROMPTS and self._run.params.policy_url is None)
+        return name in self.adapters or (name in agent.PROMPTS and self._run.params.policy_url is None)
 
     def made_from(self, name: str) -> dict:
         """What the policy's outputs depend on, the dialogues apart: JSON values."""
@@ -80,7 +86,7 @@ class PolicySet:
             }
         there = {"url": p.policy_url, "model": p.policy_model} if p.policy_url else ours
         return there | {
-            "prompt": self._prompt(PROMPTS[name]),
+            "prompt": self._prompt(agent.PROMPTS[name]),
             "max_tokens": self._max_tokens(name),
             **({"shots": self._shots(name)} if name == "few_shot" else {}),
         }
@@ -95,7 +101,7 @@ class PolicySet:
         sampling = {}
         if p.policy_url:
             endpoint = Endpoint(
-                p.policy_url, p.policy_model, timeout=TIMEOUT, cache=cache_dir(),
+                p.policy_url, p.policy_model, timeout=TIMEOUT, cache=_answers_of(p.policy_url),
                 headers=p.policy_headers, key_variable=p.policy_key_variable,
             )  # fmt: skip
         else:
@@ -107,7 +113,7 @@ class PolicySet:
         return Prompted(name, endpoint, self._max_tokens(name), sampling, self._shots(name), constrained)
 
     def _shots(self, name: str) -> list[dict[str, str]]:
-        return few_shot.shots(self._run.split("train")) if name == "few_shot" else []
+        return few_shot.shots(self._examples.split("train")) if name == "few_shot" else []
 
     def _max_tokens(self, name: str) -> int:
         p = self._run.params
@@ -128,6 +134,14 @@ class PolicySet:
             host = PolicyServer(self._run, log_path, on_progress, self._clustered, self._server)
             self._host = self._stack.enter_context(host)
         return self._host
+
+
+def _answers_of(url: str) -> Path:
+    """The folder of one address's answers: models of one name may differ from address to address.
+
+    (Oracle and judge share theirs between addresses, for our own server's port is another one each time.)
+    """
+    return cache_dir() / "policies" / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def _weights(adapter: Path | None) -> str | None:

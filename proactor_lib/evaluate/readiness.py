@@ -12,15 +12,13 @@ from proactor_lib.evaluate.splits import EvalSplit
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
 from proactor_lib.metrics.thresholds import fired_from, persistence, sweep, trade_off, tune, tuned
+from proactor_lib.policies import TUNED
 from proactor_lib.provenance import fingerprint
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
 PRICES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a false execution, in missed opportunities
 THRESHOLDS = 21
-
-
-TUNED = "_tuned"  # ends the name of a policy that is another with its threshold tuned on dev
 
 
 def untuned(policy: str) -> str | None:

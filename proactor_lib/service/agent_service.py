@@ -45,6 +45,8 @@ class AgentService:
         ApiError: the conversation is too long for the model (400), or the model does not answer (503).
         """
         async with talk.lock:
+            if turn > len(talk.turns):  # while this request waited, the one that had added the turn failed
+                raise ApiError(503, f"turn {turn} was taken back, for it was not answered", "model_unavailable")
             if turn not in talk.answers:
                 line = await self._ask(talk, turn, catalog)
                 if line.unreadable and line.text is None:

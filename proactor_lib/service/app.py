@@ -106,14 +106,24 @@ class _Endpoint:
         about = {"conversation": talk.id, "remembered": remembered}
         if asked.stream:
             return StreamingResponse(self._events(talk, numbers, catalog, about), media_type="text/event-stream")
-        answers = [replies.turn(await self._service.answer(talk, n, catalog)) for n in numbers]
+        answers = [answer async for answer in self._answers(talk, numbers, catalog, remembered)]
         return JSONResponse({**about, "turns": len(talk.turns), "answers": answers})
+
+    async def _answers(self, talk: Talk, numbers: range, catalog: Catalog, remembered: int) -> AsyncIterator[dict]:
+        """An answer per turn. Before an ApiError the added turns that have none are taken back: they come again."""
+        for number in numbers:
+            try:
+                answer = await self._service.answer(talk, number, catalog)
+            except ApiError:
+                talk.take_back(max(number, remembered + 1), numbers[-1])
+                raise
+            yield replies.turn(answer)
 
     async def _events(self, talk: Talk, numbers: range, catalog: Catalog, about: dict[str, Any]) -> AsyncIterator[str]:
         """An event per turn as soon as it is answered; an error ends them."""
         try:
-            for number in numbers:
-                yield replies.event({**about, **replies.turn(await self._service.answer(talk, number, catalog))})
+            async for answer in self._answers(talk, numbers, catalog, about["remembered"]):
+                yield replies.event({**about, **answer})
         except ApiError as error:
             yield replies.event(error.body())
         yield replies.event("[DONE]")

@@ -54,6 +54,11 @@ class Talk:
         answers = {t: a for t, a in self.answers.items() if t <= turn}
         return Talk(id, self.turns[:turn], early, answers, [e for e in self.executed if e[0] <= turn])
 
+    def take_back(self, first: int, last: int) -> None:
+        """Forget the turns `first` to `last`, unless there are later ones or one of them was answered."""
+        if len(self.turns) == last and not any(turn >= first for turn in self.answers):
+            del self.turns[first - 1 :]
+
     def act(self, line: TurnPrediction, catalog: Catalog, elsewhere: Collection[PredictionKey] = ()) -> Answer:
         """Execute what `line` says at its turn, but for what was executed before, here or `elsewhere`."""
         ready, held, unknown, candidates = [], [], [], []

@@ -45,12 +45,16 @@ class Exported(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """A policy, the parameters by which it is asked, the catalog that it is shown, and when its actions fire."""
+    """A policy, the parameters by which it is asked, the catalog that it is shown, and when its actions fire.
+
+    `run`: the one that it is of, None for weights alone.
+    """
 
     params: Params
     policy: str
     catalog: Catalog
     readiness: Readiness
+    run: RunFolder | None = None
 
 
 def find(given: str, catalog: Path | None, policy: str | None = None, threshold: float | None = None,
@@ -112,7 +116,7 @@ def _of_run(folder: Path, catalog: Path | None, policy: str | None, threshold: f
     values = run.params.model_dump(mode="json") | {"adapters": _absolute(policies.adapters)}
     params = validate(values | settings, str(folder))
     shown = read_json(catalog, Catalog) if catalog else run.catalog
-    return Source(params, name, shown, readiness(run, name, threshold))
+    return Source(params, name, shown, readiness(run, name, threshold), run)
 
 
 def _absolute(adapters: dict[str, Path | None]) -> dict[str, str]:
@@ -121,9 +125,12 @@ def _absolute(adapters: dict[str, Path | None]) -> dict[str, str]:
 
 
 def readiness(run: RunFolder, policy: str, threshold: float | None = None) -> Readiness:
-    """As tuned on dev for the run's price, where the policy was asked there at all turns; else as the policy says."""
+    """As tuned on dev for the run's price, where the policy was asked there at all turns; else as the policy says.
+
+    A threshold is one of the policy's own confidences where it gives them (on dev; else: where we serve its weights).
+    """
     if policy not in predictions.policies(run, predictions.DEV):
-        return Readiness(threshold)
+        return Readiness(threshold, own=policy in PolicySet(run).adapters)
     own = any(a.confidence is not None for line in predictions.read(run, policy, predictions.DEV) for a in line.actions)
     if threshold is None and run.params.evaluation_turns == 0:
         threshold = tuned_threshold(run, policy)
