@@ -50,6 +50,21 @@ def test_an_import_replaces_an_earlier_one_and_nothing_else(tmp_path):
     assert "holds another domain" in str(run(CHAT, out).exception)
 
 
+@pytest.mark.parametrize("name, marked", [("train.jsonl", False), ("train.jsonl", True), ("other.jsonl", False)])
+def test_an_import_never_replaces_what_it_reads_nor_anothers_splits(tmp_path, name, marked):
+    """A folder with the chats in it, one that an earlier import has marked too, and one with another's test split."""
+    chats = written(tmp_path, name, json.dumps({"messages": CHAT}))
+    foreign = written(tmp_path, "test.jsonl" if name == "other.jsonl" else "notes.txt", "mine")
+    if marked:
+        written(tmp_path, imported.PAGE, "")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    command = ["data", "import", str(chats), "--from", "chat", "--out", str(tmp_path)]
+    error = CliRunner().invoke(app, command).exception
+    said = "train.jsonl is what is imported" if chats.name == "train.jsonl" else f"a {foreign.name} without import.md"
+    assert isinstance(error, UserError) and said in str(error)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 @needs_shared
 def test_the_airlines_chats_keep_every_call(tmp_path):
     """137 calls in 24 chats without tools: every one is an observed action, and its arguments are compared by parts."""
