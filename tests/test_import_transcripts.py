@@ -168,6 +168,20 @@ def test_triggers_that_have_no_place_are_named(tmp_path):
         forms.read([written(tmp_path, "empty.vtt", "WEBVTT\n")], "vtt")
 
 
+def test_dialogues_of_one_id_keep_their_own_turns_and_a_trigger_of_that_id_has_no_place(tmp_path):
+    cue = "WEBVTT\n\n00:01.000 --> 00:02.000\n<v Ann>{} cake"
+    for day in ("mon", "tue"):
+        (tmp_path / day).mkdir()
+    files = [written(tmp_path, f"{day}/call.vtt", cue.format(day)) for day in ("mon", "tue")]
+    files.append(written(tmp_path, "other.vtt", cue.format("Another")))
+    named = lambda id: written(tmp_path, "t.jsonl", {"dialogue": id, "turn": 1, "action": "f"})  # noqa: E731
+    found = forms.read(files, "vtt", trigger_file=named("other"))
+    texts = [(d.id, d.turns[0].text, len(d.observed)) for d in found.dialogues]
+    assert texts == [("call", "mon cake", 0), ("call-2", "tue cake", 0), ("other", "Another cake", 1)]
+    with pytest.raises(UserError, match="t.jsonl: 2 dialogues have the id 'call'"):
+        forms.read(files, "vtt", trigger_file=named("call"))
+
+
 @needs_shared
 @pytest.mark.parametrize(
     "name, form, who", [("call.vtt", "vtt", "Clerk"), ("dialogues.jsonl", "whisper", "SPEAKER_01")]

@@ -56,16 +56,31 @@ def _trigger(place: str, row: dict[str, Any]) -> Trigger:
 def placed(conversations: Sequence[Conversation], triggers: Sequence[Trigger]) -> list[Conversation]:
     """The conversations with each trigger after the turn that it belongs to; of one turn in the file's order.
 
-    UserError for a dialogue that is not there, a turn beyond its end, and a time where turns have none.
+    UserError for a dialogue that is not there or whose id several have, a turn beyond its end, and a time where turns
+    have none.
     """
-    by_id: dict[str, list[tuple[int, Call]]] = {c.id: [] for c in conversations}
-    spoken = {c.id: c.spoken for c in conversations}
-    for t in triggers:
-        id = conversations[0].id if not t.dialogue and len(conversations) == 1 else t.dialogue
-        if id not in by_id:
-            raise UserError(f"{t.place}: no dialogue {id!r}; there are: {', '.join(list(by_id)[:5])}")
-        by_id[id].append((_turn(t, spoken[id]), t.call))
-    return [replace(c, events=_with(spoken[c.id], by_id[c.id])) for c in conversations]
+    calls: list[list[tuple[int, Call]]] = [[] for _ in conversations]
+    places: dict[str, list[int]] = {}
+    for place, conversation in enumerate(conversations):
+        places.setdefault(conversation.id, []).append(place)
+    for trigger in triggers:
+        place = _place(trigger, places)
+        calls[place].append((_turn(trigger, conversations[place].spoken), trigger.call))
+    return [replace(c, events=_with(c.spoken, its)) for c, its in zip(conversations, calls, strict=True)]
+
+
+def _place(trigger: Trigger, places: dict[str, list[int]]) -> int:
+    """Which of the conversations it belongs to; `places`: by id, those that have it."""
+    id = next(iter(places)) if not trigger.dialogue and len(places) == 1 else trigger.dialogue
+    if id not in places:
+        raise UserError(f"{trigger.place}: no dialogue {id!r}; there are: {', '.join(list(places)[:5])}")
+    first, *others = places[id]
+    if others:
+        count = len(places[id])
+        raise UserError(
+            f"{trigger.place}: {count} dialogues have the id {id!r}: name them differently, or import their files apart"
+        )
+    return first
 
 
 def _turn(trigger: Trigger, spoken: Sequence[Spoken]) -> int:
