@@ -182,6 +182,23 @@ def test_dialogues_of_one_id_keep_their_own_turns_and_a_trigger_of_that_id_has_n
         forms.read(files, "vtt", trigger_file=named("call"))
 
 
+def test_triggers_of_another_clock_than_the_turns(tmp_path):
+    """20 s from the start is 10:00:20, after the first of two turns; a day's time has no place in seconds."""
+    calendar = "speaker,text,start\nAnn,Hi,2026-11-28T10:00:00Z\nBob,Yes?,2026-11-28T10:00:30Z\n"
+    relative = "speaker,text,start\nAnn,Hi,0\nBob,Yes?,30\n"
+
+    def found(table, **trigger):
+        triggers = written(tmp_path, "t.jsonl", trigger | {"action": "f"})
+        (dialogue,) = forms.read([written(tmp_path, "c.csv", table)], "csv", trigger_file=triggers).dialogues
+        return [(o.turn, o.time) for o in dialogue.observed]
+
+    day = "2026-11-28T10:00:20Z"
+    assert found(calendar, time=20) == found(calendar, time=day) == found(relative, time=20) == [(1, 20.0)]
+    assert found(calendar, time=31) == [(2, 31.0)] and found(relative, time=day, turn=2) == [(2, None)]
+    with pytest.raises(UserError, match="a time of the calendar, but the dialogue's turns have none; give seconds"):
+        found(relative, time=day)
+
+
 @needs_shared
 @pytest.mark.parametrize(
     "name, form, who", [("call.vtt", "vtt", "Clerk"), ("dialogues.jsonl", "whisper", "SPEAKER_01")]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from proactor_lib.datasets.conversations import Call, Conversation, Spoken, seconds
+from proactor_lib.datasets.conversations import CALENDAR, Call, Conversation, Spoken, seconds
+from proactor_lib.datasets.imported import origin
 from proactor_lib.datasets.raw import documents, reason
 from proactor_lib.datasets.transcripts import table
 from proactor_lib.errors import UserError
@@ -65,7 +66,9 @@ def placed(conversations: Sequence[Conversation], triggers: Sequence[Trigger]) -
         places.setdefault(conversation.id, []).append(place)
     for trigger in triggers:
         place = _place(trigger, places)
-        calls[place].append((_turn(trigger, conversations[place].spoken), trigger.call))
+        spoken = conversations[place].spoken
+        trigger = _on_the_clock(trigger, origin(spoken))
+        calls[place].append((_turn(trigger, spoken), trigger.call))
     return [replace(c, events=_with(c.spoken, its)) for c, its in zip(conversations, calls, strict=True)]
 
 
@@ -81,6 +84,25 @@ def _place(trigger: Trigger, places: dict[str, list[int]]) -> int:
             f"{trigger.place}: {count} dialogues have the id {id!r}: name them differently, or import their files apart"
         )
     return first
+
+
+def _on_the_clock(trigger: Trigger, zero: float) -> Trigger:
+    """With its time on the clock of its turns, which is the calendar's from `zero` on, or where that is 0 their own.
+
+    A time of the calendar says nothing where turns have another clock: it is left out if the turn is named.
+    """
+    if trigger.time is None or (trigger.time >= CALENDAR) == (zero > 0):
+        return trigger
+    if zero:
+        time = zero + trigger.time
+    elif trigger.turn is not None:
+        time = None
+    else:
+        raise UserError(
+            f"{trigger.place}: a time of the calendar, but the dialogue's turns have none; give seconds from the "
+            "dialogue's start, or name the turn"
+        )
+    return replace(trigger, time=time, call=replace(trigger.call, time=time))
 
 
 def _turn(trigger: Trigger, spoken: Sequence[Spoken]) -> int:
