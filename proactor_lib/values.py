@@ -238,6 +238,7 @@ _CHARACTERS |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "
 _CHARACTERS |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4`"), "'")
 _CHARACTERS |= dict.fromkeys(map(ord, "。、"), " ")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
+_SOUND = "\u3099\u309a"  # marks that make another syllable in Japanese, where an accent elsewhere is left out
 _TRUTH = {"yes": "true", "no": "false"}
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese: no spaces between words
 _SEAM = re.compile(rf"(?<={_UNSPACED.pattern})(?=[0-9a-z])|(?<=[0-9a-z])(?={_UNSPACED.pattern})")
@@ -277,7 +278,8 @@ def key(value: str) -> str:
 def _squeezed(text: str) -> str:
     text = _TRUTH.get(text, text)
     if not text.isascii():
-        text = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+        parts = unicodedata.normalize("NFD", text)
+        text = unicodedata.normalize("NFC", "".join(c for c in parts if c in _SOUND or not unicodedata.combining(c)))
     return _BESIDE_LETTER.sub("", text)
 
 
