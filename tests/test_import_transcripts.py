@@ -154,6 +154,16 @@ def test_a_table_with_columns_named_by_options(tmp_path):
     assert isinstance(lacking.exception, UserError) and "no column 'speaker'" in str(lacking.exception)
 
 
+@pytest.mark.parametrize("rest", ["Bob,Hi\n", "Bob,Hi\n" * 20_000, 'Bob,"Hi"\n'])
+def test_a_quote_that_is_not_closed_is_named(tmp_path, rest):
+    """To the end of the file, beyond what a cell may hold, and to the next quote: the row begins on line 4."""
+    path = written(tmp_path, "c.csv", 'speaker,text\nAnn,"A cake,\nplease"\nAnn,"What?\n' + rest)
+    with pytest.raises(UserError, match="c.csv, line 4: .*; a quote that opens a cell must close it"):
+        transcripts.table(path)
+    path.write_text('speaker,text\n\nAnn,"A ""big"" cake,\nplease"\n')
+    assert transcripts.table(path) == [{"speaker": "Ann", "text": 'A "big" cake,\nplease'}]
+
+
 def test_triggers_that_have_no_place_are_named(tmp_path):
     path = written(tmp_path, "call.vtt", VTT)
     for row, said in [
