@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from proactor_lib import agent
+from proactor_lib import agent, datasets
 from proactor_lib.annotate import evidence
 from proactor_lib.datasets import forms, imported
 from proactor_lib.errors import UserError
@@ -77,6 +77,17 @@ def test_an_empty_value_is_absent_and_what_an_agent_is_taught_can_be_read(tmp_pa
     taught = agent.reference_output([held], 1)
     assert agent.parse(agent.render(taught)) == agent.Parsed(taught, unreadable=False)
     assert agent.render([PredictedAction(name="hold", params={"note": " ", "room": "B"})]) == "ready: hold | room=B"
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    """JSON can say a surrogate alone, which no file can hold: in what is said, and in arguments that are JSON too."""
+    call = {"name": "hold", "arguments": r'{"room": "B \ud83d", "who": "\ud83d\ude00"}'}
+    chat = [{"role": "user", "content": "hi \ud83d \U0001f600"}, {"role": "assistant", "function_call": call}]
+    found = forms.read([written(tmp_path, "a.json", chat)], "chat")
+    imported.write(found, tmp_path / "out", {"train": list(found.dialogues)}, [])
+    (dialogue,) = datasets.load("jsonl", tmp_path / "out", "train").dialogues
+    assert dialogue.turns[0].text == "hi \ufffd \U0001f600"
+    assert observed(dialogue) == [(1, "hold", {"room": "B \ufffd", "who": "\U0001f600"})]
 
 
 def test_given_tools_get_what_calls_have_beside_them(tmp_path):
