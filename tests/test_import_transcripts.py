@@ -91,6 +91,15 @@ def test_whisper_with_and_without_speakers(tmp_path):
     assert "not in the order of their time stamps" in guessed[0] and "each segment is a turn" in guessed[1]
 
 
+def test_times_before_the_start_and_times_that_are_no_number(tmp_path):
+    """Aligners write both: -0.02 s is the start, and NaN says nothing."""
+    segments = [{"start": -0.02, "end": 1, "text": "A cake", "speaker": "a"}, {"start": float("nan"), "text": "Hm"}]
+    tools = written(tmp_path, "tools.json", [TOOL])
+    found = forms.read([written(tmp_path, "w.json", {"segments": segments})], "whisper", tools)
+    assert turns(found.dialogues[0]) == [("a", "A cake", 0.0), ("speaker", "Hm", None)]
+    assert found.counts["timed_turns"] == 1
+
+
 def test_vcon_with_texts_and_a_recordings_transcript(tmp_path):
     """The second dialog begins 60 s after the first, its second segment 1.5 s later; the third has no words."""
     transcript = {

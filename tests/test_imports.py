@@ -19,7 +19,16 @@ from support.shared import SHARED, needs_shared
 
 @pytest.mark.parametrize(
     "text, value",
-    [("01:02.5", 62.5), ("1:00:00,25", 3600.25), ("7", 7.0), (3, 3), ("", None), ("1970-01-02T00:00:01", 86401.0)],
+    [
+        ("01:02.5", 62.5),
+        ("1:00:00,25", 3600.25),
+        ("7", 7.0),
+        (3, 3),
+        ("", None),
+        (float("nan"), None),
+        ("inf", None),
+        ("1970-01-02T00:00:01", 86401.0),
+    ],
 )
 def test_time_stamps(text, value):
     assert seconds(text) == value

@@ -174,11 +174,11 @@ def origin(spoken: Sequence[Spoken]) -> float:
 
 
 def turns(spoken: Sequence[Spoken]) -> tuple[Turn, ...]:
-    """The turns, with the times that they have, in seconds into the dialogue."""
+    """The turns, with the times that they have, in seconds into the dialogue; one before its start is 0."""
     zero, made = origin(spoken), []
     for s in spoken:
         times = {name: getattr(s, name) for name in ("start", "end")}
-        times = {name: round(time - zero, 3) for name, time in times.items() if time is not None}
+        times = {name: max(0.0, round(time - zero, 3)) for name, time in times.items() if time is not None}
         made.append(Turn(speaker=s.speaker, text=s.text, **times))
     return tuple(made)
 
