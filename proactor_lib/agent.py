@@ -50,9 +50,13 @@ def prompt(case: Case, turn: int) -> str:
 
 
 def render(actions: Iterable[PredictedAction]) -> str:
-    """Actions in the output format; the inverse of `parse`."""
-    lines = [" | ".join([f"{a.status}: {a.name}", *(f"{k}={_flat(v)}" for k, v in a.params.items())]) for a in actions]
-    return "\n".join(lines) or SILENCE
+    """Actions in the output format; the inverse of `parse`. An empty value is absent."""
+    return "\n".join(map(_line, actions)) or SILENCE
+
+
+def _line(action: PredictedAction) -> str:
+    values = {k: _flat(v) for k, v in action.params.items()}
+    return " | ".join([f"{action.status}: {action.name}", *(f"{k}={v}" for k, v in values.items() if v)])
 
 
 def _flat(value: str) -> str:

@@ -8,6 +8,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import stat
 import sysconfig
 import threading
@@ -30,6 +31,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_SURROGATE, _HALF = re.compile(r"\\u[dD][89a-fA-F]"), re.compile("[\ud800-\udfff]")  # escaped in JSON, and as it is
 _GZIP = b"\x1f\x8b"
 
 
@@ -187,10 +189,21 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
+def json_value(text: str) -> Any:
+    """The JSON value of `text`; half a character (a surrogate alone, which no file can hold) is U+FFFD.
+
+    ValueError or RecursionError where it is not JSON.
+    """
+    value = json.loads(text)
+    if _SURROGATE.search(text) is None:
+        return value
+    return json.loads(_HALF.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+
+
 def parse_json(text: str, place: Path | str) -> Any:
-    """The JSON value of `text`; UserError, naming `place`, where it is not JSON."""
+    """`json_value`; UserError, naming `place`, where the text is not JSON."""
     try:
-        return json.loads(text)
+        return json_value(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not JSON: {error}") from None
 

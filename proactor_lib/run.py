@@ -99,13 +99,18 @@ def _prepare_splits(run: Run, log: Log, splits: tuple[str, ...]) -> None:
 @contextmanager
 def _once(folder: Path, name: str, made_from: dict[str, Any], written: list[Path]) -> Iterator[bool]:
     """Whether `written` is there, from these inputs; if not, they are noted when the block ends well."""
-    note = folder / f"{name}.made.json"
+    note = _note(folder, name)
     there = note.exists() and json.loads(note.read_text()) == made_from and all(p.exists() for p in written)
     if not there:
         note.unlink(missing_ok=True)
     yield there
     if not there:
         write_json(note, made_from)
+
+
+def _note(folder: Path, name: str) -> Path:
+    """The file that says from which inputs a stage made something."""
+    return folder / f"{name}.made.json"
 
 
 def _fingerprint(path: Path | None) -> str | None:
@@ -153,9 +158,10 @@ def _union(catalogs: list[Catalog]) -> Catalog:
 def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...] = SPLITS) -> None:
     """Write references/<split>.jsonl for each split with the run's annotator, then see what the filter takes out.
 
-    A second annotator's go to second-<split>.jsonl. What an oracle has annotated stays: it was paid for, and its server
-    may be gone. Delete the file to ask again. Raises UserError: an evidence annotator without logged actions, an oracle
-    that cannot be reached.
+    A second annotator's go to second-<split>.jsonl. What an oracle has annotated stays while the dialogues and the
+    catalog do: it was paid for, and its server may be gone. Delete the file to ask again. Where they changed, it is
+    asked about what its cache does not answer. Raises UserError: an evidence annotator without logged actions, an
+    oracle that cannot be reached.
     """
     from proactor_lib.artf.serving.own import oracle_address
 
@@ -188,24 +194,32 @@ def _annotations(run: Run, split: str) -> list[tuple[Path, str, int]]:
 def _by_evidence(run: Run, path: Path) -> str:
     from proactor_lib.annotate import evidence
 
-    split = path.stem.removeprefix("second-")
-    made_from = {"dialogues": _fingerprint(run.data / f"{split}.jsonl"), "catalog": run.catalog.digest}
-    with _once(run.annotations, path.stem, made_from, [path]) as there:
+    with _once(run.annotations, path.stem, _annotated_from(run, path), [path]) as there:
         if there:
             return f"{path} is there, from the same dialogues"
-        tally, dialogues = evidence.Tally(), run.conversations(split)
+        tally, dialogues = evidence.Tally(), run.conversations(_split(path))
         write_jsonl(path, (evidence.annotate(d, run.catalog, tally) for d in dialogues))
     return f"{len(dialogues)} dialogues, {tally}"
+
+
+def _split(path: Path) -> str:
+    """Of which split a file of references is."""
+    return path.stem.removeprefix("second-")
+
+
+def _annotated_from(run: Run, path: Path) -> dict[str, Any]:
+    return {"dialogues": _fingerprint(run.data / f"{_split(path)}.jsonl"), "catalog": run.catalog.digest}
 
 
 def _by_oracle(run: Run, path: Path, annotator: str, repeat: int, address: Callable[[], tuple[str, str | None]]) -> str:
     from proactor_lib.annotate import oracle_run
 
-    split = path.stem.removeprefix("second-")
-    if path.exists():
+    split, note = _split(path), _note(run.annotations, path.stem)
+    # Without a note an older version annotated, whose windows are taken as they are.
+    if path.exists() and (not note.exists() or json.loads(note.read_text()) == _annotated_from(run, path)):
         failed = len(failures(path))
         return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
-    dialogues = run.conversations(split)
+    made_from, dialogues = _annotated_from(run, path), run.conversations(split)
     url, key = address()
     settings = replace(oracle_settings(run.params, repeat, annotator), url=url, key=key)
     with oracle_run.shown(len(dialogues), path.stem) as bar:
@@ -215,7 +229,9 @@ def _by_oracle(run: Run, path: Path, annotator: str, repeat: int, address: Calla
             done = SPLITS.index(split) + summary.dialogues / len(dialogues)
             progress.report(run.out, "annotate", done, len(SPLITS), f"{path.stem}: {summary}")
 
-        return str(oracle_run.annotate_file(dialogues, run.catalog, path, settings, tell))
+        summary = oracle_run.annotate_file(dialogues, run.catalog, path, settings, tell)
+    write_json(note, made_from)
+    return str(summary)
 
 
 def oracle_settings(params: Params, repeat: int = 0, annotator: str | None = None) -> "OracleSettings":

@@ -33,7 +33,13 @@ def _as_text(value):
     return str(value) if isinstance(value, bool | int | float) else value
 
 
+def _without_blanks(params: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in params.items() if value.strip()}
+
+
 Value = Annotated[str, BeforeValidator(_as_text)]
+# Values by parameter. An empty one is absent: nobody says it, and an agent cannot write it.
+ParamValues = Annotated[dict[str, Value], AfterValidator(_without_blanks)]
 TurnIndex = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -155,7 +161,7 @@ class ObservedAction(Record):
 
     turn: TurnIndex
     name: str
-    params: dict[str, Value] = {}
+    params: ParamValues = {}
     evidence: dict[str, TurnIndex] = {}  # where the corpus's own state first holds each value; empty: it has no state
     intent_turn: TurnIndex | None = None  # where the corpus's own state first shows the intent; None: it has no state
     time: NonNegative | None = None  # its true moment, seconds into the dialogue; None: its turn's
@@ -224,8 +230,9 @@ class ReferenceAction(Record):
     observed_time: NonNegative | None = None  # seconds into the dialogue; None: the observed turn's
 
     def values(self, known_by: int | None = None) -> dict[str, str]:
-        """Parameter values; with `known_by`, only those whose evidence turn is at most that turn."""
-        return {k: p.value for k, p in self.params.items() if known_by is None or p.turn <= known_by}
+        """Parameter values, but for empty ones; with `known_by`, those whose evidence turn is at most that turn."""
+        known = {k: p.value for k, p in self.params.items() if known_by is None or p.turn <= known_by}
+        return _without_blanks(known)
 
 
 class DialogueReferences(Record):

@@ -57,6 +57,17 @@ _NTH = r"(\d{1,2})(?:st|nd|rd|th|er|\.)?"
 _YEAR = r"(?:,?(?: del?)? (\d{4}))?"
 _PART = r"(morning|afternoon|evening|night)"
 
+# After two numbers, what makes them a range (`5 to 10 days`) or a part of something longer, and no time of day.
+_COUNTED = (
+    r"(?:second|minute|hour|day|night|week|month|year|dollar|buck|euro|pound|cent|percent|point|guest|adult|ticket|room|"
+    r"mile|person|kid)s?|times|stars|people|children|km|usd|eur|gbp|pct|per cent|hundred|thousand|million|billion"
+)
+_SPOKEN_TIME = re.compile(
+    r"(?<![$€£.,/:-])(?<![$€£] )\b(?:(half|quarter|5|10|20|25)(?: minutes)?|([1-5]\d|[1-9]) minutes) "
+    r"(past|after|to|before|till) (0?[1-9]|1[0-2])\b"
+    rf"(?![:/]|[.,-]\w| ?[%$€£]| (?:{_COUNTED}|and [a13] (?:half|quarters?)|(?:of |de )?(?:{_MONTH}))\b)"
+)
+
 _INTERESTING = re.compile(rf"\d|\b(?:{_S}|hundred|thousand|million|noon|midnight|{_ORD})\b")
 _RUN = re.compile(rf"(?<!\d )(?<![\d.])\b{_WORD}(?:[ -]{_WORD})*\b|(?<=\d )\b(?:{_S})(?:[ -]{_WORD})*\b")
 _ORDINAL = re.compile(rf"\b(?:(twenty|thirty)[ -])?({_ORD})\b")
@@ -137,9 +148,9 @@ def _clock(hour: str, minute: str | None, part: str, whole: str) -> str:
 
 
 def _spoken_time(match: re.Match) -> str:
-    minutes = {"half": 30, "quarter": 15}.get(match[1]) or int(match[1])
-    hour = int(match[3])
-    if match[2] == "past" or match[2] == "after":
+    minutes = {"half": 30, "quarter": 15}.get(match[1]) or int(match[1] or match[2])
+    hour = int(match[4])
+    if match[3] == "past" or match[3] == "after":
         return f"{hour}:{minutes:02d}"
     return f"{(hour - 2) % 12 + 1}:{60 - minutes:02d}"
 
@@ -149,6 +160,8 @@ _NUMBER_RULES = [
     ("", re.compile(r"\ban? (?=hundred|thousand|million|billion)"), "one "),
     ("", _ORDINAL, _ordinal),
     ("", _RUN, _number),
+    ("", _SPOKEN_TIME, _spoken_time),  # here, for what follows takes currencies away
+    (".", re.compile(r"(?<![\w.])\.(?=\d+\b)"), "0."),
     (",", re.compile(r"(?<![\d.,])(\d{1,3}(?:[. ]\d{3})+|\d+),(\d{1,2})(?![\d,]|\.\d)"), _decimal_comma),
     (",", re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
     ("e", re.compile(r"(?<![\w.])\d+(?:\.\d+)?e[+-]?\d\b"), _power),
@@ -194,14 +207,10 @@ _DATE_RULES = [
     ),
 ]
 _TIME_RULES = [
+    (":", re.compile(r"(?<![\d:])(\d{1,2}:[0-5]\d):00\b(?!:)"), r"\1"),
     ("", re.compile(r"\b(\d+)(?:st|nd|rd)\b"), r"\1th"),
     ("noon", re.compile(r"\b(?:12 |twelve )?noon\b"), "12:00"),
     ("midnight", re.compile(r"\b(?:12 )?midnight\b"), "00:00"),
-    (
-        "",
-        re.compile(r"\b(half|quarter|\d{1,2})(?: minutes)? (past|after|to|before|till) (\d{1,2})\b(?!:)"),
-        _spoken_time,
-    ),
     ("clock", re.compile(r"\b(\d{1,2}) o['\" ]?clock\b"), r"\1:00"),
     ("uhr", re.compile(r"\b(\d{1,2})(?:[.:](\d{2}))? ?uhr\b"), lambda m: f"{int(m[1]):02d}:{m[2] or '00'}"),
     ("", re.compile(r"\b(\d{1,2}) ?h ?(\d{2})\b"), lambda m: f"{int(m[1]):02d}:{m[2]}"),
@@ -229,6 +238,7 @@ _CHARACTERS |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "
 _CHARACTERS |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc\u00b4`"), "'")
 _CHARACTERS |= dict.fromkeys(map(ord, "。、"), " ")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
+_SOUND = "\u3099\u309a"  # marks that make another syllable in Japanese, where an accent elsewhere is left out
 _TRUTH = {"yes": "true", "no": "false"}
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese: no spaces between words
 _SEAM = re.compile(rf"(?<={_UNSPACED.pattern})(?=[0-9a-z])|(?<=[0-9a-z])(?={_UNSPACED.pattern})")
@@ -268,7 +278,8 @@ def key(value: str) -> str:
 def _squeezed(text: str) -> str:
     text = _TRUTH.get(text, text)
     if not text.isascii():
-        text = "".join(c for c in unicodedata.normalize("NFD", text) if not unicodedata.combining(c))
+        parts = unicodedata.normalize("NFD", text)
+        text = unicodedata.normalize("NFC", "".join(c for c in parts if c in _SOUND or not unicodedata.combining(c)))
     return _BESIDE_LETTER.sub("", text)
 
 

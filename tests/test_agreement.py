@@ -209,6 +209,14 @@ def test_corrections_survive_a_re_annotation_with_other_ids_and_another_order(tm
         assert changed == (["r2"] if lines is first else ["b"])
 
 
+def test_a_correction_after_a_last_line_without_its_end_is_a_line_of_its_own(tmp_path):
+    path = tmp_path / "overlay.jsonl"
+    path.write_text('{"dialogue_id": "a", "name": "book", "window": null}')
+    for id in ("b", "c"):
+        corrections.append(path, corrections.Correction(dialogue_id=id, name="book", window=None))
+    assert list(corrections.read(path)) == ["a", "b", "c"] and path.read_text().count("\n") == 3
+
+
 def test_corrections_without_their_reference_are_named(tmp_path):
     path = tmp_path / "overlay.jsonl"
     there = corrections.Correction(dialogue_id="d", name="book", window=Window(**WINDOW))

@@ -2,13 +2,14 @@
 
 import gzip
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from proactor_lib import datasets
+from proactor_lib import agent, datasets
 from proactor_lib.datasets import abcd, homeloan, jsonl, statistics
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
@@ -258,6 +259,23 @@ def test_own_domain(tmp_path):
 def test_bad_lines_are_named(lines, said, tmp_path):
     with pytest.raises(UserError, match=said):
         datasets.load("jsonl", own_domain(tmp_path, *lines), "train")
+
+
+@pytest.mark.parametrize(
+    ("action", "param", "refused"),
+    [("book visit", "day", "book visit"), ("book=visit", "day", "book=visit"), ("book_visit", "from|to", "from|to"),
+     ("book_visit", "a=b", "a=b"), ("book_visit", "first day", None)],
+)  # fmt: skip
+def test_names_that_an_agent_cannot_write_are_refused(action, param, refused, tmp_path):
+    folder = own_domain(tmp_path, {**LINE, "observed": []})
+    described = {**VISIT, "name": action, "params": [{**DAY, "name": param}]}
+    (folder / "catalog.json").write_text(json.dumps({**CATALOG, "actions": [described]}))
+    if refused is None:
+        assert agent.parse(f"ready: {action} | {param}=Monday").actions[0].params == {param: "Monday"}
+        assert datasets.load("jsonl", folder, "train").catalog.actions[0].params[0].name == param
+    else:
+        with pytest.raises(UserError, match=f"catalog.json: an agent cannot write the name '{re.escape(refused)}'"):
+            datasets.load("jsonl", folder, "train")
 
 
 def test_bad_places_are_named(tmp_path):

@@ -73,6 +73,15 @@ def test_optional_parameters_do_not_delay_ready_but_are_dated():
     assert windows(texts, visit) == [(1, 1, 4, {"day": 1, "hour": 1, "note": 3})]
 
 
+@pytest.mark.parametrize(("empty", "turns"), [("", {}), (" ", {}), ([], {"hour": 2}), ([""], {"hour": 2})])
+def test_an_empty_value_that_is_required_is_waited_for_by_nobody(empty, turns):
+    """The day is known at turn 2 of 4; empty text is absent, and an empty list known when the rest is."""
+    tally = evidence.Tally()
+    booked = (4, "book_visit", {"day": "Monday", "hour": empty})
+    assert windows(["Hello", "Monday", "Hm", "Ok"], booked, tally=tally) == [(2, 2, 4, {"day": 2} | turns)]
+    assert (tally.values, tally.not_found) == (1, 0)
+
+
 def test_where_none_is_required_every_parameter_of_the_call_is():
     assert windows(["x", "to a@b.com", "ok"], (3, "send_bill", {"mail": "a@b.com"})) == [(2, 2, 3, {"mail": 2})]
 

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from proactor_lib import agent, datasets
 from proactor_lib.annotate import evidence
 from proactor_lib.datasets import forms, imported
 from proactor_lib.errors import UserError
+from proactor_lib.schema import PredictedAction, ReferenceAction, ReferenceParam, Window
 
 from support.imports import BLOCKS, CHAT, LATER, TOOL, observed, turns, written
 from support.shared import SHARED, needs_shared
@@ -62,6 +64,30 @@ def test_anthropics_blocks_with_tools(tmp_path):
     assert any("'thinking'" in note for note in found.notes.left_out)
     reference = evidence.annotate(dialogue, found.catalog).references[2]
     assert (reference.window.ready, reference.params["room"].turn) == (2, 2)
+
+
+def test_an_empty_value_is_absent_and_what_an_agent_is_taught_can_be_read(tmp_path):
+    calls = [{"function": {"name": "hold", "arguments": {"room": "B 12", "note": note}}} for note in ("", " ")]
+    messages = [{"role": "user", "content": "Hold B 12"}, {"role": "assistant", "tool_calls": calls}]
+    found = forms.read([written(tmp_path, "a.json", messages)], "chat")
+    assert found.catalog.actions[0].required == ("room",) and len(found.catalog.actions[0].params) == 1
+    assert observed(found.dialogues[0]) == [(1, "hold", {"room": "B 12"})] * 2
+    blank = ReferenceParam(value="", turn=1)
+    held = ReferenceAction(id="r", name="hold", params={"note": blank}, window=Window(open=1, ready=1, close=1))
+    taught = agent.reference_output([held], 1)
+    assert agent.parse(agent.render(taught)) == agent.Parsed(taught, unreadable=False)
+    assert agent.render([PredictedAction(name="hold", params={"note": " ", "room": "B"})]) == "ready: hold | room=B"
+
+
+def test_half_a_character_is_replaced(tmp_path):
+    """JSON can say a surrogate alone, which no file can hold: in what is said, and in arguments that are JSON too."""
+    call = {"name": "hold", "arguments": r'{"room": "B \ud83d", "who": "\ud83d\ude00"}'}
+    chat = [{"role": "user", "content": "hi \ud83d \U0001f600"}, {"role": "assistant", "function_call": call}]
+    found = forms.read([written(tmp_path, "a.json", chat)], "chat")
+    imported.write(found, tmp_path / "out", {"train": list(found.dialogues)}, [])
+    (dialogue,) = datasets.load("jsonl", tmp_path / "out", "train").dialogues
+    assert dialogue.turns[0].text == "hi \ufffd \U0001f600"
+    assert observed(dialogue) == [(1, "hold", {"room": "B \ufffd", "who": "\U0001f600"})]
 
 
 def test_given_tools_get_what_calls_have_beside_them(tmp_path):

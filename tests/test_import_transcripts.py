@@ -91,6 +91,15 @@ def test_whisper_with_and_without_speakers(tmp_path):
     assert "not in the order of their time stamps" in guessed[0] and "each segment is a turn" in guessed[1]
 
 
+def test_times_before_the_start_and_times_that_are_no_number(tmp_path):
+    """Aligners write both: -0.02 s is the start, and NaN says nothing."""
+    segments = [{"start": -0.02, "end": 1, "text": "A cake", "speaker": "a"}, {"start": float("nan"), "text": "Hm"}]
+    tools = written(tmp_path, "tools.json", [TOOL])
+    found = forms.read([written(tmp_path, "w.json", {"segments": segments})], "whisper", tools)
+    assert turns(found.dialogues[0]) == [("a", "A cake", 0.0), ("speaker", "Hm", None)]
+    assert found.counts["timed_turns"] == 1
+
+
 def test_vcon_with_texts_and_a_recordings_transcript(tmp_path):
     """The second dialog begins 60 s after the first, its second segment 1.5 s later; the third has no words."""
     transcript = {
@@ -154,6 +163,16 @@ def test_a_table_with_columns_named_by_options(tmp_path):
     assert isinstance(lacking.exception, UserError) and "no column 'speaker'" in str(lacking.exception)
 
 
+@pytest.mark.parametrize("rest", ["Bob,Hi\n", "Bob,Hi\n" * 20_000, 'Bob,"Hi"\n'])
+def test_a_quote_that_is_not_closed_is_named(tmp_path, rest):
+    """To the end of the file, beyond what a cell may hold, and to the next quote: the row begins on line 4."""
+    path = written(tmp_path, "c.csv", 'speaker,text\nAnn,"A cake,\nplease"\nAnn,"What?\n' + rest)
+    with pytest.raises(UserError, match="c.csv, line 4: .*; a quote that opens a cell must close it"):
+        transcripts.table(path)
+    path.write_text('speaker,text\n\nAnn,"A ""big"" cake,\nplease"\n')
+    assert transcripts.table(path) == [{"speaker": "Ann", "text": 'A "big" cake,\nplease'}]
+
+
 def test_triggers_that_have_no_place_are_named(tmp_path):
     path = written(tmp_path, "call.vtt", VTT)
     for row, said in [
@@ -166,6 +185,37 @@ def test_triggers_that_have_no_place_are_named(tmp_path):
             forms.read([path], "vtt", trigger_file=written(tmp_path, "t.jsonl", row))
     with pytest.raises(UserError, match="no cue"):
         forms.read([written(tmp_path, "empty.vtt", "WEBVTT\n")], "vtt")
+
+
+def test_dialogues_of_one_id_keep_their_own_turns_and_a_trigger_of_that_id_has_no_place(tmp_path):
+    cue = "WEBVTT\n\n00:01.000 --> 00:02.000\n<v Ann>{} cake"
+    for day in ("mon", "tue"):
+        (tmp_path / day).mkdir()
+    files = [written(tmp_path, f"{day}/call.vtt", cue.format(day)) for day in ("mon", "tue")]
+    files.append(written(tmp_path, "other.vtt", cue.format("Another")))
+    named = lambda id: written(tmp_path, "t.jsonl", {"dialogue": id, "turn": 1, "action": "f"})  # noqa: E731
+    found = forms.read(files, "vtt", trigger_file=named("other"))
+    texts = [(d.id, d.turns[0].text, len(d.observed)) for d in found.dialogues]
+    assert texts == [("call", "mon cake", 0), ("call-2", "tue cake", 0), ("other", "Another cake", 1)]
+    with pytest.raises(UserError, match="t.jsonl: 2 dialogues have the id 'call'"):
+        forms.read(files, "vtt", trigger_file=named("call"))
+
+
+def test_triggers_of_another_clock_than_the_turns(tmp_path):
+    """20 s from the start is 10:00:20, after the first of two turns; a day's time has no place in seconds."""
+    calendar = "speaker,text,start\nAnn,Hi,2026-11-28T10:00:00Z\nBob,Yes?,2026-11-28T10:00:30Z\n"
+    relative = "speaker,text,start\nAnn,Hi,0\nBob,Yes?,30\n"
+
+    def found(table, **trigger):
+        triggers = written(tmp_path, "t.jsonl", trigger | {"action": "f"})
+        (dialogue,) = forms.read([written(tmp_path, "c.csv", table)], "csv", trigger_file=triggers).dialogues
+        return [(o.turn, o.time) for o in dialogue.observed]
+
+    day = "2026-11-28T10:00:20Z"
+    assert found(calendar, time=20) == found(calendar, time=day) == found(relative, time=20) == [(1, 20.0)]
+    assert found(calendar, time=31) == [(2, 31.0)] and found(relative, time=day, turn=2) == [(2, None)]
+    with pytest.raises(UserError, match="a time of the calendar, but the dialogue's turns have none; give seconds"):
+        found(relative, time=day)
 
 
 @needs_shared

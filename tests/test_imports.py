@@ -19,7 +19,16 @@ from support.shared import SHARED, needs_shared
 
 @pytest.mark.parametrize(
     "text, value",
-    [("01:02.5", 62.5), ("1:00:00,25", 3600.25), ("7", 7.0), (3, 3), ("", None), ("1970-01-02T00:00:01", 86401.0)],
+    [
+        ("01:02.5", 62.5),
+        ("1:00:00,25", 3600.25),
+        ("7", 7.0),
+        (3, 3),
+        ("", None),
+        (float("nan"), None),
+        ("inf", None),
+        ("1970-01-02T00:00:01", 86401.0),
+    ],
 )
 def test_time_stamps(text, value):
     assert seconds(text) == value
@@ -48,6 +57,21 @@ def test_an_import_replaces_an_earlier_one_and_nothing_else(tmp_path):
     assert "guest.name" not in (out / "catalog.json").read_text()
     (out / "import.md").unlink()
     assert "holds another domain" in str(run(CHAT, out).exception)
+
+
+@pytest.mark.parametrize("name, marked", [("train.jsonl", False), ("train.jsonl", True), ("other.jsonl", False)])
+def test_an_import_never_replaces_what_it_reads_nor_anothers_splits(tmp_path, name, marked):
+    """A folder with the chats in it, one that an earlier import has marked too, and one with another's test split."""
+    chats = written(tmp_path, name, json.dumps({"messages": CHAT}))
+    foreign = written(tmp_path, "test.jsonl" if name == "other.jsonl" else "notes.txt", "mine")
+    if marked:
+        written(tmp_path, imported.PAGE, "")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    command = ["data", "import", str(chats), "--from", "chat", "--out", str(tmp_path)]
+    error = CliRunner().invoke(app, command).exception
+    said = "train.jsonl is what is imported" if chats.name == "train.jsonl" else f"a {foreign.name} without import.md"
+    assert isinstance(error, UserError) and said in str(error)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 @needs_shared

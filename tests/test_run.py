@@ -195,6 +195,33 @@ def test_an_oracle_is_asked_anew_as_its_own_second_and_filtered_by_that(tmp_path
     assert all("second annotator" in reason for reason in run.removed("test").values())
 
 
+def test_an_oracle_is_asked_about_dialogues_that_came_or_changed_later_and_about_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
+
+    def nothing(request, n):
+        return Reply(json.dumps(dict.fromkeys(request["response_format"]["json_schema"]["schema"]["properties"], [])))
+
+    with FakeEndpoint(nothing) as server:
+        asked = {"annotator": "oracle", "oracle_url": server.url, "oracle_model": "m"}
+        run = Run.open(load_params(None, asked), tmp_path / "run")
+        write_json(run.data / "catalog.json", {"domain": "own", "actions": [{"name": "a"}]})
+
+        def annotated(*lines):
+            """How often the oracle is asked about these dialogues, and which of them have references after it."""
+            (run.data / "train.jsonl").write_text("".join(lines))
+            before = len(server.requests)
+            annotate_run(run, splits=("train",))
+            return len(server.requests) - before, [r.dialogue_id for r in run.annotated("train")]
+
+        corrected = line_of(1).replace("Hello 1", "Goodbye")
+        assert annotated(line_of(0), line_of(1)) == (2, ["d0", "d1"])
+        assert annotated(line_of(0), line_of(1)) == (0, ["d0", "d1"])
+        assert annotated(line_of(0), line_of(1), line_of(2)) == (1, ["d0", "d1", "d2"])
+        assert annotated(line_of(0), corrected) == (1, ["d0", "d1"])
+        (run.annotations / "train.made.json").unlink()  # as an older version left it
+        assert annotated(line_of(5)) == (0, ["d0", "d1"])
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [({"second_annotator": "oracle"}, "needs oracle_model and oracle_url"),

@@ -51,6 +51,12 @@ def test_the_lot_is_the_seeds_and_the_dialogues_alone():
     assert first == [shown(d) for d in reversed(many)][::-1] and first != other
 
 
+def test_a_dialogue_that_names_services_and_no_actions_is_shown_those_services_too():
+    own = about("d", "Film").model_copy(update={"actions": ()})
+    assert shown(own, count=0) == {"Film"} and shown(own, "all") == set(NAMES)
+    assert "Film" in shown(own) and len(shown(own)) == 3
+
+
 def test_a_dialogue_that_names_no_services_is_shown_what_its_corpus_says():
     own = about("d", "Film").model_copy(update={"services": ()})
     assert shown(own) == {"Film"} == shown(own, "all")

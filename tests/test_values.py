@@ -68,6 +68,25 @@ def test_words_that_look_like_numbers_but_are_apart():
     assert normalise("someone often forgets") == "someone often forgets"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["30 to 45 days", "60 to 90 days", "5 to 20", "5 to 10 days", "20 to 12 nights", "5 to 10%", "10 to 12 of march",
+     "5 to 6.5", "90 minutes before 5", "30 to 10", "5 to 7-day"],
+)  # fmt: skip
+def test_a_range_is_no_time_of_day(text):
+    assert ":" not in normalise(f"It takes {text}.")
+
+
+@pytest.mark.parametrize("text", ["$5 to $10", "5 to 10 dollars", "$5 to 10", "5 to 10 thousand", "5 to 6 and a half"])
+def test_a_range_of_amounts_is_no_time_of_day(text):
+    assert ":" not in normalise(text) and normalise(text).startswith("5 to ")
+
+
+def test_minutes_of_any_number_are_a_time_where_they_are_named():
+    assert normalise("see you 13 minutes to 6") == "see you 05:47"
+    assert normalise("25 past 6, please") == "06:25 please" and normalise("10 to 1 works") == "12:50 works"
+
+
 @needs_shared
 def test_sgd_times_and_amounts_agree_with_their_canonical_form():
     with (
@@ -96,13 +115,15 @@ SAME = [
     ("15.30 Uhr", "15:30"), ("15h30", "3:30 pm"), ("12:30pm", "12:30"),
     ("guest house", "guesthouse"), ("AB-12", "AB12"), ("Dr.Johnson", "Dr. Johnson"), ("john's", "johns"),
     ("Café", "Cafe"), ("Zürich", "Zuerich"), ("Zürich", "Zurich"), ("straße", "strasse"), ("e\u0301", "\u00e9"),
-    ("a\u00a0b", "a b"), ("a\u200bb", "ab"), ("yes", "True"), ("no", "false"),
+    ("ｶﾞｽ", "ガス"), ("\u30ab\u3099ス", "ガス"), ("10:30:00", "10:30"), ("9:05:00 pm", "21:05"), (".5", "0.5"),
+    ("-.5", "-0.50"), ("$.50", "0.5"), ("a\u00a0b", "a b"), ("a\u200bb", "ab"), ("yes", "True"), ("no", "false"),
 ]  # fmt: skip
 APART = [
     ("5/12/2026", "12/5/2026"), ("5/12/2026", "2026-12-06"), ("28/11/2026", "2026-11-12"), ("5/12/2026", "2025-12-05"),
     ("?", "!"), ("*", ""), ("...", "-"), ("A+", "A"), ("A-", "A"), ("C#", "C"), ("-5", "5"), ("007", "7"),
     ("10m", "10000000"), ("$5", "€5"), ("5 dollars", "5 euros"), ("12 24", "1224"), ("1.10.0", "1.1.0"),
     ("may", "5"), ("1 of 2", "1/2"), ("28/11/2026", "2026-11-27"), ("31/31/2026", "2026-01-31"), ("五", "六"),
+    ("10:30:15", "10:30"), ("ガス", "カス"), ("パン", "バン"), ("-.5", ".5"), ("5 to 10 dollars", "09:55"),
 ]  # fmt: skip
 
 

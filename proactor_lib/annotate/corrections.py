@@ -55,11 +55,14 @@ def read(path: Path, split: str | None = None) -> dict[str, dict[tuple, Correcti
 
 
 def append(path: Path, correction: Correction) -> None:
-    """Add one line, in one write."""
+    """Add one line, in one write; a last line that a person left without its end is ended first."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    line = correction.model_dump_json(exclude_none=correction.window is not None).encode() + b"\n"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, correction.model_dump_json(exclude_none=correction.window is not None).encode() + b"\n")
+        size = os.fstat(handle).st_size
+        unended = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        os.write(handle, b"\n" * unended + line)
     finally:
         os.close(handle)
 

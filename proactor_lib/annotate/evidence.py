@@ -3,11 +3,11 @@
 One reference for each logged action; `close` is its trigger. A value is known from the turn where the corpus's own
 state first holds it, else from the turn where it is first said; one that is found nowhere takes the trigger's turn and
 is counted. A list or an object is known when all its parts are; a free text from the turn where something like it is
-said; one that may be anything is waited for by nobody. `ready` is the first turn at which every required parameter is
-known (where the catalog requires none: every one of the call) and the preconditions that were logged have run. `open`
-is the first sign of the need after the last call of the same action: a value that no earlier call had used, the intent
-where the corpus's own state has one, else a mention of the action shortly before: a word that only its name,
-description or parameters have. It is never after `ready`.
+said; one that may be anything is waited for by nobody, nor is an empty list or object, which is known from `ready` on.
+`ready` is the first turn at which every required parameter is known (where the catalog requires none: every one of the
+call) and the preconditions that were logged have run. `open` is the first sign of the need after the last call of the
+same action: a value that no earlier call had used, the intent where the corpus's own state has one, else a mention of
+the action shortly before: a word that only its name, description or parameters have. It is never after `ready`.
 """
 
 import re
@@ -102,9 +102,11 @@ class _Reader:
         opened = self.given.get(id) or self.opened(o, {p: t for p, t in found.items() if t is not None})
         free = {p for p, c in how.items() if c["match"] == "any" and found.get(p) is None}
         wanted = action.required or tuple(known)
-        needed = [known[p] for p in wanted if p in known and p not in free]
+        empty = {p for p, t in found.items() if t is None and not _sought(o.params[p])}
+        needed = [known[p] for p in wanted if p in known and p not in free | empty]
         ready = min(o.turn, max([opened, *needed, *self.preconditions(action)]))
-        self.remember(o, {p: t for p, t in found.items() if p not in free})
+        known |= dict.fromkeys(empty, ready)
+        self.remember(o, {p: t for p, t in found.items() if p not in free | empty})
         return ReferenceAction(
             id=id,
             name=o.name,
@@ -141,7 +143,7 @@ class _Reader:
             return min(o.evidence[param], o.turn)
         start = self.last(o.name) if key(value) not in self.used else 0
         threshold = how["text_threshold"] if how.get("match") == "text" else None
-        sought = leaves(value)
+        sought = _sought(value)
         after = self.all_said(sought, start + 1, o.turn, threshold)
         return after or (self.all_said(sought, 1, start, threshold) if start else None)
 
@@ -188,6 +190,11 @@ class _Reader:
             if any(s in self.texts[turn - 1].text for s in stems):
                 found = following = turn
         return found
+
+
+def _sought(value: str) -> list[str]:
+    """What has to be said for the value to be known."""
+    return [leaf for leaf in leaves(value) if leaf.strip()]
 
 
 @lru_cache(maxsize=16)

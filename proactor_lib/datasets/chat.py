@@ -19,6 +19,7 @@ from proactor_lib.catalog.references import Malformed
 from proactor_lib.datasets.conversations import Call, Conversation, Notes, Result, Spoken, day, seconds
 from proactor_lib.datasets.raw import documents, reason
 from proactor_lib.errors import UserError
+from proactor_lib.files import json_value
 from proactor_lib.schema import Action
 from proactor_lib.values import normalise
 
@@ -190,7 +191,7 @@ def _call(call: dict, id: str, notes: Notes) -> Call:
     given = next((inner[key] for key in ("arguments", "input", "args") if inner.get(key) is not None), {})
     if isinstance(given, str) and "custom" not in call:
         try:
-            given = json.loads(given or "{}")
+            given = json_value(given or "{}")
         except ValueError:
             notes.left_out.add("the arguments of a call, which are not JSON", f"{id}: {inner['name']}")
             given = {}

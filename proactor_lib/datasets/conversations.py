@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from math import isfinite
 from typing import Any
 
 from proactor_lib.schema import Action
@@ -92,8 +93,14 @@ class Notes:
 def seconds(written: Any) -> float | None:
     """A time stamp in seconds: a number, `MM:SS`, `HH:MM:SS,mmm`, or an ISO date-time (UTC where it has no zone).
 
-    A number that would be after the year 5000 is milliseconds. None for what is empty; ValueError for anything else.
+    A number that would be after the year 5000 is milliseconds. None for what is empty or no finite number;
+    ValueError for anything else.
     """
+    time = _seconds(written)
+    return time if time is not None and isfinite(time) else None
+
+
+def _seconds(written: Any) -> float | None:
     if written is None:
         return None
     if isinstance(written, int | float):

@@ -174,11 +174,11 @@ def origin(spoken: Sequence[Spoken]) -> float:
 
 
 def turns(spoken: Sequence[Spoken]) -> tuple[Turn, ...]:
-    """The turns, with the times that they have, in seconds into the dialogue."""
+    """The turns, with the times that they have, in seconds into the dialogue; one before its start is 0."""
     zero, made = origin(spoken), []
     for s in spoken:
         times = {name: getattr(s, name) for name in ("start", "end")}
-        times = {name: round(time - zero, 3) for name, time in times.items() if time is not None}
+        times = {name: max(0.0, round(time - zero, 3)) for name, time in times.items() if time is not None}
         made.append(Turn(speaker=s.speaker, text=s.text, **times))
     return tuple(made)
 
@@ -235,19 +235,28 @@ def _counts(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def write(imported: Imported, out: Path, parts: dict[str, list[Dialogue]], sources: Sequence[Path]) -> None:
-    """The own-domain folder and its page. An earlier import there is replaced. UserError for another's folder."""
-    if (out / "catalog.json").exists():
-        if not (out / PAGE).exists():
-            raise UserError(
-                f"{out} holds another domain (a catalog.json without {PAGE}): name another folder with --out"
-            )
-        for name in ("catalog.json", *(f"{split}.jsonl" for split in SPLITS)):
-            (out / name).unlink(missing_ok=True)
+    """The own-domain folder and its page. An earlier import there is replaced; UserError where that would be a file
+    that is imported, or another's."""
+    targets = [out / name for name in ("catalog.json", *(f"{split}.jsonl" for split in SPLITS))]
+    _refuse_to_destroy(targets, out, sources)
+    for target in targets:
+        target.unlink(missing_ok=True)
     for name, dialogues in parts.items():
         if dialogues:
             jsonl.write(out, name, imported.catalog, dialogues)
     with atomic(out / PAGE) as f:
         f.write(page(imported, parts, sources))
+
+
+def _refuse_to_destroy(targets: Sequence[Path], out: Path, sources: Sequence[Path]) -> None:
+    read, ours = {source.resolve() for source in sources}, (out / PAGE).exists()
+    for target in targets:
+        if target.resolve() in read:
+            raise UserError(f"{target} is what is imported, and would be replaced: name another folder with --out")
+        if target.exists() and not ours:
+            raise UserError(
+                f"{out} holds another domain (a {target.name} without {PAGE}): name another folder with --out"
+            )
 
 
 def page(imported: Imported, parts: dict[str, list[Dialogue]], sources: Sequence[Path]) -> str:

@@ -20,10 +20,13 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 def flat(
     arguments: dict[str, Any], known: Iterable[str], prefix: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Any]]:
-    """Arguments by parameter name, an object's as `object.key` unless `known` has the object; null is absent."""
+    """Arguments by parameter name, an object's as `object.key` unless `known` has the object.
+
+    Null and empty text are absent.
+    """
     for key, value in arguments.items():
         name = clean(f"{prefix}{key}")
-        if value is None:
+        if value is None or (isinstance(value, str) and not value.strip()):
             continue
         if isinstance(value, dict) and value and name not in known and depth < DEEPEST:
             yield from flat(value, known, f"{name}.", depth + 1)

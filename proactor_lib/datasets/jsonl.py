@@ -3,6 +3,7 @@
 Either may be gzipped (.gz).
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,13 @@ FOREIGN = {"messages": "chat", "segments": "whisper", "transcription": "whisper"
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
     """The catalog and the split's dialogues, read as they are used. UserError names the file, the line, the key."""
-    catalog = read_json(plain_or_gzipped(folder / "catalog.json"), Catalog)
+    catalog_file = plain_or_gzipped(folder / "catalog.json")
+    catalog = read_json(catalog_file, Catalog)
+    if name := _unwritable(catalog):
+        raise UserError(
+            f"{catalog_file}: an agent cannot write the name {name!r}: an action's has no white space, and neither an "
+            "action's nor a parameter's has | or ="
+        )
     path = plain_or_gzipped(folder / f"{split}.jsonl")
     if not path.exists():
         path = plain_or_gzipped(folder / "dialogues.jsonl")
@@ -23,6 +30,17 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
         there = ", ".join(sorted({p.name.partition(".jsonl")[0] for p in folder.glob("*.jsonl*")})) or "none"
         raise UserError(f"{folder} has neither {split}.jsonl nor dialogues.jsonl; splits there: {there}")
     return catalog, _dialogues(path, catalog)
+
+
+def _unwritable(catalog: Catalog) -> str | None:
+    """The first name that has no place in an agent's output."""
+    for action in catalog.actions:
+        if not re.fullmatch(r"[^\s|=]+", action.name):
+            return action.name
+        for p in action.params:
+            if not re.fullmatch(r"[^|=\n\r]+", p.name) or p.name != p.name.strip():
+                return p.name
+    return None
 
 
 def _dialogues(path: Path, catalog: Catalog) -> Iterator[Dialogue]:

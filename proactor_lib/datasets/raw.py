@@ -1,11 +1,10 @@
 """Raw JSON files, plain or gzipped."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from proactor_lib.files import parse_json, read_text
+from proactor_lib.files import json_value, parse_json, read_text
 
 
 def parsed(path: Path) -> Any:
@@ -17,7 +16,7 @@ def documents(path: Path) -> Iterator[tuple[str, Any]]:
     """The file's one JSON value, else (JSONL) each line's, with its place. UserError if it is neither."""
     text = read_text(path)
     try:
-        yield str(path), json.loads(text)
+        yield str(path), json_value(text)
         return
     except (ValueError, RecursionError):
         lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]

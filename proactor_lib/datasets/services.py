@@ -46,7 +46,7 @@ def _widened(dialogue: Dialogue, catalog: Catalog, count: int, seed: int, tokens
         return dialogue
     others = sorted(groups(catalog) - set(dialogue.services))
     drawn = random.Random(f"{seed} {dialogue.id}").sample(others, min(count, len(others)))
-    actions = dialogue.actions
+    actions = dialogue.actions or tuple(a.name for a in catalog.actions if a.group in dialogue.services)
     for service in drawn:
         wider = (*actions, *(a.name for a in catalog.actions if a.group == service))
         if _tokens(dialogue, catalog.subset(wider)) > tokens:

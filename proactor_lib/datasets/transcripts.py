@@ -237,17 +237,33 @@ def _table(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, li
 def table(path: Path) -> list[dict[str, str]]:
     """A CSV file's rows by column, separated by what its first line has most of: comma, semicolon or tab.
 
-    UserError where a row has more cells than the header, or fewer.
+    UserError where a row has more cells than the header, or fewer, and where a quote is not closed.
     """
     text = read_text(path)
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
-    rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise UserError(f"{path}, line {reader.line_num}: not as many cells as the header has columns")
-        rows.append({k.strip(): v.strip() for k, v in row.items()})
-    return rows
+    first_line = text.partition("\n")[0]
+    rows = _rows(path, text, max(",;\t", key=first_line.count))
+    _, header = next(rows, (1, []))
+    names, cells = [name.strip() for name in header], []
+    for line, row in rows:
+        if len(row) != len(names):
+            raise UserError(f"{path}, line {line}: not as many cells as the header has columns")
+        cells.append(dict(zip(names, (cell.strip() for cell in row), strict=True)))
+    return cells
+
+
+def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Each row that is not blank, with the line on which it begins."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {line}: {error}; a quote that opens a cell must close it") from None
+        if row is None:
+            return
+        if row:
+            yield line, row
 
 
 SOURCES: dict[str, Callable[[Path, Options, Notes], Iterator[tuple[str, list[Segment]]]]] = {

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from proactor_lib.datasets.conversations import Call, Conversation, Spoken, seconds
+from proactor_lib.datasets.conversations import CALENDAR, Call, Conversation, Spoken, seconds
+from proactor_lib.datasets.imported import origin
 from proactor_lib.datasets.raw import documents, reason
 from proactor_lib.datasets.transcripts import table
 from proactor_lib.errors import UserError
@@ -56,16 +57,52 @@ def _trigger(place: str, row: dict[str, Any]) -> Trigger:
 def placed(conversations: Sequence[Conversation], triggers: Sequence[Trigger]) -> list[Conversation]:
     """The conversations with each trigger after the turn that it belongs to; of one turn in the file's order.
 
-    UserError for a dialogue that is not there, a turn beyond its end, and a time where turns have none.
+    UserError for a dialogue that is not there or whose id several have, a turn beyond its end, and a time where turns
+    have none.
     """
-    by_id: dict[str, list[tuple[int, Call]]] = {c.id: [] for c in conversations}
-    spoken = {c.id: c.spoken for c in conversations}
-    for t in triggers:
-        id = conversations[0].id if not t.dialogue and len(conversations) == 1 else t.dialogue
-        if id not in by_id:
-            raise UserError(f"{t.place}: no dialogue {id!r}; there are: {', '.join(list(by_id)[:5])}")
-        by_id[id].append((_turn(t, spoken[id]), t.call))
-    return [replace(c, events=_with(spoken[c.id], by_id[c.id])) for c in conversations]
+    calls: list[list[tuple[int, Call]]] = [[] for _ in conversations]
+    places: dict[str, list[int]] = {}
+    for place, conversation in enumerate(conversations):
+        places.setdefault(conversation.id, []).append(place)
+    for trigger in triggers:
+        place = _place(trigger, places)
+        spoken = conversations[place].spoken
+        trigger = _on_the_clock(trigger, origin(spoken))
+        calls[place].append((_turn(trigger, spoken), trigger.call))
+    return [replace(c, events=_with(c.spoken, its)) for c, its in zip(conversations, calls, strict=True)]
+
+
+def _place(trigger: Trigger, places: dict[str, list[int]]) -> int:
+    """Which of the conversations it belongs to; `places`: by id, those that have it."""
+    id = next(iter(places)) if not trigger.dialogue and len(places) == 1 else trigger.dialogue
+    if id not in places:
+        raise UserError(f"{trigger.place}: no dialogue {id!r}; there are: {', '.join(list(places)[:5])}")
+    first, *others = places[id]
+    if others:
+        count = len(places[id])
+        raise UserError(
+            f"{trigger.place}: {count} dialogues have the id {id!r}: name them differently, or import their files apart"
+        )
+    return first
+
+
+def _on_the_clock(trigger: Trigger, zero: float) -> Trigger:
+    """With its time on the clock of its turns, which is the calendar's from `zero` on, or where that is 0 their own.
+
+    A time of the calendar says nothing where turns have another clock: it is left out if the turn is named.
+    """
+    if trigger.time is None or (trigger.time >= CALENDAR) == (zero > 0):
+        return trigger
+    if zero:
+        time = zero + trigger.time
+    elif trigger.turn is not None:
+        time = None
+    else:
+        raise UserError(
+            f"{trigger.place}: a time of the calendar, but the dialogue's turns have none; give seconds from the "
+            "dialogue's start, or name the turn"
+        )
+    return replace(trigger, time=time, call=replace(trigger.call, time=time))
 
 
 def _turn(trigger: Trigger, spoken: Sequence[Spoken]) -> int:
