@@ -128,7 +128,7 @@ class TrainingParams(BaseModel):
     kl_beta: NonNegative = 0.0  # weight of the KL to the policy that training started from
     anchor: NonNegative = 0.0  # weight of a supervised loss on the references at the sampled turns
     max_staleness: Natural = 1  # policy versions that a sample may lag behind
-    token_budget: Count = 16384  # packed tokens forwarded at once: a longer dialogue is cut
+    token_budget: Count = 16384  # packed tokens forwarded at once: a longer dialogue is cut, but for its longest prompt
     gradient_checkpointing: bool = False
     save_steps: Count = 10  # optimiser steps between checkpoints
 

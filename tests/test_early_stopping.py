@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from proactor_lib.artf.training.early_stopping import EarlyStopping
 from proactor_lib.artf.training.job import Job
 
+from support.late import Late
 from support.runs import opened
+
+sft = Late("proactor_lib.artf.training.sft")
 
 
 def followed(losses, every, patience):
@@ -45,3 +49,8 @@ def test_a_dialogue_of_dev_with_the_id_of_one_of_train_has_tokens_of_its_own(tmp
     shorter = replace(train, dialogue=train.dialogue.model_copy(update={"turns": train.dialogue.turns[:3]}))
     assert [len(job.dialogue_tokens(visit).ends) for visit in (shorter, train)] == [3, len(train.dialogue.turns)]
     assert job.dialogue_tokens(train) is job.dialogue_tokens(train)
+
+
+def test_the_rate_rises_over_a_tenth_of_the_steps_and_is_never_0():
+    assert [sft.rate(n, 1) for n in range(1)] == [0.5]
+    assert [sft.rate(n, 20) for n in (0, 1, 2, 11, 19)] == pytest.approx([1 / 3, 2 / 3, 1, 10 / 19, 2 / 19])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from proactor_lib.artf.training import parts
 from proactor_lib.bench.packing import tiny_float32
+from proactor_lib.errors import UserError
 from safetensors import SafetensorError
 
 from support.late import Late
@@ -14,6 +15,7 @@ from support.late import Late
 head, rows, sft, tree_attention, trainer = (
     Late(f"proactor_lib.artf.training.{name}") for name in ("head", "rows", "sft", "tree_attention", "trainer")
 )
+transformers = Late("transformers")
 
 TRUNK = list(range(100, 112))
 OUTPUTS = {3: ([7, 2], [7, 8, 2], [7, 2]), 8: ([9, 2], [5, 6, 2]), 12: ([5, 2], [5, 9, 9, 2])}
@@ -177,6 +179,28 @@ def test_the_head_gives_log_probabilities_entropies_and_gradients(monkeypatch):
     (expected,) = torch.autograd.grad((plain.gather(1, labels[:, None])[:, 0] * scale).sum(), hidden)
     (found,) = torch.autograd.grad((ours * scale).sum(), hidden)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "family, settings", [("Granite", {"logits_scaling": 8.0}), ("Gemma2", {"final_logit_softcapping": 3.0})]
+)
+def test_a_model_that_changes_its_logits_is_refused(family, settings):
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
+    sizes |= {"num_key_value_heads": 1, "vocab_size": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    made, config = (getattr(transformers, f"{family}{what}") for what in ("ForCausalLM", "Config"))
+    with pytest.raises(UserError, match=f"changes its logits .{next(iter(settings))}"):
+        head.attach_head(made(config(**sizes | settings)))
+
+
+@pytest.mark.parametrize("does", [{"softcap": 50.0}, {"sliding_window": 3}])
+def test_a_model_that_attends_otherwise_is_refused(does):
+    """A window of the whole row is none."""
+    query, tree = (
+        torch.randn(1, 2, 4, 8),
+        {f"tree_{name}": None for name in ("kv_index", "cu_seqlens_q", "cu_seqlens_k")},
+    )
+    with pytest.raises(UserError, match="which training does not"):
+        tree_attention.tree_attention(None, query, query, query, None, **tree, **does)
 
 
 def test_a_row_is_cut_into_its_trunk_and_parts_of_its_branches():

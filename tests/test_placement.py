@@ -142,6 +142,7 @@ def test_vllm_accepts_every_command_line_for_a_gpu(preset, settings, gpus, vllm_
         validate_parsed_serve_args(parsed)
         assert parsed.gpu_memory_utilization == params.gpu_memory_utilization
         assert (parsed.max_lora_rank, parsed.enable_lora) == (params.lora_rank, True)
+        assert parsed.generation_config == "vllm"
         assert parsed.quantization == ("bitsandbytes" if params.serve_weights == "nf4" else None)
         assert server._environment()["CUDA_VISIBLE_DEVICES"] == slot.gpu
     for slot in gpu_slots(places.judges, names):

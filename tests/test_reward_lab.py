@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,8 @@ def test_what_a_judge_costs_per_1000_groups():
         scored = scoring.score(load_params(None, settings), [group(RIGHT, WRONG), group(SILENCE, RIGHT, turn=5)])
     cost = samples.judge_cost(scored)
     assert cost["calls"] == 1000 and cost["cost"] == pytest.approx(cost["prompt_tokens"]) and cost["seconds"] > 0
+    cached = replace(scored, counters=scored.counters | {"judge_cached": 1})
+    assert all(map(np.isnan, samples.judge_cost(cached).values()))
 
 
 def test_samples_of_a_training(tmp_path):
@@ -116,10 +119,13 @@ def test_samples_of_a_training(tmp_path):
         10,
     ]
     assert groups[0].texts == ("none", "ready: x") and groups[0].case.references
+    assert [o.unreadable for o in groups[0].outputs] == [False, False]
     parts = samples.components(run)
     assert parts.step.tolist() == list(range(1, 11)) and parts.rac.tolist() == [1] * 10
     found = CliRunner().invoke(app, ["rewards", "samples", "--run", str(tmp_path), "--limit", "4", "--json"])
     assert list(json.loads(found.stdout)["spread"]) == list(REWARDS) and "stand-in" in found.stderr
+    write_jsonl(path, [line | {"truncated": [False, True]}])
+    assert [o.unreadable for o in scoring.run_groups(run, 1)[0].outputs] == [False, True]  # as training scored it
     write_jsonl(path, [line | {"dialogue_id": "gone"}])
     with pytest.raises(UserError, match="dialogue 'gone', turn 3"):
         scoring.run_groups(run, 4)

@@ -20,7 +20,7 @@ from proactor_lib.bench.false_alarms import Shuffled
 from proactor_lib.datasets import load
 from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.metrics import TURN_KINDS
-from proactor_lib.params import load_params
+from proactor_lib.params import Params, load_params
 from proactor_lib.rewards import Score, make_reward
 from proactor_lib.schema import cases
 
@@ -350,3 +350,16 @@ def test_a_training_that_cannot_teach_is_told_before_anything_is_written(tmp_pat
 
 def place(group):
     return group.visit.session, group.turn
+
+
+@pytest.mark.parametrize(
+    "settings, longest", [({}, 880), ({"kl_beta": 0.1}, 580), ({"max_completion_tokens": 900}, 100)]
+)
+def test_a_prompt_may_fill_the_context_and_a_row_where_rows_are_cut(settings, longest):
+    params = Params(**{"max_context": 1000, "token_budget": 700, "max_completion_tokens": 120} | settings)
+    assert train.longest_prompt(params) == longest
+
+
+def test_outputs_that_leave_no_room_for_a_prompt_are_refused():
+    with pytest.raises(UserError, match="no prompt fits: max_completion_tokens is 120 of 120 tokens"):
+        train.longest_prompt(Params(max_context=120, max_completion_tokens=120))

@@ -1,5 +1,6 @@
 """Which turns a training step visits."""
 
+import pytest
 from proactor_lib.artf.training.episodes import DialogueSampler
 from proactor_lib.schema import Case, Catalog
 
@@ -30,6 +31,16 @@ def test_the_share_of_open_turns_is_what_was_asked_for():
         assert {3, 4, 5} <= set(visits(4, open_share=0.75)[number].turns)
         assert not {3, 4, 5} & set(visits(4, open_share=0.0)[number].turns)
         assert len({3, 4, 5} & set(visits(None, open_share=0.75)[number].turns)) == 3
+
+
+@pytest.mark.parametrize("turns, share", [(1, 0.5), (3, 0.5), (3, 0.3), (5, 0.4)])
+def test_small_samples_have_their_share_too(turns, share):
+    """Whole turns are drawn: 0 or 1 of one turn, by the seed; of 300 samples the mean is within 4 standard errors."""
+    sampler = visits(turns, open_share=share)
+    counts = [len({3, 4, 5} & set(sampler[n].turns)) for n in range(300)]
+    assert {int(turns * share), -int(-turns * share // 1)} >= set(counts)
+    assert abs(sum(counts) / 300 - turns * share) < 4 * 0.5 / 300**0.5
+    assert sampler[7].turns == visits(turns, open_share=share)[7].turns
 
 
 def test_all_turns():

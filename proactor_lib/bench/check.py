@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from proactor_lib import datasets, processes
@@ -55,7 +56,8 @@ def rewards() -> Iterator[Bound]:
     groups = lab.policy_groups(known, lab.predict(known, POLICIES))[:100]
     for name in ("rac", "max_rac", "weighted_metric", "adaptive_metric"):
         params = load_params(None, {"reward": name})
-        seconds = [_timed(lambda params=params: lab.score(params, groups)) for _ in range(5)]
+        fresh = [[replace(group, shared={}) for group in groups] for _ in range(5)]  # what one scored is kept in them
+        seconds = [_timed(lambda params=params, own=own: lab.score(params, own)) for own in fresh]
         yield Bound(f"{name}, {len(groups)} groups of {len(groups[0].texts)}, seconds", min(seconds), most=0.055)
 
 

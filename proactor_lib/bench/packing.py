@@ -188,7 +188,10 @@ def step(layout: str, shape: Shape, **overrides) -> dict:
 
 
 def arithmetic_alone(shape: Shape, **overrides) -> dict:
-    """seconds and cpu_seconds of the arithmetic that `step` does for our layout."""
+    """seconds and cpu_seconds of the arithmetic that `step` does for our layout, each token forwarded once.
+
+    (Where a row is cut, its trunk is forwarded twice: that counts as what a step takes beyond arithmetic.)
+    """
     from transformers import AutoConfig
 
     from proactor_lib import models

@@ -83,7 +83,10 @@ def _answers(url: str) -> bool:
 
 async def _talk(url: str, key: str, pid: int, dialogues: list[Dialogue], at_once: int, seconds: float):
     tally, numbers, end = Tally(), count(), time.monotonic() + seconds
-    client = httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60.0, trust_env=False)
+    every = httpx.Limits(max_connections=None, max_keepalive_connections=None)  # nobody waits in the client
+    client = httpx.AsyncClient(
+        base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=60.0, trust_env=False, limits=every
+    )
 
     async def converse() -> None:
         while time.monotonic() < end:
@@ -110,7 +113,11 @@ async def _hold(client: httpx.AsyncClient, name: str, dialogue: Dialogue, tally:
             return
         began = time.perf_counter()
         body = {"conversation": name, "turns": [turn.model_dump()], "from": number}
-        answer = await client.post("/v1/proactor/turns", json=body)
+        try:
+            answer = await client.post("/v1/proactor/turns", json=body)
+        except httpx.HTTPError:
+            tally.lost += 1
+            return
         tally.latencies.append(time.perf_counter() - began)
         told = answer.json().get("answers", [])
         if answer.status_code != 200 or [a["turn"] for a in told] != [number]:

@@ -123,6 +123,8 @@ def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:
         found.append("The judge is `rubric`, a programmatic stand-in computed from the windows, not a language model.")
     if steps.empty:
         return [*found, "No training steps were recorded: there is no reward curve."]
+    if (left_out := int(steps.get("prompts_too_long", pd.Series([0])).sum())) > 0:
+        found.append(f"{left_out} turns were left out of training, for their prompts were too long (max_context).")
     gain = training.gain(steps, p.credit)
     if gain["gain"] is None:
         found.append(f"{len(steps)} training steps are too few to compare the first fifth with the last (10 or more).")

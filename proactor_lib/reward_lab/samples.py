@@ -1,7 +1,7 @@
 """What groups say of the rewards: is there a gradient, do rewards agree, what does a judge cost, how sure is it?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,11 @@ def agreement(scored: Mapping[str, Scored]) -> pd.DataFrame:
 
 
 def judge_cost(scored: Scored) -> dict[str, float]:
-    """Calls, tokens, cost and seconds for 1,000 groups, from what scoring these groups took."""
-    share = 1000 / len(scored.values)
+    """Calls, tokens, cost and seconds for 1,000 groups, from what scoring these groups took.
+
+    NaN where a cache answered some of it: then nobody knows what that took.
+    """
+    share = np.nan if scored.counters.get("judge_cached") else 1000 / len(scored.values)
     counted = {k: scored.counters.get(f"judge_{k}", 0.0) for k in ("calls", "prompt_tokens", "output_tokens", "cost")}
     return {k: v * share for k, v in counted.items()} | {"seconds": scored.seconds * share}
 
@@ -116,7 +119,7 @@ class Examined:
 def examine(groups: Sequence[Group], params: Params, repeats: int = 3) -> Examined:
     """Score the groups, all of the same K, with every reward; judges are asked `repeats` times. Raises as `score`."""
     chosen = {name: p for name, p in variants(params).items() if name in REWARDS}
-    scored = {name: score(p, groups) for name, p in chosen.items()}
+    scored = {name: score(p, [replace(g, shared={}) for g in groups]) for name, p in chosen.items()}  # each in full
     judged = [name for name, s in scored.items() if "ruler_groups" in s.counters]
     return Examined(
         spread(scored),

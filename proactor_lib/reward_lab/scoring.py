@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from proactor_lib.agent import parse, render
+from proactor_lib.agent import Parsed, parse, render
 from proactor_lib.artf.training.training_log import SAMPLES, GroupLine, read_groups
 from proactor_lib.concurrency import run_async
 from proactor_lib.errors import UserError
@@ -49,7 +49,7 @@ def sample_groups(samples: Iterable[GroupLine], cases: Iterable[Case], steps: in
         if case is None or not 1 <= s.turn <= len(case.dialogue.turns):
             raise UserError(f"a sample is of dialogue {s.dialogue_id!r}, turn {s.turn}, which the data does not have")
         progress = min((s.step - 1) / max(steps - 1, 1), 1.0)  # steps count from 1
-        groups.append(_group(case, s.turn, s.texts, progress))
+        groups.append(_group(case, s.turn, s.texts, progress, s.truncated))
     return groups
 
 
@@ -67,8 +67,11 @@ def evenly(count: int, limit: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)).tolist()
 
 
-def _group(case: Case, turn: int, texts: tuple[str, ...], progress: float) -> Group:
-    return Group(case, turn, texts, tuple(map(parse, texts)), progress)
+def _group(case: Case, turn: int, texts: tuple[str, ...], progress: float, truncated: Sequence[bool] = ()) -> Group:
+    """As training scores them: an output that was cut off is unreadable. truncated: none where nobody says."""
+    cut = [*truncated, *[False] * (len(texts) - len(truncated))]
+    parsed = tuple(Parsed((), unreadable=True) if c else parse(t) for t, c in zip(texts, cut, strict=True))
+    return Group(case, turn, texts, parsed, progress)
 
 
 @dataclass(frozen=True)

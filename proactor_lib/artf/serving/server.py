@@ -73,6 +73,7 @@ class Server(ServerProcess):
         command += ["--max-num-seqs", str(self.max_num_seqs)]
         command += ["--enable-prefix-caching", "--disable-uvicorn-access-log"]
         command += ["--logprobs-mode", "processed_logprobs"]  # of what is sampled from, at whatever temperature
+        command += ["--generation-config", "vllm"]  # not the model's own top_k, penalties, ...: a trainer knows of none
         # A weak model that may put white space into its JSON puts nothing else there.
         command += ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
         if self.gpu is None:

@@ -44,7 +44,8 @@ class DialogueSampler:
             draw = random.Random(f"{self._seed}/{number}/turns")
             silent = [t for t in turns if t not in covered]
             share = 0.5 if self._turns_per_dialogue is None else self._open_share
-            few = max(int(wanted * share), wanted - len(silent))
+            up = random.Random(f"{self._seed}/{number}/share").random()  # so that small samples have their share, too
+            few = max(int(wanted * share + up), wanted - len(silent))
             chosen = draw.sample(covered, min(len(covered), few))
             turns = sorted(chosen + draw.sample(silent, wanted - len(chosen)))
         return Episode(case.dialogue, case.references, case.catalog, number, tuple(turns))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
+from proactor_lib.errors import UserError
+
 ROWS = 256  # positions whose logits (ROWS x vocabulary, float32) are held at once
 
 
@@ -53,8 +55,9 @@ def attach_head(model, temperature: float = 1.0, **_) -> None:
     """Let `model(..., shift_labels=(1, N), fused_lm_head=True)` answer log_probs and entropy (1, N), 0 where -100.
 
     A replacement for TRL's `add_fused_lm_head`, with its call and its answer; without `fused_lm_head` nothing changes.
-    Raises ValueError if the head would be trained.
+    Raises ValueError if the head would be trained, UserError for a model that does more to its logits than the head.
     """
+    _refuse_other_logits(model)
     plain = model.forward
 
     def forward(self, *args, fused_lm_head=False, shift_labels=None, **kwargs):
@@ -70,6 +73,17 @@ def attach_head(model, temperature: float = 1.0, **_) -> None:
         return ScoredOutput(**dict(zip(("log_probs", "entropy"), spread, strict=True)), label_mask=scored)
 
     model.forward = types.MethodType(forward, model)
+
+
+def _refuse_other_logits(model) -> None:
+    config = model.config.get_text_config()
+    changes = {
+        name: getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    }
+    changes["bias of the head"] = getattr(model.get_output_embeddings(), "bias", None) is not None or None
+    found = [name for name, value in changes.items() if value not in (None, 1)]
+    if found:
+        raise UserError(f"model {config.model_type!r} changes its logits ({', '.join(found)}), which training does not")
 
 
 def row_log_probs(model, row: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -139,6 +139,12 @@ class Lessons:
         return self.rows(self.visits[n] for n in range(number * dialogues, (number + 1) * dialogues))
 
 
+def rate(done: int, steps: int) -> float:
+    """The share of the learning rate for the step after `done`: up over a tenth of the steps, then down, never 0."""
+    warmup = max(1, steps // 10)
+    return min((done + 1) / (warmup + 1), (steps + 1 - done) / (steps + 1 - warmup))
+
+
 def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int,
               on_step: Callable[[int, float], None]) -> None:  # fmt: skip
     """Train `steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
@@ -147,12 +153,10 @@ def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int
     `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it. Every rank calls it;
     rank 0 writes.
     """
-    from transformers import get_linear_schedule_with_warmup
-
     model = trainable_model(path, params)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=params.sft_learning_rate, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, max(1, steps // 10), steps + 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, steps=steps))
     stopping = _stopping(params, model, weights, lessons, steps) if params.sft_check else None
     out.parent.mkdir(parents=True, exist_ok=True)
     writes = ranks.number() == 0

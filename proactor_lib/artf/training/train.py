@@ -133,7 +133,7 @@ def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_s
         job.visits(p.turns_per_dialogue), job.dialogue_tokens, _sampler(p, server), reward, sync.model_name,
         k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
         max_staleness=p.max_staleness, first_step=first_step, crediting=_crediting(p, crediting),
-        longest_prompt=min(p.max_context, p.token_budget) - p.max_completion_tokens,
+        longest_prompt=longest_prompt(p),
         reference_tokens=job.reference_tokens if p.anchor else None, sure_output=p.sure_output,
     )  # fmt: skip
     try:
@@ -142,6 +142,18 @@ def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_s
         worker.stop()
         if isinstance(sync, MergedSync):
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def longest_prompt(params: Params) -> int:
+    """Tokens of a prompt that an output fits behind: in the context and, where rows are cut, in a row.
+
+    UserError where none does.
+    """
+    cut = ranks.count() > 1 or params.kl_beta > 0  # DialogueTrainer.rows
+    room = min(params.max_context, params.token_budget) if cut else params.max_context
+    if room <= params.max_completion_tokens:
+        raise UserError(f"no prompt fits: max_completion_tokens is {params.max_completion_tokens} of {room} tokens")
+    return room - params.max_completion_tokens
 
 
 def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):

@@ -8,7 +8,7 @@ gathered and no key is copied for a block's sake. On a GPU the same rule is a Fl
 Layout of a row of N packed tokens, T of them trunk. Token k is seen by token q when
 `k < trunk_limit[q]`, or both stand in one block and `k <= q < subtree_end[k]`. A block has one trunk_limit.
 
-Needs torch and transformers alone.
+Needs torch and transformers.
 """
 
 from functools import cache, partial
@@ -21,16 +21,21 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from proactor_lib.artf.training import cpu_attention
 from proactor_lib.artf.training.parts import TrunkKeys
+from proactor_lib.errors import UserError
 
 TREE_ATTENTION = "tree_fa3"  # the name that TRL's async trainer loads its model with
 
 
-def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, tree_cu_seqlens_q,
-                   tree_cu_seqlens_k, scaling=None, kernel=None, **kwargs):  # fmt: skip
+def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k,
+                   scaling=None, kernel=None, softcap=None, sliding_window=None, **kwargs):  # fmt: skip
     """Attention over a `DialogueRow` or a part of it: query (1, H, N, d), key, value (1, H_kv, N, d) -> (1, N, H, d).
 
-    kernel: `flex` or `sdpa`; none: torch's own CPU kernels on a CPU, FlexAttention on a GPU.
+    kernel: `flex` or `sdpa`; none: torch's own CPU kernels on a CPU, FlexAttention on a GPU. UserError for a model
+    whose scores are capped, or that sees less than the row (sliding_window, in tokens).
     """
+    if softcap or (sliding_window and sliding_window < key.shape[2]):
+        what = "caps its attention scores" if softcap else f"sees {sliding_window} tokens of a row of {key.shape[2]}"
+        raise UserError(f"the model {what}, which training does not: take another model, or a lower max_turns")
     key, value, tree = key.to(query.dtype), value.to(query.dtype), (tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k)
     if TrunkKeys.current is not None:
         key, value = TrunkKeys.current.extend(module.layer_idx, key, value)
