@@ -221,8 +221,9 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
         return self
 
 
+FILLED = ("judge_cache",)  # folders that a run fills itself: what stands in them makes no other run of it
 # Parameters that say where a run's work is done, not what it is: a run that has begun may go on with others.
-WHERE = ("trainers", "trackers")
+WHERE = ("trainers", "trackers", *FILLED)
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

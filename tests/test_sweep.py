@@ -113,6 +113,15 @@ def test_a_file_that_a_parameter_names_counts_by_its_content(tmp_path):
     assert cells_of(tmp_path, set={"rubric": str(tmp_path / "rubric.txt")})[0].id != before.id
 
 
+def test_a_folder_that_the_cells_fill_themselves_does_not_rename_them(tmp_path):
+    cache = tmp_path / "cache"
+    before = cells_of(tmp_path, set={"judge_cache": str(cache)})[0]
+    cache.mkdir()
+    (cache / "answers.jsonl").write_text("{}")
+    after = cells_of(tmp_path, set={"judge_cache": str(cache)})[0]
+    assert (after.id, after.values["judge_cache"]) == (before.id, str(cache))
+
+
 def test_the_plan_names_what_differs(tmp_path):
     path = write_sweep(tmp_path, axes={"grid": {"reward": ["rac", "max_rac"], "epsilon": ["2e-1"]}, "seeds": 2})
     shown = json.loads(CliRunner().invoke(app, ["sweep", "plan", str(path), "--json"]).stdout)
