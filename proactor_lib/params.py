@@ -244,10 +244,12 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {**(read_layers(path.parent / Path(below).expanduser(), above) if below else {}), **values}
 
 
-def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
+def load_params(
+    path: Path | str | None = None, overrides: dict[str, Any] | None = None, below: dict[str, Any] | None = None
+) -> Params:
     """The run's parameters: defaults, then the file (with what it extends), then the overrides.
 
-    path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises UserError, naming the file,
+    below: a command's own defaults, over ours and under the file. path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises UserError, naming the file,
     the key, the value and what is accepted.
     """
     if not isinstance(overrides, dict | None):
@@ -255,7 +257,7 @@ def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None
             f"the overrides must be `name: value` pairs, got the {type(overrides).__name__} {overrides!r}; "
             "papermill's -p hands over text, -y takes YAML: -y 'overrides: {name: value}'"
         )
-    values = {**(read_layers(shipped(path)) if path else {}), **(overrides or {})}
+    values = {**(below or {}), **(read_layers(shipped(path)) if path else {}), **(overrides or {})}
     return validate(values, str(path or "the overrides"))
 
 
