@@ -249,8 +249,8 @@ def load_params(
 ) -> Params:
     """The run's parameters: defaults, then the file (with what it extends), then the overrides.
 
-    below: a command's own defaults, over ours and under the file. path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises UserError, naming the file,
-    the key, the value and what is accepted.
+    path: a file, or the name of one that came with the package, such as `cpu-demo`. below: a command's own defaults,
+    under the file. Raises UserError, naming the file, the key, the value and what is accepted.
     """
     if not isinstance(overrides, dict | None):
         raise UserError(

@@ -1,6 +1,7 @@
 """Sweep files, cells and tables: what needs no Ray."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from proactor_lib.params import Params
 from proactor_lib.report import ablation, tables
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
-from proactor_lib.sweep.runner import describe
+from proactor_lib.sweep.runner import _check_fit, describe
 from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import collect, flatten
 from typer.testing import CliRunner
@@ -136,6 +137,15 @@ def test_base_set_and_axes_layer(tmp_path):
     (tmp_path / "base.yaml").write_text("epsilon: 0.1\nmax_steps: 5\nseed: 9\n")
     [cell] = cells_of(tmp_path, params="base.yaml", set={"max_steps": 6}, axes={"points": [{"seed": 1}]})
     assert (cell.params.epsilon, cell.params.max_steps, cell.params.seed) == (0.1, 6, 1)
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "fits"), [(16, 0, True), (2, 1, True), (4, 1, False), (17, 0, False)])
+def test_one_node_holds_a_cell_or_it_is_refused(tmp_path, cpus, gpus, fits):
+    sweep = read_sweep(write_sweep(tmp_path, cpus=cpus, gpus=gpus))
+    nodes = [{"CPU": 16.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]
+    sentence = f"asks for {cpus} CPUs and {gpus} GPUs; nodes have 2 and 1, 16 and 0"
+    with nullcontext() if fits else pytest.raises(UserError, match=sentence):
+        _check_fit(sweep, nodes)
 
 
 def test_flatten_keeps_numbers_and_their_intervals():

@@ -71,8 +71,8 @@ def run(
         missing = [c for c in cells if c.id not in progress.records]
         on_tick(progress)
         if missing:
-            with cluster(address, cpus) as resources:
-                _check_fit(sweep, resources)
+            with cluster(address, cpus) as nodes:
+                _check_fit(sweep, nodes)
                 _run_all(sweep, missing, store, progress, on_tick, execute)
         on_tick(progress)
     return progress
@@ -99,11 +99,12 @@ def _alone_in(store: Store) -> Iterator[None]:
         held.release()
 
 
-def _check_fit(sweep: Sweep, resources: dict[str, float]) -> None:
-    """UserError for a cell that asks for more than all nodes together have: Ray would wait for ever."""
-    for name, asked in (("CPU", sweep.cpus), ("GPU", sweep.gpus)):
-        if asked > (there := resources.get(name, 0)):
-            raise UserError(f"each cell asks for {asked:g} {name}s, the cluster has {there:g}")
+def _check_fit(sweep: Sweep, nodes: list[dict[str, float]]) -> None:
+    """UserError for a cell that no one node can hold: Ray would wait for ever. nodes: the resources of each."""
+    there = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+    if not any(sweep.cpus <= cpus and sweep.gpus <= gpus for cpus, gpus in there):
+        told = ", ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(there)))
+        raise UserError(f"each cell asks for {sweep.cpus:g} CPUs and {sweep.gpus:g} GPUs; nodes have {told or 'none'}")
 
 
 def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress, on_tick, execute) -> None:
