@@ -12,7 +12,7 @@ from proactor_lib.params import Params
 from proactor_lib.report import ablation, tables
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
-from proactor_lib.sweep.runner import _check_fit, describe
+from proactor_lib.sweep.runner import _check_fit, describe, job
 from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import collect, flatten
 from typer.testing import CliRunner
@@ -146,6 +146,14 @@ def test_one_node_holds_a_cell_or_it_is_refused(tmp_path, cpus, gpus, fits):
     sentence = f"asks for {cpus} CPUs and {gpus} GPUs; nodes have 2 and 1, 16 and 0"
     with nullcontext() if fits else pytest.raises(UserError, match=sentence):
         _check_fit(sweep, nodes)
+
+
+def test_a_worker_in_another_folder_gets_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_sweep(tmp_path, axes={"grid": {"rubric": ["r.txt"], "scale": [2]}, "seeds": 1})
+    sweep = read_sweep(path)
+    [cell] = make_cells(sweep, path)
+    assert job(sweep, cell, "out", "")["overrides"] == {"rubric": str(tmp_path / "r.txt"), "seed": 0}
 
 
 def test_flatten_keeps_numbers_and_their_intervals():

@@ -153,6 +153,6 @@ def job(sweep: Sweep, cell: Cell, out: str, text: str) -> dict[str, Any]:
     """What a worker needs to run a cell: plain values, for it may be on another node."""
     return {
         "id": cell.id, "out": out, "notebook": text, "values": cell.params.model_dump(mode="json"), "own": cell.own,
-        "overrides": {k: v for k, v in cell.point.items() if k not in cell.own}, "point": cell.point,
+        "overrides": {k: cell.values[k] for k in cell.point if k not in cell.own}, "point": cell.point,
         "cpus": sweep.cpus, "gpus": sweep.gpus, "time_limit": sweep.time_limit, "code": provenance.code_digest(),
     }  # fmt: skip
