@@ -12,7 +12,7 @@ from proactor_lib.params import Params
 from proactor_lib.report import ablation, tables
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
-from proactor_lib.sweep.runner import _check_fit, describe, job
+from proactor_lib.sweep.runner import _check_fit, _warn_of_shared_gpus, describe, job
 from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import collect, flatten
 from typer.testing import CliRunner
@@ -146,6 +146,17 @@ def test_one_node_holds_a_cell_or_it_is_refused(tmp_path, cpus, gpus, fits):
     sentence = f"asks for {cpus} CPUs and {gpus} GPUs; nodes have 2 and 1, 16 and 0"
     with nullcontext() if fits else pytest.raises(UserError, match=sentence):
         _check_fit(sweep, nodes)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "node", "warned"),
+    [(0, "auto", 1, True), (0, "cuda", 1, True), (0, "cpu", 1, False), (1, "auto", 1, False), (0, "auto", 0, False)],
+)
+def test_cells_that_would_share_a_gpu_are_warned_of(tmp_path, caplog, gpus, device, node, warned):
+    path = write_sweep(tmp_path, gpus=gpus, set={"device": device})
+    sweep = read_sweep(path)
+    _warn_of_shared_gpus(sweep, make_cells(sweep, path), [{"CPU": 2.0}, {"CPU": 2.0, "GPU": node}])
+    assert ["set gpus: 1" in m for m in caplog.messages] == [True] * warned
 
 
 def test_a_worker_in_another_folder_gets_whole_paths(tmp_path, monkeypatch):

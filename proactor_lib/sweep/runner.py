@@ -1,5 +1,6 @@
 """Places the cells that are missing or failed, tries again what may be tried again, and keeps the sweep's folder."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from proactor_lib.sweep.cells import Cell, varying
 from proactor_lib.sweep.definition import Sweep
 from proactor_lib.sweep.worker import run_cell
 from proactor_lib.sweep_folder.store import Store
+
+log = logging.getLogger(__name__)
 
 LOST_LIMIT = 5  # a cell whose worker is lost this often takes its worker down
 
@@ -73,6 +76,7 @@ def run(
         if missing:
             with cluster(address, cpus) as nodes:
                 _check_fit(sweep, nodes)
+                _warn_of_shared_gpus(sweep, missing, nodes)
                 _run_all(sweep, missing, store, progress, on_tick, execute)
         on_tick(progress)
     return progress
@@ -105,6 +109,13 @@ def _check_fit(sweep: Sweep, nodes: list[dict[str, float]]) -> None:
     if not any(sweep.cpus <= cpus and sweep.gpus <= gpus for cpus, gpus in there):
         told = ", ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(there)))
         raise UserError(f"each cell asks for {sweep.cpus:g} CPUs and {sweep.gpus:g} GPUs; nodes have {told or 'none'}")
+
+
+def _warn_of_shared_gpus(sweep: Sweep, cells: list[Cell], nodes: list[dict[str, float]]) -> None:
+    """A log line where cells ask Ray for no GPU and could take one: whether a notebook uses a model, none can tell."""
+    device = next((c.params.device for c in cells if c.params.device != "cpu"), None)
+    if sweep.gpus == 0 and device and any(node.get("GPU") for node in nodes):
+        log.warning("gpus is 0 and device is %s: cells that use a model would share GPUs; set gpus: 1", device)
 
 
 def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress, on_tick, execute) -> None:
