@@ -13,6 +13,7 @@ from proactor_lib.report import ablation, tables
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
 from proactor_lib.sweep.runner import _check_fit, _warn_of_shared_gpus, describe, job
+from proactor_lib.sweep.worker import run_cell
 from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import collect, flatten
 from typer.testing import CliRunner
@@ -146,6 +147,15 @@ def test_one_node_holds_a_cell_or_it_is_refused(tmp_path, cpus, gpus, fits):
     sentence = f"asks for {cpus} CPUs and {gpus} GPUs; nodes have 2 and 1, 16 and 0"
     with nullcontext() if fits else pytest.raises(UserError, match=sentence):
         _check_fit(sweep, nodes)
+
+
+def test_a_cell_whose_folder_cannot_be_written_says_so(tmp_path):
+    path = write_sweep(tmp_path)
+    sweep = read_sweep(path)
+    (tmp_path / "out").write_text("no folder")
+    [cell] = make_cells(sweep, path)
+    record = run_cell(job(sweep, cell, str(tmp_path / "out"), ""), 1)
+    assert record["state"] == "refused" and record["problem"].startswith(f"cannot write {tmp_path / 'out'}")
 
 
 @pytest.mark.parametrize(
