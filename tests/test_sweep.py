@@ -10,6 +10,7 @@ from proactor_lib.cli import app
 from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, tables
+from proactor_lib.sweep import live, runner
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
 from proactor_lib.sweep.runner import _check_fit, _warn_of_shared_gpus, describe, job
@@ -147,6 +148,20 @@ def test_one_node_holds_a_cell_or_it_is_refused(tmp_path, cpus, gpus, fits):
     sentence = f"asks for {cpus} CPUs and {gpus} GPUs; nodes have 2 and 1, 16 and 0"
     with nullcontext() if fits else pytest.raises(UserError, match=sentence):
         _check_fit(sweep, nodes)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("no cluster")])
+def test_a_sweep_that_is_stopped_gives_the_terminal_back(tmp_path, monkeypatch, error):
+    views = []
+
+    def stop(*given):
+        views.append(given[-1])
+        raise error
+
+    monkeypatch.setattr(runner, "run", stop)
+    monkeypatch.setattr(live, "Lines", live.Terminal)
+    ended = CliRunner().invoke(app, ["sweep", "run", str(write_sweep(tmp_path)), "--out", str(tmp_path / "out")])
+    assert ended.exit_code and not views[0]._live.is_started
 
 
 def test_a_cell_whose_folder_cannot_be_written_says_so(tmp_path):
