@@ -230,6 +230,19 @@ def test_the_table_has_a_row_a_cell_also_for_what_failed(swept):
     assert list(read.columns) == list(pd.read_csv(swept / "table.csv").columns) == list(found.columns)
 
 
+def test_weights_stay_in_the_object_store_when_a_sweep_is_collected(swept):
+    training = next((swept / "cells").iterdir()) / "training"
+    weights = [f"{name}/adapter_model.safetensors" for name in
+               ("checkpoint-5", "published/v2", "policy", "adapter", "sft", "sft_equal_time")]  # fmt: skip
+    for name in (*weights, "sft.jsonl", "metrics.jsonl"):
+        (training / name).parent.mkdir(parents=True, exist_ok=True)
+        (training / name).write_text("{}")
+    with Store(f"file://{swept}").here() as here:
+        brought = {str(p.relative_to(here / training.relative_to(swept))) for p in here.glob("cells/*/training/**/*")}
+    assert brought == {"sft.jsonl", "metrics.jsonl"}
+    assert all((training / name).exists() for name in weights)
+
+
 def test_means_over_seeds_and_paired_differences_by_hand(swept):
     found = collect(swept)
     means = ablation.over_seeds(found, ["score"])
