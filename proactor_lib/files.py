@@ -82,6 +82,7 @@ def _opened(path: Path, mode: str, encoding: str | None, shown: Path | None = No
         return open(path, mode, encoding=encoding)  # noqa: SIM115
     except OSError as error:
         if error.errno in DISK_ERRORS:
+            error.filename = str(shown or path)  # not the file aside
             raise
         raise UserError(f"cannot write {shown or path}: {error.strerror}") from None
 

@@ -131,7 +131,7 @@ def matched_export(path: str, quantization: str) -> str:
     """A folder with exactly the trainer's weights, dequantised to bfloat16, for the servers; made once."""
     if quantization == "none":
         return path
-    label = f"{Path(path).name}-{_fingerprint(path)}-{quantization}-matched"
+    label = export_folder(path, quantization, "matched").name
     return str(_once(label, lambda folder: _export_dequantised(path, quantization, folder)))
 
 
@@ -142,7 +142,14 @@ def served_weights(path: str, quantization: str, serve_weights: str) -> str:
     """
     if serve_weights == "matched" or quantization == "none":
         return matched_export(path, quantization)
-    return str(_once(f"{Path(path).name}-{_fingerprint(path)}-nf4", lambda folder: _export_nf4(path, folder)))
+    label = export_folder(path, quantization, serve_weights).name
+    return str(_once(label, lambda folder: _export_nf4(path, folder)))
+
+
+def export_folder(path: str, quantization: str, serve_weights: str) -> Path:
+    """Where `served_weights` keeps what it makes of a quantised model; it need not be there yet."""
+    kind = "nf4" if serve_weights == "nf4" else f"{quantization}-matched"
+    return cache_dir() / f"{Path(path).name}-{_fingerprint(path)}-{kind}"
 
 
 def _export_nf4(path: str, folder: Path) -> None:

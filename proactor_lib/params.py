@@ -221,8 +221,9 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
         return self
 
 
+FILLED = ("judge_cache",)  # folders that a run fills itself: what stands in them makes no other run of it
 # Parameters that say where a run's work is done, not what it is: a run that has begun may go on with others.
-WHERE = ("trainers", "trackers")
+WHERE = ("trainers", "trackers", *FILLED)
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -243,18 +244,20 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return {**(read_layers(path.parent / Path(below).expanduser(), above) if below else {}), **values}
 
 
-def load_params(path: Path | str | None = None, overrides: dict[str, Any] | None = None) -> Params:
+def load_params(
+    path: Path | str | None = None, overrides: dict[str, Any] | None = None, below: dict[str, Any] | None = None
+) -> Params:
     """The run's parameters: defaults, then the file (with what it extends), then the overrides.
 
-    path: a file, or the name of one that came with the package, such as `cpu-demo`. Raises UserError, naming the file,
-    the key, the value and what is accepted.
+    path: a file, or the name of one that came with the package, such as `cpu-demo`. below: a command's own defaults,
+    under the file. Raises UserError, naming the file, the key, the value and what is accepted.
     """
     if not isinstance(overrides, dict | None):
         raise UserError(
             f"the overrides must be `name: value` pairs, got the {type(overrides).__name__} {overrides!r}; "
             "papermill's -p hands over text, -y takes YAML: -y 'overrides: {name: value}'"
         )
-    values = {**(read_layers(shipped(path)) if path else {}), **(overrides or {})}
+    values = {**(below or {}), **(read_layers(shipped(path)) if path else {}), **(overrides or {})}
     return validate(values, str(path or "the overrides"))
 
 

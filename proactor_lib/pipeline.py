@@ -18,7 +18,7 @@ import psutil
 from proactor_lib import notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import home, read_text, shipped, write_json
-from proactor_lib.params import WHERE, Params, load_params
+from proactor_lib.params import FILLED, WHERE, Params, load_params
 from proactor_lib.run_folder import RunFolder
 
 MAIN_JOB = ("01", "02", "03", "04")
@@ -146,9 +146,9 @@ def read_stages(out: Path) -> dict[str, Stage]:
 
 
 def _named_files(params: Params) -> dict[str, str | None]:
-    """Digests of the files and folders that parameters name, those of `adapters` one by one."""
+    """Digests of the files and folders that parameters name as inputs, those of `adapters` one by one."""
     one_by_one = {f"{k}.{name}": path for k, v in params if isinstance(v, dict) for name, path in v.items()}
-    named = {k: v for k, v in {**dict(params), **one_by_one}.items() if isinstance(v, Path)}
+    named = {k: v for k, v in {**dict(params), **one_by_one}.items() if isinstance(v, Path) and k not in FILLED}
     return {k: provenance.fingerprint(v) for k, v in named.items()}
 
 

@@ -16,8 +16,8 @@ STORE_BYTES = 80_000_000  # cells exchange files, not objects: the smallest stor
 
 
 @contextmanager
-def cluster(address: str | None = None, cpus: int | None = None) -> Iterator[dict[str, float]]:
-    """Start Ray on this machine, or join the cluster at `address` (host:port, or `auto`); gives its resources.
+def cluster(address: str | None = None, cpus: int | None = None) -> Iterator[list[dict[str, float]]]:
+    """Start Ray on this machine, or join the cluster at `address` (host:port, or `auto`); gives each node's resources.
 
     On this machine: `cpus` cores (None: those that this process may use) and all GPUs, on loopback, with a token of its
     own. A cluster that is joined must have been started with a token, found where Ray looks (RAY_AUTH_TOKEN,
@@ -27,7 +27,7 @@ def cluster(address: str | None = None, cpus: int | None = None) -> Iterator[dic
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with _joined(address) if address else _alone(cpus) as ray:
         try:
-            yield ray.cluster_resources()
+            yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
         finally:
             ray.shutdown()
 

@@ -156,6 +156,37 @@ def test_a_training_process_of_a_14b_model():
     assert server["KV cache"] == 9216 * 196_608 and server["adapters"] == 3 * 34_406_400 * 2
 
 
+def test_what_is_on_the_disk_needs_no_room_there(tmp_path, monkeypatch):
+    """The tiny model and its export: 2 bytes a parameter each, and a header."""
+    params = load_params(None, {"model": "tiny", "quantization": "nf4"})
+
+    def disk():
+        return next(row.parts for row in examine(params, this_machine(tmp_path), network=False) if row.what == "disk")
+
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
+    assert disk()["model"] == disk()["export"] == model_sizes("tiny").weights()
+    (tmp_path / "cache" / "tiny").mkdir(parents=True)
+    weights = tmp_path / "cache" / "tiny" / "model.safetensors"
+    weights.write_bytes(b"0" * 1_000_000)
+    assert disk()["model"] == model_sizes("tiny").weights() - 1_000_000 < disk()["export"]
+    export = models.export_folder(str(weights.parent), "nf4", "matched")
+    export.mkdir()
+    (export / "model.safetensors").write_bytes(b"0" * int(model_sizes("tiny").weights() + 99))
+    assert disk()["export"] == 0
+
+
+def test_servers_on_other_nodes_take_no_memory_here():
+    here, there = ({row.what: row for row in found("smoke", described("cpu-2cores"), asked)}
+                   for asked in ({}, {"ray_address": "auto"}))  # fmt: skip
+    assert here["memory"].parts["servers"] > 0 == there["memory"].parts["servers"]
+
+
+def test_a_folder_that_a_machine_has_brings_what_is_in_it():
+    where = described("cpu-2cores", has=("/models/qwen",))
+    assert [s for s in problems("smoke", where, {"model": "/models/qwen"}) if "config.json" in s] == []
+    assert [s for s in problems("smoke", where, {"model": "/models/other"}) if "config.json" in s]
+
+
 def test_a_model_of_another_kind_is_not_worked_out(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mixture", "hidden_size": 8}')
     assert model_sizes(str(tmp_path)) is None and model_sizes("nobody/nothing") is None

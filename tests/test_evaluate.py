@@ -345,6 +345,21 @@ def test_a_policy_can_be_added_and_a_mistake_is_one_sentence(cli, tmp_path):
     assert evaluate("out", "--policy", "random", "--turns", "2").returncode == 0  # the mistake is not kept
 
 
+def test_what_is_not_typed_lies_below_the_file(cli, tmp_path):
+    (tmp_path / "p.yaml").write_text("{max_context: 9000, seed: 4, evaluation_turns: 2, test_split: dev}")
+    file = ("--params", tmp_path / "p.yaml")
+
+    def params(out, *more):
+        given = ("--dataset", "homeloan", "--policy", "oracle", "--limit", "2", "--out", tmp_path / out)
+        assert cli("evaluate", *given, *more).returncode == 0
+        found = json.loads((tmp_path / out / "params.json").read_text())
+        return [found[k] for k in ("max_context", "seed", "evaluation_turns", "test_split", "test_dialogues")]
+
+    assert params("none") == [4096, 0, 0, "test", 2]
+    assert params("file", *file) == [9000, 4, 2, "dev", 2]
+    assert params("typed", *file, "--seed", "0", "--set", "max_context=8000") == [8000, 0, 2, "dev", 2]
+
+
 @pytest.mark.parametrize(("policy", "split"), [("few_shot", "train"), ("random_tuned", "dev")])
 def test_a_policy_that_needs_another_split_is_refused_in_one_sentence(policy, split, cli, tmp_path):
     said = cli(*command(tmp_path / "out", "--policy", policy)[3:])

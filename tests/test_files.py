@@ -1,5 +1,6 @@
 """Text from anywhere, and files that are written where they are wanted: the cases of ../shared/docs/CASES.md."""
 
+import errno
 import gzip
 import json
 import os
@@ -198,3 +199,32 @@ def test_standard_output_that_a_shell_leads_to_a_file_is_added_to(tmp_path):
     with open(tmp_path / "out", "a") as out:
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
     assert (tmp_path / "out").read_text() == 'before\n{"a": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot write a file: No space left on device"),
+        (OSError(errno.EROFS, "Read-only file system", "/x/y"), "cannot write /x/y: Read-only file system"),
+        (RuntimeError("[enforce fail at inline_container.cc:1] . broken\nframe #0"), "cannot write a file: [enforce"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_status_1(proactor, monkeypatch, error, sentence):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    status, _, said = proactor("report")
+    assert status == 1 and said.startswith(f"proactor: {sentence}") and len(said.splitlines()) == 1
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(monkeypatch):
+    monkeypatch.setattr(cli, "app", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+@pytest.mark.parametrize("command", [("serve", "run"), ("cluster", "up", "--out", "x")])
+def test_a_port_that_there_cannot_be_is_refused(proactor, command):
+    status, _, said = proactor(*command, "--port", "70000")
+    assert status == 2 and "Traceback" not in said and "65535" in said

@@ -70,6 +70,17 @@ def test_stages_run_once_and_again_only_when_an_input_changes(folder, cli, execu
     assert execute.ran[3:] == ["01_first", "02_second"]
 
 
+def test_a_folder_that_the_run_fills_itself_makes_no_stage_run_again(folder, cli, execute):
+    cache = folder.parent / "cache"
+    given = arguments(folder, "--set", f"judge_cache={cache}")
+    assert cli(*given).returncode == 0
+    cache.mkdir()
+    (cache / "answers.jsonl").write_text("{}")
+    assert cli(*given).returncode == 0 and execute.ran == ["01_first", "02_second"]
+    record = json.loads((folder.parent / "out" / "run.json").read_text())
+    assert "judge_cache" not in record["provenance"]["inputs"]
+
+
 def test_attempts_add_up(folder, execute):
     """A second and a half that failed, then half a one that was done: 2 s; the higher memory; also after a change."""
     notebooks = pipeline.find(folder, ("01",))

@@ -1,10 +1,12 @@
 """Which GPU does what, on machines that are only described."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from proactor_lib.artf.capacity import splits
 from proactor_lib.artf.capacity.workload import judged
+from proactor_lib.artf.serving import launch
 from proactor_lib.artf.serving.launch import make_server, max_servers
 from proactor_lib.artf.serving.own import own_server
 from proactor_lib.artf.serving.placement import Slot, gpu_places, gpu_slots, run_places, visible_gpus
@@ -76,6 +78,21 @@ def test_only_a_reward_that_asks_a_judge_has_places_for_its_servers():
         assert run_places(params, visible_gpus(4, None)).judges == judges
     on_ray = load_params(None, {"ray_address": "127.0.0.1:6379"})
     assert run_places(on_ray, visible_gpus(2, None)).servers == ()
+
+
+@pytest.mark.parametrize(("device", "gpu", "cores"), [("cpu", None, "1"), ("cuda", "3", None)])
+def test_a_single_server_has_a_place_of_this_machine_and_a_cluster_those_that_ray_gives(
+    tmp_path, monkeypatch, device, gpu, cores
+):
+    asked = []
+    monkeypatch.setattr(launch, "visible_names", lambda: ["2", "3"])
+    monkeypatch.setattr(launch, "make_server", lambda *given: asked.append(given[4]) or SimpleNamespace(start=list))
+    params = load_params(None, {"ray_address": "127.0.0.1:1", "device": device, "server_cores": "1", "servers": 2})
+    launch.start_server(params, "weights", tmp_path / "server.log")
+    assert (asked[0].gpu, asked[0].cores) == (gpu, cores)
+    assert [(s.name, s.gpu) for s in launch.make_cluster(params, "weights", tmp_path)._slots] == [
+        ("ray-0", gpu and "0"), ("ray-1", gpu and "0"),
+    ]  # fmt: skip
 
 
 def test_4_bit_servers_are_for_gpus(tmp_path):

@@ -10,12 +10,14 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import torch
+from proactor_lib.artf.serving import policy_sync
 from proactor_lib.artf.serving.completions import CompletionClient, WrongModel
-from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, scratch_folder
+from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, clear_scratch, scratch_folder
 from proactor_lib.artf.serving.server import Stuck
 from proactor_lib.artf.training.episodes import DialogueSampler
 from proactor_lib.artf.training.rollouts import Gate, RolloutWorker
@@ -186,10 +188,25 @@ def test_merging_adds_the_scaled_product_and_leaves_the_base_alone(tmp_path, ada
     assert (tmp_path / "merged" / "config.json").exists() and sync.held == {1: adapter}
 
 
-def test_a_runs_next_start_takes_over_the_weights_that_a_killed_one_left(tmp_path, monkeypatch):
-    left = scratch_folder(tmp_path / "run")
+def test_merged_weights_go_to_memory_where_they_fit_and_are_removed_from_wherever_they_were_put(tmp_path, monkeypatch):
+    """Weights of 3 GB: as float32 they take 6 GB."""
+    shared, free, run = tmp_path / "shm", {"bytes": 7e9}, tmp_path / "run"
+    for folder in (shared, tmp_path / "base"):
+        folder.mkdir()
+    with open(tmp_path / "base" / "model.safetensors", "wb") as f:
+        f.truncate(3_000_000_000)  # a hole: it takes no room
+    monkeypatch.setattr(policy_sync, "SHARED", shared)
+    monkeypatch.setattr(policy_sync.shutil, "disk_usage", lambda path: SimpleNamespace(free=free["bytes"]))
     monkeypatch.chdir(tmp_path)
-    assert scratch_folder(Path("run")).resolve() == left != scratch_folder(Path("another"))
+    left = scratch_folder(run, "base")
+    assert left.parent == shared and scratch_folder(Path("run"), "base") == left != scratch_folder(Path("b"), "base")
+    assert scratch_folder(run, "base", elsewhere=True) == run / "policy"
+    left.mkdir()
+    free["bytes"] = 5e9  # the weights that are there take room
+    assert scratch_folder(run, "base") == run / "policy" and not left.exists()
+    left.mkdir()
+    clear_scratch(run)
+    assert not left.exists()
 
 
 def test_a_lost_resume_is_noticed_and_repeated(tmp_path):

@@ -288,6 +288,12 @@ def test_the_command(tmp_path):
     assert isinstance(wrong.exception, UserError) and "did you mean 'reward_weights'?" in str(wrong.exception)
 
 
+def test_the_probe_asks_the_corpus_that_the_file_names(tmp_path):
+    (tmp_path / "p.yaml").write_text(f"{{dataset: sgd, data_dir: {tmp_path / 'nowhere'}}}")
+    found = CliRunner().invoke(app, ["rewards", "probe", "--limit", "1", "--params", str(tmp_path / "p.yaml")])
+    assert f"data folder {tmp_path / 'nowhere'} is not there" in str(found.exception)
+
+
 def test_the_notebook_runs_by_hand_and_with_a_trainings_samples(tmp_path, monkeypatch):
     """As JupyterLab runs it: in its own folder, with its default parameters file."""
     monkeypatch.chdir(NOTEBOOK.parent)

@@ -1,4 +1,4 @@
-"""The scripts for a batch system, with stand-ins for srun, scontrol, ray and proactor that write down who called.
+"""The scripts for a batch system. Stand-ins for srun, scancel, scontrol, ray and proactor write down who called.
 
 What they cannot show was run by hand with Ray itself: LOG.md.
 """
@@ -39,7 +39,10 @@ elif name == "srun":
         nodes = [n for n in nodes if key not in ("--nodelist", "--exclude") or (n == value) == (key == "--nodelist")]
     children = [subprocess.Popen(command, env=os.environ | {{"NODE": node}}) for node in nodes]
     signal.signal(signal.SIGTERM, lambda *_: [child.terminate() for child in children])
+    (here / "step").write_text(str(os.getpid()))
     sys.exit(max(child.wait() for child in children))
+elif name == "scancel":
+    os.kill(int((here / "step").read_text()), signal.SIGTERM)
 elif name == "hostname":
     print("127.0.0.1 10.0.0.9")
 else:
@@ -64,7 +67,7 @@ class Job:
         self.folder = folder
         tools = folder / ".venv" / "bin"
         tools.mkdir(parents=True)
-        for name in ("srun", "scontrol", "ray", "proactor", "hostname"):
+        for name in ("srun", "scancel", "scontrol", "ray", "proactor", "hostname"):
             (tools / name).write_text(STAND_IN.format(python=sys.executable, folder=str(folder)))
             (tools / name).chmod(0o755)
         with socket.socket() as s:
@@ -137,6 +140,7 @@ def test_a_run_is_one_step_that_is_told_when_its_time_is_up(tmp_path, send, stat
     called = job.calls("proactor")
     assert called[0]["call"] == ["proactor", "run", "--params", "p.yaml", "--out", "outputs/r", "--set", "seed=1"]
     assert (len(called) == 2) == bool(send)
+    assert [c["call"][1:] for c in job.calls("scancel")] == ([["--signal=TERM", "77.0"]] if send else [])
 
 
 @pytest.mark.parametrize("script", ["run.sh", "sweep.sh"])

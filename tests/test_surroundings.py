@@ -64,16 +64,19 @@ def test_sockets_lie_in_a_short_folder(tmp_path, long_temp, monkeypatch):
     assert environment_of(Printer(tmp_path / "log"), monkeypatch)["TMPDIR"] == "/tmp"
 
 
+NODES = [{"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": False, "Resources": {"CPU": 8.0}}]
+
+
 def test_ray_starts_here_whatever_address_and_folder_the_environment_names(long_temp, monkeypatch):
     given = {}
     ray = types.SimpleNamespace(
-        init=lambda **options: given.update(options), shutdown=lambda: None, cluster_resources=lambda: {"CPU": 1.0}
+        init=lambda **options: given.update(options), shutdown=lambda: None, nodes=lambda: NODES
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
-    with ray_session.cluster(cpus=1) as resources:
-        assert resources == {"CPU": 1.0} and given["address"] == "local"
+    with ray_session.cluster(cpus=1) as nodes:
+        assert nodes == [{"CPU": 1.0}] and given["address"] == "local"
         sockets = f"{given['_temp_dir']}/session_2026-11-28_10-00-00_000000_0000000/sockets/plasma_store"
         assert Path(given["_temp_dir"]).is_dir() and len(sockets) < 107
 
@@ -86,11 +89,11 @@ def test_ray_is_started_again_where_its_helper_took_too_long(monkeypatch):
         if len(starts) == 1:
             raise Exception("The current node timed out during startup.")
 
-    ray = types.SimpleNamespace(init=init, shutdown=lambda: None, cluster_resources=lambda: {"CPU": 1.0})
+    ray = types.SimpleNamespace(init=init, shutdown=lambda: None, nodes=lambda: NODES)
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
-    with ray_session.cluster(cpus=1) as resources:
-        assert resources == {"CPU": 1.0} and len(starts) == 2 and starts[0] == starts[1]
+    with ray_session.cluster(cpus=1) as nodes:
+        assert nodes == [{"CPU": 1.0}] and len(starts) == 2 and starts[0] == starts[1]
 
 
 def test_the_kernel_is_this_pythons_whatever_the_machine_calls_so(tmp_path, monkeypatch):

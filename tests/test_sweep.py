@@ -1,6 +1,7 @@
 """Sweep files, cells and tables: what needs no Ray."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ from proactor_lib.cli import app
 from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, tables
+from proactor_lib.sweep import live, runner
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
-from proactor_lib.sweep.runner import describe
+from proactor_lib.sweep.runner import _check_fit, _warn_of_shared_gpus, describe, job
+from proactor_lib.sweep.worker import run_cell
 from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import collect, flatten
 from typer.testing import CliRunner
@@ -113,6 +116,15 @@ def test_a_file_that_a_parameter_names_counts_by_its_content(tmp_path):
     assert cells_of(tmp_path, set={"rubric": str(tmp_path / "rubric.txt")})[0].id != before.id
 
 
+def test_a_folder_that_the_cells_fill_themselves_does_not_rename_them(tmp_path):
+    cache = tmp_path / "cache"
+    before = cells_of(tmp_path, set={"judge_cache": str(cache)})[0]
+    cache.mkdir()
+    (cache / "answers.jsonl").write_text("{}")
+    after = cells_of(tmp_path, set={"judge_cache": str(cache)})[0]
+    assert (after.id, after.values["judge_cache"]) == (before.id, str(cache))
+
+
 def test_the_plan_names_what_differs(tmp_path):
     path = write_sweep(tmp_path, axes={"grid": {"reward": ["rac", "max_rac"], "epsilon": ["2e-1"]}, "seeds": 2})
     shown = json.loads(CliRunner().invoke(app, ["sweep", "plan", str(path), "--json"]).stdout)
@@ -127,6 +139,57 @@ def test_base_set_and_axes_layer(tmp_path):
     (tmp_path / "base.yaml").write_text("epsilon: 0.1\nmax_steps: 5\nseed: 9\n")
     [cell] = cells_of(tmp_path, params="base.yaml", set={"max_steps": 6}, axes={"points": [{"seed": 1}]})
     assert (cell.params.epsilon, cell.params.max_steps, cell.params.seed) == (0.1, 6, 1)
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "fits"), [(16, 0, True), (2, 1, True), (4, 1, False), (17, 0, False)])
+def test_one_node_holds_a_cell_or_it_is_refused(tmp_path, cpus, gpus, fits):
+    sweep = read_sweep(write_sweep(tmp_path, cpus=cpus, gpus=gpus))
+    nodes = [{"CPU": 16.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]
+    sentence = f"asks for {cpus} CPUs and {gpus} GPUs; nodes have 2 and 1, 16 and 0"
+    with nullcontext() if fits else pytest.raises(UserError, match=sentence):
+        _check_fit(sweep, nodes)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("no cluster")])
+def test_a_sweep_that_is_stopped_gives_the_terminal_back(tmp_path, monkeypatch, error):
+    views = []
+
+    def stop(*given):
+        views.append(given[-1])
+        raise error
+
+    monkeypatch.setattr(runner, "run", stop)
+    monkeypatch.setattr(live, "Lines", live.Terminal)
+    ended = CliRunner().invoke(app, ["sweep", "run", str(write_sweep(tmp_path)), "--out", str(tmp_path / "out")])
+    assert ended.exit_code and not views[0]._live.is_started
+
+
+def test_a_cell_whose_folder_cannot_be_written_says_so(tmp_path):
+    path = write_sweep(tmp_path)
+    sweep = read_sweep(path)
+    (tmp_path / "out").write_text("no folder")
+    [cell] = make_cells(sweep, path)
+    record = run_cell(job(sweep, cell, str(tmp_path / "out"), ""), 1)
+    assert record["state"] == "refused" and record["problem"].startswith(f"cannot write {tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "node", "warned"),
+    [(0, "auto", 1, True), (0, "cuda", 1, True), (0, "cpu", 1, False), (1, "auto", 1, False), (0, "auto", 0, False)],
+)
+def test_cells_that_would_share_a_gpu_are_warned_of(tmp_path, caplog, gpus, device, node, warned):
+    path = write_sweep(tmp_path, gpus=gpus, set={"device": device})
+    sweep = read_sweep(path)
+    _warn_of_shared_gpus(sweep, make_cells(sweep, path), [{"CPU": 2.0}, {"CPU": 2.0, "GPU": node}])
+    assert ["set gpus: 1" in m for m in caplog.messages] == [True] * warned
+
+
+def test_a_worker_in_another_folder_gets_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_sweep(tmp_path, axes={"grid": {"rubric": ["r.txt"], "scale": [2]}, "seeds": 1})
+    sweep = read_sweep(path)
+    [cell] = make_cells(sweep, path)
+    assert job(sweep, cell, "out", "")["overrides"] == {"rubric": str(tmp_path / "r.txt"), "seed": 0}
 
 
 def test_flatten_keeps_numbers_and_their_intervals():
@@ -165,6 +228,19 @@ def test_the_table_has_a_row_a_cell_also_for_what_failed(swept):
     assert found.attrs["metrics"] == ["score"]
     read = pd.read_parquet(swept / "table.parquet")
     assert list(read.columns) == list(pd.read_csv(swept / "table.csv").columns) == list(found.columns)
+
+
+def test_weights_stay_in_the_object_store_when_a_sweep_is_collected(swept):
+    training = next((swept / "cells").iterdir()) / "training"
+    weights = [f"{name}/adapter_model.safetensors" for name in
+               ("checkpoint-5", "published/v2", "policy", "adapter", "sft", "sft_equal_time")]  # fmt: skip
+    for name in (*weights, "sft.jsonl", "metrics.jsonl"):
+        (training / name).parent.mkdir(parents=True, exist_ok=True)
+        (training / name).write_text("{}")
+    with Store(f"file://{swept}").here() as here:
+        brought = {str(p.relative_to(here / training.relative_to(swept))) for p in here.glob("cells/*/training/**/*")}
+    assert brought == {"sft.jsonl", "metrics.jsonl"}
+    assert all((training / name).exists() for name in weights)
 
 
 def test_means_over_seeds_and_paired_differences_by_hand(swept):

@@ -179,7 +179,7 @@ def test_an_object_store_holds_the_outputs(folder, cluster):
 
 def test_a_cell_that_no_node_can_hold_is_refused(folder, cluster):
     sweep, cells = planned(folder, gpus=1)
-    with pytest.raises(UserError, match="each cell asks for 1 GPUs, the cluster has 0"):
+    with pytest.raises(UserError, match="each cell asks for 1 CPUs and 1 GPUs; nodes have 1 and 0"):
         runner.run(sweep, cells, folder / "out", cluster.address)
 
 

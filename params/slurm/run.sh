@@ -16,5 +16,6 @@ export PATH="$PWD/.venv/bin:$PATH"
 srun --ntasks=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
   proactor run --params "$params" --out "$out" "${@:3}" &
 step=$!
-trap 'kill -TERM $step; wait $step || true; exit 143' TERM INT
+# the job's first step is told, for srun itself would kill its tasks at once
+trap 'scancel --signal=TERM "$SLURM_JOB_ID.0" || kill -TERM $step; wait $step || true; exit 143' TERM INT
 wait $step

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A sweep on the nodes of one allocation: Ray's head and workers with a token of their own, all ended with the job.
 #
-#   sbatch --nodes=4 --gpus-per-node=1 params/slurm/sweep.sh params/sweeps/rewards.yaml outputs/rewards
+#   sbatch --nodes=4 --gpus-per-node=1 --cpus-per-task=16 params/slurm/sweep.sh params/sweeps/rewards.yaml outputs/rewards
 #
 # The folder must be one that all nodes see. Submitted again, it runs the cells that are missing or failed.
 #SBATCH --job-name=proactor-sweep

@@ -1,7 +1,8 @@
 """The command `proactor`: one file per group of commands; each imports what it needs when it runs.
 
-A user's mistake (UserError) ends with one sentence on standard error and exit status 2, a server of ours that does not
-come up (ProcessError) with one and status 1. A package that only an extra brings is a user's matter.
+A user's mistake (UserError) ends with one sentence on standard error and exit status 2; a server of ours that does not
+come up (ProcessError), and a disk that is full or broken, with one and status 1. A package that only an extra brings is
+a user's matter.
 """
 
 import importlib
@@ -11,6 +12,7 @@ import sys
 import typer
 
 from proactor_lib.errors import ProcessError, UserError, missing_extra
+from proactor_lib.files import disk_failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -48,6 +50,18 @@ def main() -> None:
         if end.code == 130:  # what typer makes of Ctrl-C
             print("proactor: stopped; the same command goes on from here", file=sys.stderr)
         raise
+    except Exception as error:
+        if not disk_failed(error):
+            raise
+        print(f"proactor: {_of_the_disk(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _of_the_disk(error: Exception) -> str:
+    """One sentence of an error that `disk_failed` knows: an OSError's reason, or the first line of torch's."""
+    reason = error.strerror if isinstance(error, OSError) else str(error).strip().partition("\n")[0]
+    where = getattr(error, "filename", None) or "a file"
+    return f"cannot write {where}: {reason}; make room on the disk, or name another one, and run this again"
 
 
 def _at_home(argument: str) -> str:

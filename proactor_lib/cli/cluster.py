@@ -23,7 +23,7 @@ def up(
     out: Out,
     params: Annotated[Path | None, typer.Option(help="Parameters (YAML): model, servers, max_servers, ...")] = None,
     settings: Settings = [],  # noqa: B006
-    port: Annotated[int, typer.Option(help="The router's port; 0: any free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The router's port; 0: any free one.")] = 0,
     key: Annotated[str | None, typer.Option(help="What requests must carry; by default random, '' for none.")] = None,
 ) -> None:
     """Serve the model until Ctrl-C or `proactor cluster down`; prints the address once it serves."""

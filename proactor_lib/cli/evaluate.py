@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from proactor_lib.cli.data import DataDir, Dataset, Log, Seed
-from proactor_lib.cli.options import AsJson, Settings
+from proactor_lib.cli.data import DataDir, Dataset
+from proactor_lib.cli.options import AsJson, Settings, typed
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
 from proactor_lib.errors import UserError
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # A policy may be added and metrics set otherwise without throwing away what was predicted.
 MAY_CHANGE = ("policies", "adapters", "theta", "execution_price", "bootstrap")
+# What holds where neither --params nor an option says otherwise.
+DEFAULTS = {"name": "evaluation", "test_dialogues": 200, "max_context": 4096}
 
 
 def evaluate(
@@ -36,23 +38,27 @@ def evaluate(
     dataset: Dataset,
     out: Annotated[Path, typer.Option(help="The folder; an evaluation begun in it goes on.")],
     data_dir: DataDir = None,
-    split: Annotated[str, typer.Option(help="Of the corpus: train, dev, test.")] = "test",
-    limit: Annotated[int, typer.Option(min=1, help="Dialogues at most.")] = 200,
-    turns: Annotated[int, typer.Option(min=0, help="Evenly spaced turns of each dialogue; 0: all.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Of the corpus: train, dev, test.", show_default="test")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Dialogues at most.", show_default="200")] = None,
+    turns: Annotated[
+        int | None, typer.Option(min=0, help="Evenly spaced turns of each dialogue; 0: all.", show_default="0")
+    ] = None,
     references: Annotated[Path | None, typer.Option(help="Windows (JSONL); none: the evidence annotator's.")] = None,
     url: Annotated[str | None, typer.Option(help="The prompts' endpoint, ending in /v1; none: our server.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name at --url; without one, what we serve.")] = None,
-    params: Annotated[Path | None, typer.Option(help="Further parameters (YAML).")] = None,
+    params: Annotated[Path | None, typer.Option(help="Parameters (YAML), below the options that are given.")] = None,
     settings: Settings = [],  # noqa: B006
-    seed: Seed = 0,
-    log: Log = True,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the simulator.", show_default="0")] = None,
+    log: Annotated[
+        bool | None, typer.Option("--log/--no-log", help="Whether the simulator logs triggers.", show_default="log")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Ask policies what they would prepare or trigger, keep every prediction, and score them with intervals."""
-    given = {
-        "name": "evaluation", "dataset": dataset, "data_dir": data_dir, "test_split": split, "test_dialogues": limit,
-        "evaluation_turns": turns, "seed": seed, "homeloan_log": log, **named(policy),
-    }  # fmt: skip
+    given = named(policy) | typed(
+        dataset=dataset, data_dir=data_dir, test_split=split, test_dialogues=limit, evaluation_turns=turns, seed=seed,
+        homeloan_log=log,
+    )  # fmt: skip
     if url or model:
         given |= {"policy_url": url, "policy_model": model} if url else {"model": model}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
@@ -66,13 +72,13 @@ def evaluate(
 
 
 def named(policies: list[str]) -> dict[str, Any]:
-    """`policies` and `adapters` as parameters, from names and NAME=FOLDER."""
+    """`policies` as a parameter, and `adapters` where any is given, from names and NAME=FOLDER."""
     adapters = {name: folder for name, equals, folder in (p.partition("=") for p in policies) if equals}
-    return {"policies": [p.partition("=")[0] for p in policies], "adapters": adapters}
+    return {"policies": [p.partition("=")[0] for p in policies], **({"adapters": adapters} if adapters else {})}
 
 
 def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run":
-    """The folder's run; policies that it has already stay.
+    """The folder's run, its parameters DEFAULTS, then the file's, then those given; policies that it has already stay.
 
     UserError where it was made from something else, and for a policy that cannot be asked here.
     """
@@ -80,7 +86,7 @@ def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run
     from proactor_lib.params import Params, load_params
     from proactor_lib.run import Run
 
-    params = load_params(params_file, {"max_context": 4096, **given})
+    params = load_params(params_file, given, below=DEFAULTS)
     file, before = out / "params.json", None
     if file.exists():
         before = read_json(file, Params)

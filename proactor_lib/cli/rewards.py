@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proactor_lib.cli.options import AsJson, Settings
+from proactor_lib.cli.options import AsJson, Settings, typed
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
 from proactor_lib.params import load_params
@@ -49,7 +49,9 @@ def print_rubric(reward: Annotated[str, typer.Argument(help="general_ruler or cu
 
 @rewards.command("probe")
 def probe_rewards(
-    dataset: Annotated[str, typer.Option(help="homeloan, sgd, abcd, star, harper or jsonl")] = "homeloan",
+    dataset: Annotated[
+        str | None, typer.Option(help="homeloan, sgd, abcd, star, harper or jsonl", show_default="homeloan")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="the corpus's folder")] = None,
     split: Annotated[str, typer.Option(help="train, dev or test")] = "train",
     limit: Annotated[int, typer.Option(min=1, help="dialogues")] = 200,
@@ -58,14 +60,15 @@ def probe_rewards(
     as_json: AsJson = False,
 ) -> None:
     """Score fixed policies with every reward: their order, and Kendall's tau with opportunity timing."""
-    chosen = load_params(params, {"dataset": dataset, "data_dir": data_dir, **parse_settings(settings)})
+    chosen = load_params(params, typed(dataset=dataset, data_dir=data_dir) | parse_settings(settings))
     from proactor_lib import datasets, schema
     from proactor_lib.annotate import evidence
     from proactor_lib.datasets import services
     from proactor_lib.reward_lab import probe, scoring
 
+    dataset, data_dir, seed = chosen.dataset, chosen.data_dir, chosen.seed
     corpus = datasets.load(
-        dataset, data_dir, split, limit, chosen.max_turns, chosen.seed, log=True, transcript=chosen.transcript
+        dataset, data_dir, split, limit, chosen.max_turns, seed, log=True, transcript=chosen.transcript
     )  # the evidence annotator needs the simulator's log
     room = chosen.max_context - chosen.max_completion_tokens
     corpus = services.widened(corpus, chosen.catalog_scope, chosen.distractor_services, chosen.seed, room)

@@ -27,7 +27,7 @@ def serve(
         typer.Option(min=0, max=1, help="Confidence from which an action is ready; none: as tuned on the run's dev."),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = LOOPBACK,
-    port: Annotated[int, typer.Option(min=0, help="0: any free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
     key: Annotated[str | None, typer.Option(help="What requests must carry; none: a random one; '': nothing.")] = None,
     name: Annotated[str, typer.Option(help="The model's name in requests.")] = "proactor",
     body_limit: Annotated[int, typer.Option(min=1, help="Bytes of a request at most.")] = 1 << 20,

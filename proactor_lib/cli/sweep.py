@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -65,8 +66,8 @@ def run(
     sweep, cells = _read(file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     view = live.Terminal if sys.stderr.isatty() else live.Lines
-    on_tick = view(Store(out), sweep.headline, sweep.metrics)
-    progress = runner.run(sweep, cells, out, address, cpus, on_tick)
+    with closing(view(Store(out), sweep.headline, sweep.metrics)) as on_tick:
+        progress = runner.run(sweep, cells, out, address, cpus, on_tick)
     table.collect(out)
     for record in progress.failed[:5]:
         typer.echo(f"proactor: cell {record['id']} {record['state']}: {record['problem']}", err=True)

@@ -18,6 +18,7 @@ from proactor_lib.artf.serving.placement import visible_gpus
 from proactor_lib.artf.serving.process import free_port
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
+from proactor_lib.params import Params
 from proactor_lib.schema import Count, Positive, Record
 from proactor_lib.yaml_text import read_yaml
 
@@ -60,12 +61,16 @@ class Machine(Record):
         return visible_gpus(len(self.devices), self.cuda_visible_devices)
 
     def lacks_folder(self, path: Path) -> bool:
-        """Whether a file or folder is not there."""
-        return str(path) not in self.has
+        """Whether a file or folder is not there: with a folder all is there that is in it."""
+        return not {str(place) for place in (path, *path.parents)} & set(self.has)
 
     def lacks_model(self, name: str, network: bool) -> bool:
         """Whether a model that a hub holds is neither there nor can be loaded; without `network`, not asked for."""
         return name not in self.has
+
+    def stored(self, params: Params) -> dict[str, int]:
+        """Bytes of the run's `model` and of its `export` for servers that are on the disk already."""
+        return {}
 
     def silent(self, address: str) -> bool:
         """Whether nothing answers at an address, host:port or a URL."""
@@ -118,6 +123,14 @@ class ThisMachine(Machine):
         except httpx.HTTPError:
             return True
 
+    def stored(self, params: Params) -> dict[str, int]:
+        own = params.model in (models.EMBEDDED, models.TINY)
+        folders = {"model": models.cache_dir() / params.model if own else local_folder(params.model)}
+        if params.quantization != "none":
+            path = params.model if models.is_hub_id(params.model) and not own else str(folders["model"])
+            folders["export"] = models.export_folder(path, params.quantization, params.serve_weights)
+        return {name: _weights(folder) for name, folder in folders.items() if folder}
+
     def silent(self, address: str) -> bool:
         import httpx
 
@@ -164,6 +177,11 @@ class ThisMachine(Machine):
         exact = {tuple(pin.split("==")) for pin in pins if "==" in pin and not pin.endswith("*")}
         found = {(name, version, _version(name.partition("[")[0])) for name, version in exact}
         return [f"{n} {here}, pinned {v}" for n, v, here in sorted(found) if here and here.partition("+")[0] != v]
+
+
+def _weights(folder: Path) -> int:
+    """Bytes of the weights in a model's folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _version(package: str) -> str | None:

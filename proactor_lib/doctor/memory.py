@@ -108,7 +108,7 @@ def _server(what: str, where: str, needs: Parts, memory_bytes: float, share: flo
 def _host(params: Params, machine: Machine, roles: Roles, model: ModelSizes, trains: bool) -> Row:
     """Everything that runs at once on the host, or the making of an export, whichever is more."""
     needs: Parts = {"notebook": memory.NOTEBOOK}
-    servers = max_servers(params) if trains else 1
+    servers = 1 if not trains else 0 if params.ray_address else max_servers(params)  # Ray's are on its nodes
     if roles.gpu:
         count = servers + (params.trainers + roles.judges) * trains
         needs["processes"] = count * memory.VLLM
@@ -139,6 +139,8 @@ def _disk(params: Params, machine: Machine, model: ModelSizes, gpu: bool) -> Row
         needs["export"] = model.weights(NF4_BITS if params.serve_weights == "nf4" else 16)
     if not gpu:
         needs["merged policy"] = 2 * model.weights()
+    there = machine.stored(params)
+    needs = {name: max(0.0, count - there.get(name, 0)) for name, count in needs.items()}
     total, has = sum(needs.values()), machine.disk_gb * GB
     problem = (f"the run, its model and what servers load need {_gb(total)} of disk ({_told(needs)}) and "
                f"{machine.name} has {_gb(has)}: make room, or set PROACTOR_CACHE and out to another disk")  # fmt: skip

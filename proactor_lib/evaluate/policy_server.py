@@ -1,6 +1,5 @@
 """Our own vLLM server for all policies of an evaluation: started when the first one needs it."""
 
-import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import make_cluster, max_servers, start_server
-from proactor_lib.artf.serving.policy_sync import SERVED, AdapterSync, MergedSync, scratch_folder
+from proactor_lib.artf.serving.policy_sync import SERVED, AdapterSync, MergedSync, clear_scratch, scratch_folder
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training.job import Job, adapters_served
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
@@ -43,7 +42,7 @@ class PolicyServer:
         if self._server and self._ends:
             self._server.stop()
         if self._server:
-            shutil.rmtree(scratch_folder(self._log_path.parent), ignore_errors=True)
+            clear_scratch(self._log_path.parent)
 
     @property
     def server(self) -> Server | Cluster:
@@ -63,8 +62,9 @@ class PolicyServer:
         if adapters_served(self._job.params):
             sync = AdapterSync(pool, ADAPTERS)
         else:
-            scratch = scratch_folder(self._log_path.parent)
-            sync = MergedSync(pool, self._job.served, scratch, self._job.server_dtype)
+            weights, on_ray = self._job.served, self._clustered and bool(self._job.params.ray_address)
+            scratch = scratch_folder(self._log_path.parent, weights, elsewhere=on_ray)
+            sync = MergedSync(pool, weights, scratch, self._job.server_dtype)
         if self._clustered:
             pool.sync = sync  # servers that join hold the policy too
         return sync

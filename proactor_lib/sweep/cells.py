@@ -10,7 +10,7 @@ from typing import Any
 
 from proactor_lib import notebook, provenance
 from proactor_lib.errors import UserError
-from proactor_lib.params import Params, read_layers, validate
+from proactor_lib.params import FILLED, Params, read_layers, validate
 from proactor_lib.sweep.definition import Point, Sweep, check_condition
 
 RUNNER_GIVES = ("params_file", "out", "overrides")
@@ -82,8 +82,8 @@ def _absolute(params: Params) -> Params:
 
 
 def _contents(params: Params) -> Point:
-    """The parameters, with what stands in files and folders in place of where they are."""
-    return {k: _with_paths(v, provenance.fingerprint) for k, v in params.model_dump().items()}
+    """The parameters, with what stands in files and folders in place of where they are; without what a run fills."""
+    return {k: _with_paths(v, provenance.fingerprint) for k, v in params.model_dump(exclude=set(FILLED)).items()}
 
 
 def _with_paths(value: Any, of: Callable[[Path], Any]) -> Any:

@@ -50,6 +50,9 @@ class View:
         """Bring the rows before the reader's eyes."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Leave what is shown as it is, however the sweep ended."""
+
     def rows(self, progress: Progress) -> list[Row]:
         """One row per cell, in the sweep's order."""
         usual = median([r["seconds"] for r in progress.records.values() if r.get("seconds")] or [float("nan")])
@@ -151,7 +154,7 @@ class Terminal(View):
             self.close()
 
     def close(self) -> None:
-        """Leave the table as it is."""
+        """Leave the table as it is, and give the cursor back."""
         self._live.stop()
 
 

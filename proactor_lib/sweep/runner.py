@@ -1,5 +1,6 @@
 """Places the cells that are missing or failed, tries again what may be tried again, and keeps the sweep's folder."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from proactor_lib.sweep.cells import Cell, varying
 from proactor_lib.sweep.definition import Sweep
 from proactor_lib.sweep.worker import run_cell
 from proactor_lib.sweep_folder.store import Store
+
+log = logging.getLogger(__name__)
 
 LOST_LIMIT = 5  # a cell whose worker is lost this often takes its worker down
 
@@ -71,8 +74,9 @@ def run(
         missing = [c for c in cells if c.id not in progress.records]
         on_tick(progress)
         if missing:
-            with cluster(address, cpus) as resources:
-                _check_fit(sweep, resources)
+            with cluster(address, cpus) as nodes:
+                _check_fit(sweep, nodes)
+                _warn_of_shared_gpus(sweep, missing, nodes)
                 _run_all(sweep, missing, store, progress, on_tick, execute)
         on_tick(progress)
     return progress
@@ -99,11 +103,19 @@ def _alone_in(store: Store) -> Iterator[None]:
         held.release()
 
 
-def _check_fit(sweep: Sweep, resources: dict[str, float]) -> None:
-    """UserError for a cell that asks for more than all nodes together have: Ray would wait for ever."""
-    for name, asked in (("CPU", sweep.cpus), ("GPU", sweep.gpus)):
-        if asked > (there := resources.get(name, 0)):
-            raise UserError(f"each cell asks for {asked:g} {name}s, the cluster has {there:g}")
+def _check_fit(sweep: Sweep, nodes: list[dict[str, float]]) -> None:
+    """UserError for a cell that no one node can hold: Ray would wait for ever. nodes: the resources of each."""
+    there = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+    if not any(sweep.cpus <= cpus and sweep.gpus <= gpus for cpus, gpus in there):
+        told = ", ".join(f"{cpus:g} and {gpus:g}" for cpus, gpus in sorted(set(there)))
+        raise UserError(f"each cell asks for {sweep.cpus:g} CPUs and {sweep.gpus:g} GPUs; nodes have {told or 'none'}")
+
+
+def _warn_of_shared_gpus(sweep: Sweep, cells: list[Cell], nodes: list[dict[str, float]]) -> None:
+    """A log line where cells ask Ray for no GPU and could take one: whether a notebook uses a model, none can tell."""
+    device = next((c.params.device for c in cells if c.params.device != "cpu"), None)
+    if sweep.gpus == 0 and device and any(node.get("GPU") for node in nodes):
+        log.warning("gpus is 0 and device is %s: cells that use a model would share GPUs; set gpus: 1", device)
 
 
 def _run_all(sweep: Sweep, missing: list[Cell], store: Store, progress: Progress, on_tick, execute) -> None:
@@ -152,6 +164,6 @@ def job(sweep: Sweep, cell: Cell, out: str, text: str) -> dict[str, Any]:
     """What a worker needs to run a cell: plain values, for it may be on another node."""
     return {
         "id": cell.id, "out": out, "notebook": text, "values": cell.params.model_dump(mode="json"), "own": cell.own,
-        "overrides": {k: v for k, v in cell.point.items() if k not in cell.own}, "point": cell.point,
+        "overrides": {k: cell.values[k] for k in cell.point if k not in cell.own}, "point": cell.point,
         "cpus": sweep.cpus, "gpus": sweep.gpus, "time_limit": sweep.time_limit, "code": provenance.code_digest(),
     }  # fmt: skip

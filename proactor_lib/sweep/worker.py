@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from proactor_lib import notebook, provenance
+from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
 from proactor_lib.notebook import Execute, Outcome
 from proactor_lib.sweep_folder.store import Store
@@ -32,6 +33,8 @@ def run_cell(job: dict[str, Any], attempt: int, execute: Execute = notebook.exec
         outcome = _outcome(store, job, execute)
     except OSError as error:
         outcome = Outcome("failed", time.time() - started, 0.0, f"could not write {job['out']}: {error.strerror}")
+    except UserError as error:
+        outcome = Outcome("refused", time.time() - started, 0.0, str(error))
     record = _record(job, attempt, outcome)
     _keep(store, job["id"], record)
     return record
@@ -84,6 +87,6 @@ def _keep(store: Store, id: str, record: dict[str, Any]) -> None:
     try:
         store.write(store.cell(id), record)
         store.remove(store.cell(id, "running.json"))
-    except OSError:
+    except (OSError, UserError):
         record["problem"] = record["problem"] or "its record could not be written"
-        record["state"] = "failed"
+        record["state"] = "failed" if record["state"] == "done" else record["state"]

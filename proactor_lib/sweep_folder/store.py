@@ -14,7 +14,8 @@ import fsspec
 
 from proactor_lib.files import atomic, write_json
 
-LEFT_OUT = ("checkpoints/", "adapter/")  # too big to bring home for a table
+# Weights that training leaves: too big to bring home for a table.
+LEFT_OUT = ("/checkpoint-", "/published/", "/policy/", "/adapter/", "/sft/", "/sft_equal_time/")
 
 
 class Store:

@@ -58,7 +58,8 @@ def make_cluster(
         server = make_server(params, weights, folder / f"server-{slot.name}.log", lora, slot, key)
         return on_ray(server, params.server_cpus) if params.ray_address else server
 
-    places = slots(params, max_servers(params), trainers)
+    count = max_servers(params)
+    places = ray_slots(params, count) if params.ray_address else slots(params, count, trainers)
     return Cluster(make, places, rule, folder, start_timeout=params.start_timeout, **kwargs)
 
 
@@ -94,14 +95,17 @@ def ray_session(params: Params) -> AbstractContextManager:
     return cluster(params.ray_address)
 
 
+def ray_slots(params: Params, count: int) -> list[Slot]:
+    """Places for `count` servers on the nodes of a Ray cluster, which says where and on which GPU."""
+    return [Slot(f"ray-{n}", gpu="0" if on_gpu(params.device) else None) for n in range(count)]
+
+
 def slots(params: Params, count: int, trainers: int) -> list[Slot]:
-    """Where `count` servers go: on a CPU shares of `server_cores`, else the last GPUs, one each; or where Ray says.
+    """Where `count` servers of this machine go: on a CPU shares of `server_cores`, else the last GPUs, one each.
 
     trainers: whether they are beside the run's training, on the places that `run_places` keeps for them. UserError as
     `gpu_places`.
     """
-    if params.ray_address:
-        return [Slot(f"ray-{n}", gpu="0" if on_gpu(params.device) else None) for n in range(count)]
     if not on_gpu(params.device):
         return core_slots(count, params.server_cores)
     names = visible_names()

@@ -23,6 +23,7 @@ from proactor_lib.errors import ProcessError
 
 log = logging.getLogger(__name__)
 
+SHARED = Path("/dev/shm")
 SERVED = "policy"  # the served model's name where versions are swapped in place
 FAULTS = (httpx.HTTPError, Stuck)  # what a server that does not do as it is asked raises
 
@@ -198,12 +199,26 @@ def merge(weights: dict[str, torch.Tensor], adapter: Path, dtype: torch.dtype) -
     return merged
 
 
-def scratch_folder(run_folder: Path) -> Path:
-    """Where merged weights are handed over: memory (/dev/shm) where there is some, else the run's folder.
+def scratch_folder(run_folder: Path, weights: str, elsewhere: bool = False) -> Path:
+    """Where merged weights are handed over: memory (/dev/shm) where there is room for them, else the run's folder.
 
-    A run has one name there, so that its next start takes over, and removes, what a killed one left.
+    weights: the folder that they are merged into; elsewhere: other nodes read them, which see the run's folder alone.
+    What a killed start of the run left in either place is removed.
     """
-    shared = Path("/dev/shm")
-    if os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > 4e9:
-        return shared / f"proactor-{hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[:16]}"
-    return run_folder / "policy"
+    clear_scratch(run_folder)
+    in_memory, on_disk = _scratch_folders(run_folder)
+    needed = max(4e9, 2 * sum(file.stat().st_size for file in Path(weights).glob("*.safetensors")))  # float32: twice
+    room = os.access(SHARED, os.W_OK) and shutil.disk_usage(SHARED).free > needed
+    return in_memory if room and not elsewhere else on_disk
+
+
+def clear_scratch(run_folder: Path) -> None:
+    """Remove the run's merged weights from wherever they may be: free space is no longer what it was."""
+    for folder in _scratch_folders(run_folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch_folders(run_folder: Path) -> tuple[Path, Path]:
+    """In memory, where a run has one name so that its next start finds it, and in the run's folder."""
+    name = hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[:16]
+    return SHARED / f"proactor-{name}", run_folder / "policy"

@@ -7,7 +7,6 @@ checkpoint-N/, adapter/ (its presence says that the policy is trained), and sft_
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -19,7 +18,7 @@ from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import ray_session, serve
 from proactor_lib.artf.serving.own import judged
 from proactor_lib.artf.serving.placement import core_numbers, core_slots, on_gpu
-from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, scratch_folder
+from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, clear_scratch, scratch_folder
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training import ranks
 from proactor_lib.artf.training.job import Job, adapters_served
@@ -125,7 +124,7 @@ def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_s
               crediting: Callable[..., Crediting]) -> Iterator[dict]:  # fmt: skip
     """What rank 0's trainer alone has: the worker that brings its data, the sync to its servers, and its records."""
     p = job.params
-    scratch = job.folder / "policy" if p.ray_address else scratch_folder(job.folder)  # other nodes see the run's folder
+    scratch = scratch_folder(job.folder, job.served, elsewhere=bool(p.ray_address))
     sync = _sync(job, server, scratch)
     sync.on_publish = lambda version: events.emit(events.PolicyPublished(job.run.out, version))
     reward = reward or make_reward(p)
@@ -141,7 +140,7 @@ def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_s
     finally:
         worker.stop()
         if isinstance(sync, MergedSync):
-            shutil.rmtree(scratch, ignore_errors=True)
+            clear_scratch(job.folder)
 
 
 def longest_prompt(params: Params) -> int:
