@@ -110,9 +110,9 @@ def warnings(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, re
 
 def _corrected_since(run: RunFolder) -> bool:
     """Whether corrections were written after the policy that GRPO, or else SFT, left."""
-    trained = [folder for name in ("adapter", "sft") if (folder := run.training / name).exists()]
-    files = run.overlay, *(folder / "adapter_config.json" for folder in trained[:1])
-    return len(files) == 2 and all(map(Path.exists, files)) and files[0].stat().st_mtime > files[1].stat().st_mtime
+    weights = (run.training / name / "adapter_config.json" for name in ("adapter", "sft"))
+    last = next((path for path in weights if path.exists()), None)
+    return last is not None and run.overlay.exists() and run.overlay.stat().st_mtime > last.stat().st_mtime
 
 
 def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:

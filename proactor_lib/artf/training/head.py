@@ -76,12 +76,10 @@ def attach_head(model, temperature: float = 1.0, **_) -> None:
 
 
 def _refuse_other_logits(model) -> None:
-    config = model.config.get_text_config()
-    changes = {
-        name: getattr(config, name, None) for name in ("final_logit_softcapping", "logits_scaling", "logit_scale")
-    }
-    changes["bias of the head"] = getattr(model.get_output_embeddings(), "bias", None) is not None or None
-    found = [name for name, value in changes.items() if value not in (None, 1)]
+    config, settings = model.config.get_text_config(), ("final_logit_softcapping", "logits_scaling", "logit_scale")
+    found = [name for name in settings if getattr(config, name, None) not in (None, 1)]
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        found.append("bias of the head")
     if found:
         raise UserError(f"model {config.model_type!r} changes its logits ({', '.join(found)}), which training does not")
 
