@@ -130,7 +130,7 @@ class TrainingParams(BaseModel):
     max_staleness: Natural = 1  # policy versions that a sample may lag behind
     token_budget: Count = 16384  # packed tokens forwarded at once: a longer dialogue is cut, but for its longest prompt
     gradient_checkpointing: bool = False
-    save_steps: Count = 10  # optimiser steps between checkpoints
+    save_steps: Count = 10  # optimiser steps between checkpoints, of SFT too
 
 
 class ServingParams(BaseModel):

@@ -15,7 +15,8 @@ import fsspec
 from proactor_lib.files import atomic, write_json
 
 # Weights that training leaves: too big to bring home for a table.
-LEFT_OUT = ("/checkpoint-", "/published/", "/policy/", "/adapter/", "/sft/", "/sft_equal_time/")
+LEFT_OUT = ("/checkpoint-", "/published/", "/policy/", "/adapter/", "/sft/", "/sft_equal_time/",
+            "/sft.pt", "/sft_equal_time.pt")  # fmt: skip
 
 
 class Store:

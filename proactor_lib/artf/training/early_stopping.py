@@ -1,6 +1,7 @@
 """When supervised fine-tuning has learnt what it can: the loss on dev, and the weights at its lowest [ours]."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -34,6 +35,14 @@ class EarlyStopping:
     def over(self) -> bool:
         """Whether patience is at its end."""
         return self._worse >= self._patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the looks so far found, for a training that goes on later."""
+        return {"best": self._best, "worse": self._worse, "kept": self._kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._best, self._worse, self._kept = state["best"], state["worse"], state["kept"]
 
     def restore(self) -> None:
         """Give the weights the values of the best look, if there was any."""

@@ -23,6 +23,7 @@ from proactor_lib.artf.training.adapter import save_adapter
 from proactor_lib.artf.training.early_stopping import EarlyStopping
 from proactor_lib.artf.training.episodes import DialogueSampler, Episode
 from proactor_lib.artf.training.rows import DialogueRow
+from proactor_lib.artf.training.sft_state import SftState, keep_lines
 from proactor_lib.artf.training.tokens import DialogueTokens, reference_tokens
 from proactor_lib.params import Params
 
@@ -150,18 +151,26 @@ def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int
     """Train `steps` steps, the learning rate warmed up, then falling linearly; the adapter goes to `out`.
 
     With `params.sft_check` training ends early where the loss on dev no longer falls, and the best adapter is kept.
-    `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it. Every rank calls it;
-    rank 0 writes.
+    `on_step(step, loss)`: loss in nats a token. Each step's line goes to `out`.jsonl beside it, and every
+    `params.save_steps` steps where it stands to `out`.pt: a call after one that was ended goes on there. Every rank
+    calls it; rank 0 writes.
     """
     model = trainable_model(path, params)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=params.sft_learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, steps=steps))
     stopping = _stopping(params, model, weights, lessons, steps) if params.sft_check else None
+    state = SftState(out.with_suffix(".pt"), weights, optimizer, schedule, stopping)
     out.parent.mkdir(parents=True, exist_ok=True)
-    writes = ranks.number() == 0
-    with open(out.with_suffix(".jsonl") if writes else os.devnull, "w") as lines:
-        for step in range(steps):
+    done, writes = state.restore(), ranks.number() == 0
+    ranks.wait_for_all()  # until each has read what rank 0 will write anew
+    if writes:
+        keep_lines(out.with_suffix(".jsonl"), done)
+    with open(out.with_suffix(".jsonl") if writes else os.devnull, "a") as lines:
+        for step in range(done, steps):
+            if stopping and stopping.over:
+                break
+            torch.manual_seed(params.seed + step)  # dropout's, the same whichever process takes the step
             began, rows = time.monotonic(), lessons.step(step, params.sft_dialogues_per_step)
             loss = backward(model, rows, weights, params.token_budget)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -176,12 +185,13 @@ def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int
             lines.flush()
             if writes:
                 on_step(step + 1, loss)
-            if stopping and stopping.over:
-                break
+            if writes and (step + 1) % params.save_steps == 0:
+                state.save(step + 1)
     if stopping:
         stopping.restore()
     if writes:
         save_adapter(model, out)
+        state.forget()
 
 
 def _stopping(params: Params, model, weights: list[torch.nn.Parameter], lessons: Lessons, steps: int) -> EarlyStopping:
