@@ -20,19 +20,19 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "05_performance.ipynb"
 
 
-def given(out, bench):
-    """The notebook's parameters for a folder."""
+def given(out):
+    """The notebook's parameters for a folder, as `proactor run --stage 05` gives them: benchmarks lie beside it."""
     params = json.loads((out / "params.json").read_text()) if (out / "params.json").exists() else {}
     names = "max_staleness", "num_generations", "turns_per_dialogue", "dialogues_per_step", "evaluation_turns"
     settings = {name: params[name] for name in names if name in params}
     return {"params_file": str(ROOT / "params" / "smoke.yaml"), "out": str(out), "overrides": settings,
-            "bench": str(bench), "simulated_steps": 2}  # fmt: skip
+            "simulated_steps": 2}  # fmt: skip
 
 
-def executed(out, bench):
+def executed(out):
     """The outputs' text of the notebook, run headless on a folder."""
     target = out.parent / "executed.ipynb"
-    outcome = notebook.execute(NOTEBOOK, target, given(out, bench))
+    outcome = notebook.execute(NOTEBOOK, target, given(out))
     assert (outcome.state, outcome.problem) == ("done", None)
     cells = json.loads(target.read_text())["cells"]
     outputs = [o for c in cells if c["cell_type"] == "code" for o in c["outputs"]]
@@ -51,7 +51,7 @@ def test_it_takes_a_run_apart_and_shows_benchmarks_that_are_there(tmp_path):
     (bench / "async.json").write_text(
         '{"homeloan": {"seconds_artf": 60.0, "seconds_trl": 900.0, "seconds_sync": 800.0}}'
     )
-    text, pictures = run_here(NOTEBOOK, given(tmp_path / "run", bench))
+    text, pictures = run_here(NOTEBOOK, given(tmp_path / "run"))
     assert "6 steps: predicted" in text and "trained tokens a second" in text and "staleness 1" in text
     assert pictures == 9  # the steps, two clusters' splits, two comparisons, four of benchmarks
     assert "server_seconds_share" in text
@@ -59,9 +59,10 @@ def test_it_takes_a_run_apart_and_shows_benchmarks_that_are_there(tmp_path):
 
 
 def test_it_says_what_to_run_first(tmp_path):
-    text, pictures = executed(tmp_path / "none", tmp_path / "bench")
+    text, pictures = executed(tmp_path / "none")
     assert "has no training step yet: run notebooks 01 and 03 on it first" in text
     assert "nothing was measured" in text and text.count("proactor bench") == 6 and pictures == 4
+    assert f"Not measured yet:\n  mkdir -p {tmp_path}/bench\n" in text
 
 
 def test_the_summary_by_hand():

@@ -78,7 +78,7 @@ def test_a_judge_that_contradicts_itself(tmp_path):
 
     with FakeEndpoint(wavering) as server:
         params = load_params(None, {"reward": "general_ruler", "judge": "j", "judge_url": server.url})
-        params = scoring.with_cache(params, tmp_path)
+        params = scoring.for_lab(params, tmp_path)
         noise = samples.judge_noise(params, [group(RIGHT, SILENCE)], repeats=2)
     assert noise == {"noise": pytest.approx(0.4), "spread": pytest.approx(0.4), "agreement": pytest.approx(-1)}
     assert len(server.requests) == 2

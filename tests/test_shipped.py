@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from proactor_lib import notebook
 from proactor_lib.params import load_params
+from proactor_lib.reward_lab import scoring
+from proactor_lib.rewards import REWARDS, make_reward
+from proactor_lib.rewards.rubric_judge import STAND_IN
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -19,6 +22,14 @@ def test_params_files_load(path):
     params = load_params(path)
     assert params.name == path.stem
     assert params.question
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_reward_lab_can_make_each_reward(path, tmp_path):
+    """Notebook 02 is a stage of each run: a judge that only the training serves is not up there."""
+    chosen = scoring.for_lab(load_params(path), tmp_path)
+    assert {make_reward(p).name for p in scoring.variants(chosen).values()} == set(REWARDS)
+    assert scoring.judge_name(chosen) == STAND_IN
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)

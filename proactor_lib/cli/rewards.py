@@ -74,7 +74,7 @@ def probe_rewards(
     corpus = services.widened(corpus, chosen.catalog_scope, chosen.distractor_services, chosen.seed, room)
     lines = [evidence.annotate(d, corpus.catalog) for d in corpus.dialogues]
     cases = schema.cases(corpus.dialogues, lines, corpus.catalog)
-    chosen = scoring.with_cache(chosen, CACHE)
+    chosen = scoring.for_lab(chosen, CACHE)
     table = probe.table(cases, chosen)
     summary = probe.summary(table, cases, chosen)
     typer.echo(f"RULER's judge: {summary['judge']}", err=True)
@@ -103,7 +103,7 @@ def examine_samples(
     read = Run.read(run)
     groups = scoring.run_groups(read, limit)
     chosen = load_params(None, {**read.params.model_dump(), **parse_settings(settings)})
-    found = samples.examine(groups, scoring.with_cache(chosen, CACHE), repeats)
+    found = samples.examine(groups, scoring.for_lab(chosen, CACHE), repeats)
     typer.echo(f"RULER's judge: {found.judge}", err=True)
     if as_json:
         _print(found.summary())

@@ -41,8 +41,8 @@ def describe(corpus: Corpus, references: Sequence[DialogueReferences] | None = N
     return {
         "dialogues": len(turns),
         "left_out_too_long": corpus.too_long,
-        "turns_mean": round(fmean(turns), 1),
-        "turns_sd": round(pstdev(turns), 1),
+        "turns_mean": round(fmean(turns), 1) if turns else None,
+        "turns_sd": round(pstdev(turns), 1) if turns else None,
         "actions_in_catalog": len(corpus.catalog.actions),
         "logged_actions": sum(logged) if logged else None,
         "windows": None if windows is None else len(windows),

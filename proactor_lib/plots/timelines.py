@@ -42,8 +42,13 @@ def gallery(
     cases: Sequence[tuple[Case, Sequence[TurnPrediction], str]],
     theta: float = 0.75,
     lanes: int = 10,
-) -> Figure:
-    """Timelines of several cases below one another, each with its predictions and caption; `worst` chooses them."""
+) -> Figure | None:
+    """Timelines of several cases below one another, each with its predictions and caption; None without any.
+
+    `worst` chooses them.
+    """
+    if not cases:
+        return None
     named = [_lanes(case.references, predictions, lanes) for case, predictions, _ in cases]
     heights = [len(n) + 2.6 for n in named]
     size = (WIDTH, 0.6 + 0.21 * sum(heights))
@@ -73,7 +78,7 @@ def worst_dialogues(
             index=False
         )
     ]
-    return gallery(shown, scores.theta) if shown else None
+    return gallery(shown, scores.theta)
 
 
 def worst(table: pd.DataFrame, count: int = 4) -> pd.DataFrame:

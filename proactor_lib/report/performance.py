@@ -59,9 +59,11 @@ def benches(folder: Path | str) -> dict[str, dict]:
 
 
 def missing(found: dict[str, dict], folder: Path | str) -> str:
-    """Which benchmarks have left nothing, and the commands that would; empty when all are there."""
-    lacking = [f"  {command} > {folder}/{name}.json" for name, command in BENCHES.items() if name not in found]
-    return "\n".join(["Not measured yet:", *lacking]) if lacking else ""
+    """Which benchmarks have left nothing, and the commands that would, seen from the project; empty when all have."""
+    there = Path(folder).resolve()
+    lacking = [f"  {command} > {there}/{name}.json" for name, command in BENCHES.items() if name not in found]
+    made = [] if there.exists() else [f"  mkdir -p {there}"]
+    return "\n".join(["Not measured yet:", *made, *lacking]) if lacking else ""
 
 
 def seconds(found: dict[str, dict]) -> dict[str, dict[str, float | None]]:

@@ -151,7 +151,8 @@ def _params(cell: Mapping[str, Any]) -> Params:
 def answers_of(folder: Path | str) -> pd.DataFrame | str:
     """`answers` of a sweep's folder, then `on_dialogues`, and `left_out` in attrs; a sentence where it has not run."""
     if not (Path(folder) / "sweep.json").exists():
-        return f"no training ablation in {folder} yet: `proactor sweep run params/sweeps/rewards.yaml --out {folder}`"
+        there = Path(folder).resolve()
+        return f"no training ablation in {there} yet: `proactor sweep run params/sweeps/rewards.yaml --out {there}`"
     tables = trained(folder)
     found = pd.concat([answers(table(Store(folder))), on_dialogues(tables)], ignore_index=True)
     found.attrs["left_out"] = left_out(tables)

@@ -17,6 +17,7 @@ from proactor_lib.params import Params, validate
 from proactor_lib.policies import Policy
 from proactor_lib.rewards import REWARDS, Group, make_reward
 from proactor_lib.rewards.adaptive_ruler import BASES
+from proactor_lib.rewards.params import SERVE
 from proactor_lib.rewards.rubric_judge import STAND_IN
 from proactor_lib.rewards.schedule import STAGES
 from proactor_lib.run_folder import RunFolder
@@ -110,9 +111,13 @@ def with_reward(params: Params, name: str, **changes: Any) -> Params:
     return validate({**params.model_dump(), "credit": "turn", "reward": name, **changes}, "the reward lab")
 
 
-def with_cache(params: Params, folder: Path) -> Params:
-    """The parameters with a judge's cache in `folder`, unless they name one: the lab asks the same more than once."""
-    return params.model_copy(update={"judge_cache": params.judge_cache or folder})
+def for_lab(params: Params, folder: Path) -> Params:
+    """The parameters with a judge's cache in `folder`, unless they name one: the lab asks the same more than once.
+
+    A judge that a training serves itself is not up here: the programmatic stand-in takes its place, and is named.
+    """
+    absent = {"judge": "rubric", "judge_url": None} if params.judge_url == SERVE else {}
+    return params.model_copy(update={"judge_cache": params.judge_cache or folder, **absent})
 
 
 def judge_name(params: Params) -> str:
