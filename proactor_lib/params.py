@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from proactor_lib import datasets
+from proactor_lib import datasets, models
 from proactor_lib.agent import PROMPTS
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
@@ -86,9 +86,9 @@ class ModelParams(BaseModel):
 
     model: str = "smollm2-135m"  # the embedded model, `tiny` (random weights), a folder, or a hub id
     quantization: Literal["nf4", "none"] = "nf4"
-    lora_rank: Count = 8  # [paper]
+    lora_rank: Annotated[Count, Field(le=models.SERVED_RANKS[-1])] = 8  # [paper]
     lora_alpha: Count = 16  # [paper]
-    lora_dropout: Share = 0.0  # [paper]
+    lora_dropout: Share = 0.0  # of supervised fine-tuning; GRPO has none [paper: 0]
     chat_template_args: dict[str, Any] = {}  # of the model's chat template, such as {"enable_thinking": false}
     max_context: Count = 9216  # tokens, prompt and output [paper]
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -3,11 +3,13 @@
 import shutil
 
 import pytest
+from proactor_lib import models
 from proactor_lib.artf.training import background
 from proactor_lib.artf.training.job import Job
 from proactor_lib.artf.training.train import serve_and_reinforce
 from proactor_lib.artf.training.warm_start import copy_start_adapter
 from proactor_lib.errors import UserError
+from proactor_lib.evaluate.policy_server import PolicyServer
 from proactor_lib.params import load_params
 from proactor_lib.run import Run
 
@@ -68,6 +70,16 @@ def test_training_may_start_from_another_runs_warm_start(tmp_path):
     assert "2.0" in job.sft_adapter.with_suffix(".jsonl").read_text()
     shutil.rmtree(given)
     copy_start_adapter(job)  # what was taken stays
+
+
+def test_a_server_has_room_for_the_largest_adapter_that_is_named(tmp_path):
+    """vLLM allows a few ranks only; a run of rank 4 may be compared with an adapter of rank 12."""
+    given = made_adapter(tmp_path / "other" / "sft", 12)
+    p = load_params(SMOKE, {"lora_rank": 4, "adapters": {"other": given, "gone": tmp_path / "gone"}})
+    assert PolicyServer(Run.open(p, tmp_path / "run"), tmp_path / "log")._largest_rank() == 12
+    assert [models.served_rank(rank) for rank in (1, 4, 8, 12, 257, 512)] == [1, 8, 8, 16, 320, 512]
+    with pytest.raises(UserError, match="lora_rank"):
+        load_params(SMOKE, {"lora_rank": 513})
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,19 @@ def test_the_head_gives_log_probabilities_entropies_and_gradients(monkeypatch):
     torch.testing.assert_close(found, expected)
 
 
+def test_the_heads_gradient_of_a_nearly_certain_token_has_digits_in_bfloat16():
+    """W[y] less the mean of W is far smaller than either: rounded before the difference, nothing of it was left."""
+    torch.manual_seed(0)
+    weight, label = torch.randn(500, 64).bfloat16(), torch.tensor([7])
+    hidden = (weight[7].float() * 0.17).bfloat16()[None].requires_grad_()
+    exact = hidden.detach().float().requires_grad_()
+    log_prob = torch.log_softmax(exact @ weight.float().T, dim=-1)[0, 7]
+    assert log_prob.exp() > 0.99
+    (expected,) = torch.autograd.grad(log_prob, exact)
+    (found,) = torch.autograd.grad(head.FrozenHead.apply(hidden, weight, label, 1.0)[0].sum(), hidden)
+    assert torch.linalg.norm(found.float() - expected) < 0.05 * torch.linalg.norm(expected)
+
+
 @pytest.mark.parametrize(
     "family, settings", [("Granite", {"logits_scaling": 8.0}), ("Gemma2", {"final_logit_softcapping": 3.0})]
 )

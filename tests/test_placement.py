@@ -158,7 +158,7 @@ def test_vllm_accepts_every_command_line_for_a_gpu(preset, settings, gpus, vllm_
         parsed = vllm_parser.parse_args([str(a) for a in arguments])
         validate_parsed_serve_args(parsed)
         assert parsed.gpu_memory_utilization == params.gpu_memory_utilization
-        assert (parsed.max_lora_rank, parsed.enable_lora) == (params.lora_rank, True)
+        assert (parsed.max_lora_rank, parsed.enable_lora) == (8, True)
         assert parsed.generation_config == "vllm"
         assert parsed.quantization == ("bitsandbytes" if params.serve_weights == "nf4" else None)
         assert server._environment()["CUDA_VISIBLE_DEVICES"] == slot.gpu

@@ -1,5 +1,6 @@
 """Rewards without a language model, against numbers worked out by hand."""
 
+import dataclasses
 from math import cos, pi
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from proactor_lib import rewards
-from proactor_lib.agent import reference_output, render
+from proactor_lib.agent import Parsed, reference_output, render
 from proactor_lib.errors import UserError
 from proactor_lib.metrics import as_set
 from proactor_lib.params import load_params
@@ -134,6 +135,13 @@ def test_adaptive_metric_asks_for_triggers_first_and_for_alignment_last(progress
 def test_adaptive_ruler_mixes_the_judge_in(base, progress, expected):
     got = values("adaptive_ruler", group(WAITING, BOTH, progress=progress), ruler_base=base)
     assert got == pytest.approx(expected)
+
+
+def test_of_two_equal_texts_the_one_that_was_cut_off_is_unreadable():
+    """The same text in other tokens may end just at the limit."""
+    both = group(RIGHT, RIGHT)
+    both = dataclasses.replace(both, outputs=(Parsed((), unreadable=True), both.outputs[1]))
+    assert values("weighted_metric", both) == [0, 1]
 
 
 @pytest.mark.parametrize("turn", [1, 3, 4])

@@ -1,6 +1,7 @@
 """Rollouts against a server that speaks completions as vLLM does: what is asked, of which version, when; the scores."""
 
 import asyncio
+import itertools
 import threading
 import time
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from proactor_lib.artf.serving import completions
 from proactor_lib.artf.serving.completions import CompletionClient, WrongModel
 from proactor_lib.artf.training import train
 from proactor_lib.artf.training.credit import trajectory_scores
@@ -17,6 +19,7 @@ from proactor_lib.artf.training.tokens import DialogueTokens
 from proactor_lib.artf.training.training_log import step_line
 from proactor_lib.bench import false_alarms
 from proactor_lib.bench.false_alarms import Shuffled
+from proactor_lib.connection import session_id
 from proactor_lib.datasets import load
 from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.metrics import TURN_KINDS
@@ -127,7 +130,7 @@ def test_all_turns_of_a_visit_are_asked_of_one_version_under_one_session(work, s
         asked.setdefault(session, set()).add(model)
     assert all(len(models) == 1 for models in asked.values())
     for batch in batches:
-        assert {asked[g.visit.session].copy().pop() for g in batch.groups} == {f"v{batch.version}"}
+        assert {asked[session_id(g.visit.session)].copy().pop() for g in batch.groups} == {f"v{batch.version}"}
     assert batches[0].version == 0
     sessions = {g.visit.session for b in batches for g in b.groups}
     assert sessions == {f"{g.visit.dialogue.id}-{g.visit.number}" for b in batches for g in b.groups}
@@ -149,8 +152,8 @@ def test_no_step_is_admitted_whose_policy_would_be_too_old(work, server, stalene
 
 
 def begun(server):
-    """The numbers of the visits that were asked about."""
-    return {session.rpartition("-")[2] for session, _ in server.sessions}
+    """The sessions of the visits that were asked about."""
+    return {session for session, _ in server.sessions}
 
 
 def test_a_swap_in_place_waits_for_open_visits_and_lets_none_in_meanwhile(work, server):
@@ -213,6 +216,33 @@ class Mistaken(Judge):
 
     async def score(self, group):
         return [Score({}["pt"]) for _ in group.texts]
+
+
+def test_dialogues_are_named_in_any_script(server):
+    """A header is ASCII: `Müller-1` and a file 电话.jsonl once ended the run, and each of its resumes."""
+    client = CompletionClient(server.url, 8)
+
+    async def asked():
+        await asyncio.gather(*(client.sample("v0", [1], 2, name) for name in ("Müller-1-0", "电话-0")))
+        await client.close()
+
+    asyncio.run(asked())
+    assert len(begun(server)) == 2
+
+
+def test_a_request_that_waited_for_long_is_asked_again(server, monkeypatch):
+    """`patience` begins with the first failure, not with the request."""
+    client, clock = CompletionClient(server.url, 8, patience=60.0), itertools.count(0, 50)
+    monkeypatch.setattr(completions, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    server.misname = "base"
+
+    async def asked():
+        with pytest.raises(WrongModel):
+            await client.sample("v0", [1], 2, "d-0")
+        await client.close()
+
+    asyncio.run(asked())
+    assert client.counters == {"requests": 2, "retries": 1, "wrong_model": 2}
 
 
 def test_a_mistake_in_a_reward_ends_the_run_with_its_traceback(work, caplog):

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from proactor_lib.errors import UserError
+from proactor_lib.rewards import ruler
 from proactor_lib.rewards.endpoint_judge import answer_schema, read_marks
 
 from support.fake_endpoint import FakeEndpoint, Reply
@@ -151,6 +152,22 @@ def test_several_judges_and_their_disagreement():
     assert right.components["judge_mild"] == 0.9 and right.components["judge_harsh"] == 0.45
     assert right.components["disagreement"] == pytest.approx(0.225)
     assert wrong.value == pytest.approx(0.15) and ruler.counters["judge_calls"] == 2
+
+
+def test_marks_of_different_judges_are_never_compared():
+    """A harsh judge leaves one of two equally good outputs out: what it gave the other would have set that back."""
+
+    def answer(r, n):
+        marks = good(r)
+        if r["model"] == "harsh":
+            marks = {name: mark | {"score": 0.3} for name, mark in list(marks.items())[:1]}
+        return said(marks)
+
+    values, _, _ = judged(answer, group(RIGHT, WRONG), judge="mild,harsh", judge_retries=0)
+    assert values == [[0.9, 0.2]]
+    marks = lambda *numbers: [n and {"all": n} for n in numbers]  # noqa: E731
+    assert ruler.comparable([marks(0.9, None, None), marks(0.3, 0.4, None)]) == [[None] * 3, marks(0.3, 0.4, None)]
+    assert ruler.comparable([marks(0.9, 0.8), marks(None, None)]) == [marks(0.9, 0.8), [None] * 2]
 
 
 def test_one_judge_of_two_that_fails_leaves_the_other():

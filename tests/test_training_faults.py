@@ -21,12 +21,13 @@ def held(*changes):
     return [alarms(LINE | {"step": n} | change) for n, change in enumerate(changes, start=1)]
 
 
-def test_drift_is_the_mean_over_steps_without_stale_samples(caplog):
+def test_drift_is_the_mean_over_steps_with_or_without_stale_samples(caplog):
     far, stale = {"kl": 0.025}, {"kl": 0.3, "staleness": 1}
     assert held({}, far, {"kl": 0.004}, far, {}, {}) == [[], [], ["drift"], ["drift"], ["drift"], []]
     assert caplog.text.count("step 3: drift: KL 0.0103 nats a token over 3 steps without stale samples") == 1
     assert caplog.text.count("drift:") == 1  # said once, not at each step
-    assert held(stale, stale, stale, stale) == [[]] * 4
+    assert held({}, stale, {}, stale, {}, stale) == [[], [], [], [], [], ["drift"]]  # each of its own kind
+    assert held(*[{"kl": 0.09, "staleness": 1}] * 4) == [[]] * 4
 
 
 def test_collapse_and_missing_scores():

@@ -1,5 +1,6 @@
 """Our own vLLM server for all policies of an evaluation: started when the first one needs it."""
 
+import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -48,13 +49,20 @@ class PolicyServer:
     def server(self) -> Server | Cluster:
         """The server, or the cluster, ready. ServerDied if it does not start."""
         if self._server is None:
-            params, lora = self._job.params, adapters_served(self._job.params)
+            lora = adapters_served(self._job.params)
+            params = self._job.params.model_copy(update={"lora_rank": self._largest_rank()})
             self._on_progress("waiting for the vLLM server")
             if self._clustered:
                 self._server = make_cluster(params, self._job.served, self._log_path.parent, lora).start()
             else:
                 self._server = start_server(params, self._job.served, self._log_path, lora)
         return self._server.wait_ready(self._job.params.start_timeout)
+
+    def _largest_rank(self) -> int:
+        """Of the run's adapters and those of other runs that it names."""
+        p = self._job.params
+        configs = [folder / "adapter_config.json" for folder in p.adapters.values()]
+        return max([p.lora_rank, *(json.loads(c.read_text())["r"] for c in configs if c.exists())])
 
     @cached_property
     def _sync(self) -> AdapterSync | MergedSync:

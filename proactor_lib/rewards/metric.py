@@ -19,11 +19,12 @@ class MetricReward(Reward):
 
     async def score(self, group: Group) -> list[Score]:
         """K scores; none is ever None. An output that several samples share is scored once."""
-        known: dict[str, Score] = {}
-        for text, output in zip(group.texts, group.outputs, strict=True):
-            if text not in known:
-                known[text] = self._one(output, group)
-        return [known[text] for text in group.texts]
+        known: dict[tuple[str, bool], Score] = {}
+        keys = [(text, o.unreadable) for text, o in zip(group.texts, group.outputs, strict=True)]  # one may be cut off
+        for key, output in zip(keys, group.outputs, strict=True):
+            if key not in known:
+                known[key] = self._one(output, group)
+        return [known[key] for key in keys]
 
     def _one(self, output: Parsed, group: Group) -> Score:
         if output.unreadable:

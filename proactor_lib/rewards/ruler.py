@@ -18,7 +18,8 @@ class Ruler(Reward):
     """What General and Custom RULER share; they differ in `rubric_file`, in `criteria` and in how marks are mixed.
 
     Outputs that say the same are judged once; unreadable ones score 0 and are not shown. Several judges are asked at
-    once: the value is the mean over those that answered; each one's value and their standard deviation are kept.
+    once: the value is the mean over those that marked all outputs; each one's value and their standard deviation are
+    kept.
     """
 
     judged = True
@@ -45,7 +46,7 @@ class Ruler(Reward):
         known: dict[str | None, Score] = {None: Score(0.0, {"unreadable": 1.0})}
         if distinct:
             asked = [judge.mark(group, list(distinct.values()), self.criteria) for judge in self.judges]
-            given = zip(*await asyncio.gather(*asked), strict=True)
+            given = zip(*comparable(await asyncio.gather(*asked)), strict=True)
             known |= {text: self._one(marks) for text, marks in zip(distinct, given, strict=True)}
         scores = [known[text] for text in group.said]
         self._counts.update(groups=1, outputs=len(scores), judged=len(distinct))
@@ -76,6 +77,18 @@ class Ruler(Reward):
         """Let go of the judges' connections."""
         for judge in self.judges:
             await judge.close()
+
+
+def comparable(given: Sequence[Sequence[Marks | None]]) -> list[Sequence[Marks | None]]:
+    """By judge, the marks of a group's outputs that may be compared: of the judges that marked all of them.
+
+    Marks are relative within one answer, and one judge's scale is not another's. Where no judge marked all outputs, the
+    one that marked most stands alone.
+    """
+    marked = [sum(m is not None for m in marks) for marks in given]
+    whole = [count == len(marks) for count, marks in zip(marked, given, strict=True)]
+    used = whole if any(whole) else [n == marked.index(max(marked)) for n in range(len(given))]
+    return [marks if use else [None] * len(marks) for marks, use in zip(given, used, strict=True)]
 
 
 def own_rubric(rubric_file: str) -> str:

@@ -4,6 +4,7 @@ Bytes, by part. What is not worked out from sizes (an interpreter with torch, a 
 here. A GPU server fills its share of the GPU with KV cache: what it needs is the least with which it starts.
 """
 
+from proactor_lib import models
 from proactor_lib.artf.capacity.sizes import NF4_BITS, ModelSizes
 from proactor_lib.params import Params
 
@@ -66,7 +67,7 @@ def gpu_server(model: ModelSizes, params: Params, bits: float = 16, adapters: bo
     return {
         "weights": model.weights(bits),
         "KV cache": (longest or model.max_position_embeddings) * model.kv_bytes,
-        "adapters": versions * model.adapter(params.lora_rank) * 2,
+        "adapters": versions * model.adapter(models.served_rank(params.lora_rank)) * 2,
         "process": VLLM_GPU,
     }
 

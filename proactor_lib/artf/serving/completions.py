@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from proactor_lib import connection
 from proactor_lib.errors import ProcessError
 
 log = logging.getLogger(__name__)
@@ -67,14 +68,15 @@ class CompletionClient:
     async def _post(self, model: str, prompt: list[int], k: int, max_tokens: int, session: str) -> dict:
         body = {"model": model, "prompt": prompt, "n": k, "max_tokens": max_tokens, "temperature": self._temperature}
         body |= {"top_p": 1.0, "logprobs": self._top, "return_token_ids": True}
-        deadline, pause = time.monotonic() + self._patience, 0.25
+        deadline, pause = None, 0.25
         while True:
             self.counters["requests"] += 1
             try:
-                response = await self._client.post("/v1/completions", json=body, headers={"x-session-id": session})
+                response = await self._client.post("/v1/completions", json=body, headers=connection.session(session))
                 response.raise_for_status()
                 return self._checked(response.json(), model)
             except (httpx.HTTPError, WrongModel) as error:
+                deadline = deadline or time.monotonic() + self._patience  # from the first failure: some wait for long
                 if time.monotonic() > deadline or _hopeless(error):
                     raise
                 self.counters["retries"] += 1
@@ -92,7 +94,9 @@ class CompletionClient:
         """Give the session back, so that the router counts its server as less loaded."""
         if self._routed:
             with suppress(httpx.HTTPError):
-                await self._client.post("/finish_session", params={"session_id": session}, timeout=5.0)
+                await self._client.post(
+                    "/finish_session", params={"session_id": connection.session_id(session)}, timeout=5.0
+                )
 
     async def close(self) -> None:
         """Let go of the connections."""

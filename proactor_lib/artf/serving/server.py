@@ -11,11 +11,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from proactor_lib import models
 from proactor_lib.artf.serving.placement import core_numbers
 from proactor_lib.artf.serving.process import HOST, ServerDied, ServerProcess, free_port, http
 from proactor_lib.errors import ProcessError
 
 log = logging.getLogger(__name__)
+
+RELOAD_TIMEOUT = 600.0  # seconds; tens of gigabytes may come from a shared disk
 
 __all__ = ["HOST", "Load", "Server", "ServerDied", "Stuck", "free_port"]
 
@@ -82,7 +85,8 @@ class Server(ServerProcess):
         else:
             command += ["--gpu-memory-utilization", str(self.gpu_memory_utilization)]
         if self.lora_rank:
-            command += ["--enable-lora", "--max-lora-rank", str(self.lora_rank), "--max-loras", str(self.max_loras)]
+            command += ["--enable-lora", "--max-lora-rank", str(models.served_rank(self.lora_rank))]
+            command += ["--max-loras", str(self.max_loras)]
         if self.sleeps:
             command += ["--enable-sleep-mode"]
         if self.key:
@@ -134,7 +138,8 @@ class Server(ServerProcess):
         """
         self.post("/pause", params={"mode": "keep"})
         try:
-            self.post("/collective_rpc", json={"method": "reload_weights", "kwargs": {"weights_path": weights}})
+            call = {"method": "reload_weights", "kwargs": {"weights_path": weights}}
+            self.post("/collective_rpc", json=call, timeout=RELOAD_TIMEOUT)
             self.post("/reset_prefix_cache")
             self.post("/update_weight_version", json={"new_version": version})
         finally:

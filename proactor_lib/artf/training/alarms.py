@@ -12,6 +12,7 @@ log = logging.getLogger(__name__)
 
 WINDOW = 3  # steps
 KL_LIMIT = 0.01  # nats a token, mean over steps without stale samples; a matched trainer and server have 0.002
+STALE_KL_LIMIT = 0.1  # the same of stale samples, whose policy is a few steps older: more than such steps explain
 UNSCORED_LIMIT = 0.5  # of the outputs
 
 
@@ -20,13 +21,13 @@ class Alarms:
 
     def __init__(self):
         self._lines: deque[dict] = deque(maxlen=WINDOW)
-        self._fresh: deque[float] = deque(maxlen=WINDOW)  # KL of steps whose samples were not stale
+        self._kl: dict[bool, deque[float]] = {stale: deque(maxlen=WINDOW) for stale in (False, True)}
         self._held: dict[str, str] = {}
 
     def __call__(self, line: dict) -> list[str]:
         self._lines.append(line)
-        if line["staleness"] == 0 and line.get("kl") is not None:  # None: nothing was trained
-            self._fresh.append(line["kl"])
+        if line.get("kl") is not None:  # None: nothing was trained
+            self._kl[line["staleness"] > 0].append(line["kl"])
         found = {name: said for name, said in self._all() if said}
         for name in found.keys() - self._held.keys():
             log.warning("step %d: %s: %s", line["step"], name, found[name])
@@ -36,17 +37,17 @@ class Alarms:
         return sorted(found)
 
     def _all(self):
-        yield "drift", drift(self._fresh)
+        yield "drift", drift(self._kl[False], KL_LIMIT, "without") or drift(self._kl[True], STALE_KL_LIMIT, "with")
         yield "collapse", collapse(self._lines)
         yield "unscored", unscored(self._lines)
 
 
-def drift(kl: deque[float]) -> str:
-    """Whether the last steps' KL (nats a token), of samples that are not stale, is more than rounding explains."""
+def drift(kl: deque[float], limit: float, samples: str) -> str:
+    """Whether the mean of the last steps' KL (nats a token) is above the limit; samples: `with` or `without` stale."""
     mean = statistics.fmean(kl) if len(kl) == WINDOW else 0.0
-    if mean <= KL_LIMIT:
+    if mean <= limit:
         return ""
-    return f"KL {mean:.3g} nats a token over {WINDOW} steps without stale samples, limit {KL_LIMIT}: the servers " \
+    return f"KL {mean:.3g} nats a token over {WINDOW} steps {samples} stale samples, limit {limit}: the servers " \
            "hold other weights than the trainer"  # fmt: skip
 
 

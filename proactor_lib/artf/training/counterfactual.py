@@ -63,7 +63,7 @@ def sampled_utility(visits: Iterable[Visit], theta: float, price: float) -> floa
     for references, outputs in visits:
         turns = [turn for turn, _ in outputs]
         for parsed in zip(*(parsed for _, parsed in outputs), strict=True):
-            right, false = _walk(references, turns, [() if o.unreadable else o.actions for o in parsed], theta)
+            right, false = _walk(references, turns, [o.actions for o in parsed], theta)  # as evaluation executes them
             earned, needed = earned + right - price * false, needed + len(references)
     return earned / needed if needed else None
 

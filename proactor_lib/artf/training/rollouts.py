@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import httpx
@@ -218,11 +218,13 @@ class RolloutWorker:
             self._gate.version = model_version
 
     def _in_loop(self, what: Coroutine) -> None:
-        try:
-            asyncio.run_coroutine_threadsafe(what, self._loop).result()
-        except concurrent.futures.CancelledError:  # the worker has ended meanwhile
-            self.check_health()
-            raise
+        """Run it in the worker's thread; where that ends meanwhile, nothing is left to be told."""
+        asked = asyncio.run_coroutine_threadsafe(what, self._loop)
+        while self._thread.is_alive():
+            with suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+                asked.result(timeout=1.0)
+                return
+        self.check_health()
 
     def leased_versions(self) -> set[int]:
         """The versions that open visits are sampled by; they must stay served."""

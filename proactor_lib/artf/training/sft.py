@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def lora_config(params: Params):
+def lora_config(params: Params, dropout: float = 0.0):
     """LoRA on q/k/v/o and gate/up/down [paper]."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=params.lora_rank,
         lora_alpha=params.lora_alpha,
-        lora_dropout=params.lora_dropout,
+        lora_dropout=dropout,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         task_type="CAUSAL_LM",
     )
@@ -55,7 +55,7 @@ def trainable_model(path: str, params: Params):
     base = trainer_base(path, params)
     model = models.load_base(*base, attn_implementation=tree_attention.TREE_ATTENTION)
     head.attach_head(model)
-    model = get_peft_model(model, lora_config(params))
+    model = get_peft_model(model, lora_config(params, params.lora_dropout))
     lean(model)
     if params.gradient_checkpointing:
         model.enable_input_require_grads()

@@ -168,7 +168,7 @@ def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
         model=base.path,
         args=grpo_config(p, job.folder, base),
         processing_class=job.tokenizer,
-        peft_config=lora_config(p),
+        peft_config=lora_config(p),  # without dropout: it is compared with what servers sampled from
         start_from=job.sft_adapter if job.sft_adapter.exists() else None,
         rule=Rule(**{f.name: getattr(p, f.name) for f in fields(Rule)}),
         worker=worker,
