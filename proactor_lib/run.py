@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from proactor_lib import progress, provenance
 from proactor_lib.files import write_json, write_jsonl
 from proactor_lib.params import Params, load_params
+from proactor_lib.rewards.params import SERVE
 from proactor_lib.run_folder import SPLITS, FailedDialogue, RunFolder, failures
 from proactor_lib.schema import Catalog, Dialogue
 
@@ -213,6 +214,7 @@ def _annotated_from(run: Run, path: Path) -> dict[str, Any]:
 
 def _by_oracle(run: Run, path: Path, annotator: str, repeat: int, address: Callable[[], tuple[str, str | None]]) -> str:
     from proactor_lib.annotate import oracle_run
+    from proactor_lib.artf.serving.launch import oracle_slots
 
     split, note = _split(path), _note(run.annotations, path.stem)
     # Without a note an older version annotated, whose windows are taken as they are.
@@ -222,6 +224,8 @@ def _by_oracle(run: Run, path: Path, annotator: str, repeat: int, address: Calla
     made_from, dialogues = _annotated_from(run, path), run.conversations(split)
     url, key = address()
     settings = replace(oracle_settings(run.params, repeat, annotator), url=url, key=key)
+    if run.params.oracle_url == SERVE:
+        settings = replace(settings, concurrency=settings.concurrency * len(oracle_slots(run.params)))
     with oracle_run.shown(len(dialogues), path.stem) as bar:
 
         def tell(summary: oracle_run.Summary) -> None:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 from proactor_lib import processes
+from proactor_lib.artf.serving import placement
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training import train
 from proactor_lib.bench import asynchronous, isolated, learning, sides
@@ -108,12 +109,13 @@ def test_what_is_not_there_is_named(tmp_path, sides_, shape, said):
 
 
 def test_the_cores_are_split_only_where_both_work_at_once(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6, 7})
     assert asynchronous._cores("artf") == {"trainer_cores": "0,1", "server_cores": "2,3"}
     assert asynchronous._cores("sync") == {"trainer_cores": "0,1,2,3", "server_cores": "0,1,2,3"}
 
 
-def test_a_trainer_borrows_the_cores_of_idle_servers():
+def test_a_trainer_borrows_the_cores_of_idle_servers(monkeypatch):
+    monkeypatch.setattr(placement, "CORES", [0, 1])
     params = Params(server_cores="1", trainer_cores="0", device="cpu")
     assert (train._cores(params, False), train._cores(params, True)) == ("0", "0,1")
     assert train._cores(params.model_copy(update={"server_cores": None}), True) == "0"

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import httpx
 import psutil
 import pytest
+from proactor_lib.artf.serving import placement
 from proactor_lib.artf.serving.api_key import KeyEverywhere
 from proactor_lib.artf.serving.autoscaler import ScalingPolicy
 from proactor_lib.artf.serving.cluster import EVENTS, STATE, Cluster, NoPolicy
@@ -256,12 +257,21 @@ def test_a_single_server_asks_for_a_random_key_that_no_command_line_shows(tmp_pa
 # where servers go
 
 
-def test_slots_share_the_cores():
+def test_slots_share_the_cores(monkeypatch):
+    monkeypatch.setattr(placement, "CORES", list(range(8)))
     assert [s.cores for s in core_slots(2, "0-3,6")] == ["0,1", "2,3,6"]
     assert [s.cores for s in core_slots(3, "1")] == ["1", "1", "1"]
     assert [s.cores for s in core_slots(2, None)] == [None, None]
     with pytest.raises(UserError, match="cores 'all' is not a list"):
         core_slots(2, "all")
+
+
+def test_cores_are_counted_from_the_first_that_a_process_may_use(monkeypatch):
+    """A job's share of a node begins anywhere: "0-1" of two jobs are not the same cores."""
+    monkeypatch.setattr(placement, "CORES", [12, 13, 14])
+    assert [s.cores for s in core_slots(2, "0-1")] == ["12", "13"] and placement.machine_cores("1-7") == "13,14"
+    with pytest.raises(UserError, match="cores '3': this process may use 3 of the machine's, counted from 0"):
+        core_slots(1, "3")
 
 
 def test_two_routers_stand_side_by_side(tmp_path):

@@ -44,6 +44,7 @@ def started(monkeypatch, tmp_path):
     monkeypatch.setattr(own, "own_server", InProcess)
     monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(own.models, "resolve", lambda name: name)
+    monkeypatch.setattr(own.models, "downloaded", lambda path: path)
     return seen
 
 

@@ -1,6 +1,8 @@
 """Sweep files, cells and tables: what needs no Ray."""
 
 import json
+import os
+import tempfile
 from contextlib import nullcontext
 
 import numpy as np
@@ -10,7 +12,7 @@ from proactor_lib.cli import app
 from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 from proactor_lib.report import ablation, tables
-from proactor_lib.sweep import live, runner
+from proactor_lib.sweep import cores, live, runner
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
 from proactor_lib.sweep.runner import _check_fit, _warn_of_shared_gpus, describe, job
@@ -182,6 +184,20 @@ def test_cells_that_would_share_a_gpu_are_warned_of(tmp_path, caplog, gpus, devi
     sweep = read_sweep(path)
     _warn_of_shared_gpus(sweep, make_cells(sweep, path), [{"CPU": 2.0}, {"CPU": 2.0, "GPU": node}])
     assert ["set gpus: 1" in m for m in caplog.messages] == [True] * warned
+
+
+def test_cells_of_a_node_have_cores_of_their_own(tmp_path, monkeypatch):
+    """All that a cell starts is pinned to its "0-1": those of eight cells once were the same two."""
+    pinned = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 6})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: pinned.append(sorted(cores)))
+    with cores.lent(2):
+        with cores.lent(1):
+            pass
+        with cores.lent(2):  # one is free
+            pass
+    assert pinned == [[4, 5], [6], [4, 5, 6], [4, 5, 6]]
 
 
 def test_a_worker_in_another_folder_gets_whole_paths(tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """What a trainer loads its frozen base from: on a CPU the matched weights, in numbers that its processor is fast in."""
 
+import os
+
 import pytest
 import torch
 from proactor_lib import models
+from proactor_lib.errors import UserError
 
 
 def test_matched_weights_are_what_the_4_bit_layers_multiply_with_bit_for_bit():
@@ -50,3 +53,32 @@ def test_numbers_are_of_the_type_that_the_device_multiplies_fast(monkeypatch, cu
 
 def test_a_gpu_loads_the_model_itself_in_4_bit():
     assert models.trainer_base("a/hub-id", "nf4", cuda=True)[:2] == ("a/hub-id", "nf4")
+
+
+def test_a_hub_id_is_loaded_before_a_server_starts(monkeypatch, tmp_path):
+    asked = []
+
+    def load(name, ignore_patterns):
+        asked.append(name)
+        if name == "a/gone":
+            raise OSError("no such model\nmore")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", load)
+    assert models.downloaded("a/hub-id") == str(tmp_path) and models.downloaded(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(
+        UserError, match="'a/gone' is not on this machine, and .* not give it: no such model$"
+    ):
+        models.downloaded("a/gone")
+    assert asked == ["a/hub-id", "a/gone"]
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(monkeypatch, tmp_path):
+    """A day later: before, another node may be writing it."""
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path))
+    old, fresh = tmp_path / ".tiny.1-2", tmp_path / ".tiny.3-4"
+    for left in (old, fresh):
+        left.mkdir()
+    os.utime(old, (1e9, 1e9))
+    models._once("tiny", lambda folder: (folder / "config.json").write_text("{}"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".tiny.3-4", "tiny"]

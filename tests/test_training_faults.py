@@ -5,6 +5,7 @@ import re
 
 import pytest
 from proactor_lib.artf.training.alarms import Alarms
+from proactor_lib.errors import ProcessError
 
 from support.fake_endpoint import FakeEndpoint, Reply
 from support.fake_vllm import UNIFORM, Completions, drawn
@@ -34,6 +35,17 @@ def test_collapse_and_missing_scores():
     flat = {"groups_skipped": 4}
     assert held(flat, flat, flat, {}, flat) == [[], [], ["collapse"], [], []]
     assert held({"outputs_unscored": 8}, {"outputs_unscored": 9}, {}) == [[], ["unscored"], []]
+
+
+def test_a_run_that_learns_nothing_ends(caplog):
+    """The judge has gone: days would pass with a line in a log."""
+    alarms, gone = Alarms(), LINE | {"outputs_unscored": 16}
+    for line in [gone] * 19 + [LINE] + [gone] * 19:
+        alarms(line)
+        alarms.give_up()
+    alarms(gone)
+    with pytest.raises(ProcessError, match="20 steps in a row learnt nothing: 16 of 16 outputs have no score"):
+        alarms.give_up()
 
 
 def labels(request):

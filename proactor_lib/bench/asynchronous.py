@@ -7,6 +7,7 @@ that was killed goes on with the sides that are missing.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from proactor_lib import models
@@ -83,14 +84,14 @@ DEFAULTS = {
 
 def _cores(side: str) -> dict:
     """ART-F splits the machine's cores between server and trainer; a synchronous loop gives all to whoever works."""
-    cores = sorted(os.sched_getaffinity(0))
+    cores = range(len(os.sched_getaffinity(0)))
     half = max(1, len(cores) // 2)
     if side == "artf":
         return {"trainer_cores": _listed(cores[:half]), "server_cores": _listed(cores[half:] or cores)}
     return {"trainer_cores": _listed(cores), "server_cores": _listed(cores)}
 
 
-def _listed(cores: list[int]) -> str:
+def _listed(cores: Sequence[int]) -> str:
     return ",".join(map(str, cores))
 
 

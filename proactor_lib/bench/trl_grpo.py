@@ -4,6 +4,7 @@ import time
 
 from proactor_lib import models
 from proactor_lib.agent import Parsed, parse
+from proactor_lib.artf.serving.placement import machine_cores
 from proactor_lib.artf.training import trl_async  # noqa: F401 (before TRL itself: it keeps TRL from importing vLLM)
 from proactor_lib.artf.training.adapter import load_adapter
 from proactor_lib.artf.training.episodes import Episode
@@ -37,7 +38,7 @@ def train_with_trl(job: Job, reward: Reward) -> dict:
     if job.sft_adapter.exists():
         load_adapter(trainer.model, job.sft_adapter)
     if job.params.trainer_cores:
-        pin(job.params.trainer_cores)
+        pin(machine_cores(job.params.trainer_cores))
     began = time.monotonic()
     trainer.train()
     seconds = round(time.monotonic() - began, 2)

@@ -14,6 +14,7 @@ from proactor_lib import notebook, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
 from proactor_lib.notebook import Execute, Outcome
+from proactor_lib.sweep import cores
 from proactor_lib.sweep_folder.store import Store
 
 CELL = "PROACTOR_SWEEP_CELL"  # in a cell's environment: the sweep and the cell's id, with a slash between
@@ -66,7 +67,8 @@ def _execute(folder: Path, job: dict[str, Any], execute: Execute) -> Outcome:
         yaml.safe_dump(job["values"], f, sort_keys=False, allow_unicode=True)
     kept = {k: v for k, v in given.items() if k in known}
     os.environ[CELL] = f"{Path(job['out'].rstrip('/')).name}/{job['id']}"  # trackers put a sweep's runs together
-    outcome = execute(source, folder / "notebook.ipynb", kept, timeout=job["time_limit"])
+    with cores.lent(job["cpus"]):
+        outcome = execute(source, folder / "notebook.ipynb", kept, timeout=job["time_limit"])
     source.unlink()
     for leftover in folder.rglob(".*.part"):
         leftover.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from proactor_lib import models
@@ -117,7 +118,7 @@ def slots(params: Params, count: int, trainers: int) -> list[Slot]:
 def judge_slots(params: Params) -> list[Slot]:
     """Where the judge's own servers go, beside training. UserError as `gpu_places`."""
     if not on_gpu(params.device):
-        return [Slot("judge", cores=params.server_cores)]
+        return [replace(slot, name="judge") for slot in core_slots(1, params.server_cores)]
     names = visible_names()
     return gpu_slots(run_places(params, names).judges, names)
 
@@ -125,7 +126,7 @@ def judge_slots(params: Params) -> list[Slot]:
 def oracle_slots(params: Params) -> list[Slot]:
     """Where the oracle's own servers go: nothing else runs then, so that each GPU has one."""
     if not on_gpu(params.device):
-        return [Slot("oracle", cores=params.server_cores)]
+        return [replace(slot, name="oracle") for slot in core_slots(1, params.server_cores)]
     names = visible_names()
     return gpu_slots(range(len(names)), names)
 

@@ -61,7 +61,7 @@ def judged(params: Params, folder: Path) -> Iterator[Params]:
 @contextmanager
 def _served(params: Params, model: str, folder: Path, slots: list[Slot]) -> Iterator[Server | Cluster]:
     """The model by its own name, on these slots, ready."""
-    make = partial(own_server, params, model, models.resolve(model), folder)
+    make = partial(own_server, params, model, models.downloaded(models.resolve(model)), folder)
     if len(slots) == 1:
         server = make(slots[0], secrets.token_hex(16))
     else:

@@ -1,5 +1,6 @@
 """Which GPU does what, decided before anything starts; places for servers: a GPU each, or a share of the cores."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,10 +9,16 @@ from proactor_lib.params import Params
 from proactor_lib.rewards import REWARDS
 from proactor_lib.rewards.params import SERVE
 
+# The cores that this process might use when it began: those of a job's share of a node, say.
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one server. cores: e.g. "0-1"; gpu: as CUDA_VISIBLE_DEVICES names it. None: not pinned; no GPU."""
+    """A place for one server.
+
+    cores: the machine's, e.g. "4,5"; None: not pinned. gpu: as CUDA_VISIBLE_DEVICES names it; None: on no GPU.
+    """
 
     name: str
     cores: str | None = None
@@ -28,11 +35,11 @@ def on_gpu(device: str) -> bool:
 def core_slots(count: int, cores: str | None) -> list[Slot]:
     """`count` slots on these cores, in equal shares as far as that goes; they share where there are fewer cores.
 
-    UserError for a list of cores that cannot be read.
+    UserError as `machine_cores`.
     """
     if cores is None:
         return [Slot(f"cpu-{n}") for n in range(count)]
-    numbers = core_numbers(cores)
+    numbers = core_numbers(machine_cores(cores))
     if len(numbers) < count:
         return [Slot(f"core-{n}", cores=str(numbers[n % len(numbers)])) for n in range(count)]
     bounds = [len(numbers) * n // count for n in range(count + 1)]
@@ -151,6 +158,17 @@ def visible_gpus(count: int, variable: str | None) -> list[str]:
         return [str(n) for n in range(count)]
     names = [name.strip() for name in variable.split(",")]
     return names if names[0].startswith("MIG-") else names[:count]
+
+
+def machine_cores(cores: str) -> str:
+    """The machine's numbers of cores that a parameter lists, which counts the process's own from 0.
+
+    UserError for a list that cannot be read, and where the process has none of them.
+    """
+    mine = [CORES[n] for n in core_numbers(cores) if n < len(CORES)]
+    if not mine:
+        raise UserError(f"cores {cores!r}: this process may use {len(CORES)} of the machine's, counted from 0")
+    return ",".join(map(str, mine))
 
 
 def core_numbers(cores: str) -> list[int]:

@@ -9,7 +9,7 @@ def save_adapter(model, folder: Path) -> None:
     """The model's LoRA adapter as a PEFT folder, whole or absent."""
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
+    model.save_pretrained(aside, save_embedding_layers=False)  # by "auto" it asks the hub, at each version
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(aside, folder)
 

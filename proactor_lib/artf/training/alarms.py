@@ -8,12 +8,15 @@ import logging
 import statistics
 from collections import deque
 
+from proactor_lib.errors import ProcessError
+
 log = logging.getLogger(__name__)
 
 WINDOW = 3  # steps
 KL_LIMIT = 0.01  # nats a token, mean over steps without stale samples; a matched trainer and server have 0.002
 STALE_KL_LIMIT = 0.1  # the same of stale samples, whose policy is a few steps older: more than such steps explain
 UNSCORED_LIMIT = 0.5  # of the outputs
+GIVE_UP = 20  # steps in a row with `unscored`, after which a run that learns nothing ends
 
 
 class Alarms:
@@ -23,6 +26,7 @@ class Alarms:
         self._lines: deque[dict] = deque(maxlen=WINDOW)
         self._kl: dict[bool, deque[float]] = {stale: deque(maxlen=WINDOW) for stale in (False, True)}
         self._held: dict[str, str] = {}
+        self._in_vain = 0
 
     def __call__(self, line: dict) -> list[str]:
         self._lines.append(line)
@@ -35,6 +39,13 @@ class Alarms:
             log.info("step %d: %s is over", line["step"], name)
         self._held = found
         return sorted(found)
+
+    def give_up(self) -> None:
+        """Called after each step of this process: ProcessError where `unscored` has held at the last GIVE_UP of them."""
+        self._in_vain = self._in_vain + 1 if "unscored" in self._held else 0
+        if self._in_vain >= GIVE_UP:
+            raise ProcessError(f"{GIVE_UP} steps in a row learnt nothing: {self._held['unscored']} The same command goes "
+                               "on from the last checkpoint")  # fmt: skip
 
     def _all(self):
         yield "drift", drift(self._kl[False], KL_LIMIT, "without") or drift(self._kl[True], STALE_KL_LIMIT, "with")

@@ -17,7 +17,7 @@ from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import ray_session, serve
 from proactor_lib.artf.serving.own import judged
-from proactor_lib.artf.serving.placement import core_numbers, core_slots, on_gpu
+from proactor_lib.artf.serving.placement import core_numbers, core_slots, machine_cores, on_gpu
 from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, clear_scratch, scratch_folder
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training import ranks
@@ -180,7 +180,7 @@ def _trainer(job: Job, trainer_class, worker: RolloutWorker | None, **parts):
     if ranks.count() > 1 and p.trainer_cores:
         pin(core_slots(ranks.count(), p.trainer_cores)[ranks.number()].cores)
     elif p.trainer_cores:
-        pin(p.trainer_cores)
+        pin(machine_cores(p.trainer_cores))
         trainer.before_row = lambda: pin(_cores(p, worker.idle))
     return trainer
 
@@ -226,11 +226,11 @@ def _crediting(params: Params, made: Callable[..., Crediting]) -> Crediting:
 def _cores(params: Params, servers_idle: bool) -> str:
     """The trainer's cores, and those of servers that have nothing to do until the next version."""
     lent = params.server_cores if servers_idle and not on_gpu(params.device) else None
-    return f"{params.trainer_cores},{lent}" if lent else params.trainer_cores
+    return machine_cores(f"{params.trainer_cores},{lent}" if lent else params.trainer_cores)
 
 
 def pin(cores: str) -> None:
-    """Keep this process, its threads to come and torch's arithmetic on these cores."""
+    """Keep this process, its threads to come and torch's arithmetic on these cores of the machine."""
     import torch
 
     chosen = set(core_numbers(cores))

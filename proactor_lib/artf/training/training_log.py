@@ -104,6 +104,7 @@ class Records:
         mean = line["reward_mean"]
         note = "" if mean is None else f"reward {mean:.3f}"
         progress.report(self._run.out, "grpo", line["step"], self._run.params.max_steps, note)
+        self._alarms.give_up()
 
 
 @events.listens(events.GroupSampled)
