@@ -139,6 +139,15 @@ def test_higher_or_lower_is_said_where_test_and_interval_agree():
     assert told(0.1, -0.1, 0.2) == "factor: the data do not tell b from a."
 
 
+@pytest.mark.parametrize("values, said", [([4, 8], "8 is higher than 4"), ([False, True], "true is higher than false")])
+def test_whole_numbers_and_truth_values_are_told_as_a_params_file_writes_them(values, said):
+    cells = [("done", v, n, 0.1 * (v == values[1]) * (1 + n / 100)) for v in values for n in range(8)]
+    table = pd.DataFrame(cells, columns=["state", "factor", "seed", "score"])
+    table.attrs = {"parameters": ["factor", "seed"], "metrics": ["score"]}
+    (found,) = text.effects(ablation.paired(table, ["score"]), "score")
+    assert found.startswith(f"factor: {said} by 0.10")
+
+
 def test_metrics_are_explained_by_the_sweep_file_or_the_glossary():
     found = text.meanings(["score", "held_out.trained.pt", "tau"], {"score": "How good it is."})
     assert found["score"] == "How good it is." and found["held_out.trained.pt"].startswith("Proactive timing")
