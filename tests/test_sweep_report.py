@@ -205,6 +205,25 @@ def test_two_runs_compared(tmp_path, browser):  # noqa: F811
     assert "untested" in report.compare(a.out, longer.out).read_text()
 
 
+@pytest.mark.parametrize("rule, tested", [({"execution_price": 1.0}, True), ({"theta": 0.5}, False)])
+def test_what_follows_from_other_rules_is_not_tested(tmp_path, rule, tested):
+    """The same predictions: their utility is lower by the price alone, which touches no other metric."""
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", **rule)
+    found = comparison._runs(a.out, b.out)
+    assert f"They were scored by other rules ({next(iter(rule))})" in found["warnings"][0] and not found["dialogues"]
+    rows = {r["metric"]: r for r in found["rows"] if r["key"] == "random"}
+    assert (rows["utility"]["verdict"], rows["utility"]["pairs"], rows["utility"]["low"]) == ("", 0, None)
+    assert (rows["ac"]["verdict"], rows["ac"]["pairs"]) == (("same", 6) if tested else ("", 0))
+
+
+def test_sweeps_that_other_rules_scored_are_not_tested():
+    differences = pd.Series([0.1, 0.11, 0.12, 0.13, 0.14, 0.15])
+    both = pd.DataFrame({f"{m} {side}": differences * (side == "b") for m in ("x", "p.utility") for side in "ab"})
+    told = lambda *rules: [r["verdict"] for r in comparison._sweep_rows(both, ["x", "p.utility"], rules)[:2]]  # noqa: E731
+    assert told() == ["higher"] * 2 and told("execution_price") == ["higher", "untested"]
+    assert told("theta") == ["untested"] * 2
+
+
 def test_a_run_is_not_compared_with_a_sweep(swept, tmp_path):
     run = make_run(tmp_path / "a")
     with pytest.raises(UserError, match="two runs can be compared, or two sweeps"):
