@@ -151,7 +151,7 @@ def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str
         found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
     mute = [f"`{name}`" for name, lines in scored.predictions.items() if _mute(name, lines)]
     if mute:
-        found.append(f"{text.listed(mute)} said nothing that could be read at any turn: all they score is silence's.")
+        found.append(f"{text.listed(mute)} predicted nothing at any turn: all they score is silence's.")
     for policy in scored.predictions:
         if (share := scored.unreadable(policy)) > 0.05:
             found.append(f"{share:.0%} of the outputs of `{policy}` could not be read in full; the rest is silence.")
@@ -210,10 +210,8 @@ def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
         found.append((render.number(gain["gain"]), told))
     for metric in ("utility", "false_executions", "opportunity_timing") if scored else ():
         value, low, high = summary["held_out"][chosen][metric]
-        told = (
-            f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {render.interval(low, high) or 'undefined'}"
-        )
-        found.append((render.number(value), told))
+        ends = render.interval(low, high) or ("undefined" if value is None else "rests on one dialogue")
+        found.append((render.number(value), f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {ends}"))
     if kl is not None:
         found.append((render.number(kl, 4), "mean KL, trainer against server, nats a token"))
     if summary["stage_seconds"]:
@@ -234,8 +232,7 @@ def _figures(params: Params, steps: pd.DataFrame, scored: EvalResults | None, ga
     drawn = {}
     if len(steps):
         drawn["reward"] = render.image(summary.reward_curve(steps, gain), "Reward by optimiser step")
-    if {"kl", "clipped_share"} <= set(steps.columns):
-        curves = plots.training_curves(steps, summary.MISMATCH, summary.LIMITS)
+    if curves := plots.training_curves(steps, summary.MISMATCH, summary.LIMITS):
         drawn["mismatch"] = render.image(curves, "KL and clipped share by optimiser step")
     if scored:
         drawn["metrics"] = render.image(summary.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")
