@@ -40,8 +40,15 @@ def _free(name: str) -> str:
     return name
 
 
+def _no_path(name: str) -> str:
+    if not re.fullmatch(r"[^\s/\\.][^/\\]*", name):
+        raise ValueError("files are named by it; accepted: a name without / and \\, and no . or white space before it")
+    return name
+
+
 DatasetName = Annotated[str, AfterValidator(_readable)]  # a name in proactor_lib.datasets
 AdapterName = Annotated[str, AfterValidator(_free)]  # not a prompted, fixed or tuned policy's, and fit for a file
+RunName = Annotated[str, AfterValidator(_no_path)]
 
 
 class DataParams(BaseModel):
@@ -177,7 +184,7 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = "run"
+    name: RunName = "run"
     question: str = ""  # what the run is to answer: the report opens with it
     seed: Natural = 0
     trackers: tuple[Tracker, ...] = ()  # who is told of steps, results and the report; extra `trackers`

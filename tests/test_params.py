@@ -47,6 +47,13 @@ def test_an_adapter_that_is_named_like_another_policy_or_unlike_a_file_is_refuse
     assert load_params(None, {"adapters": {"trained": "a", "a-v1.2": "b"}}).adapters.keys() == {"trained", "a-v1.2"}
 
 
+@pytest.mark.parametrize("name", ["loan/v2", "loan\\v2", "..", " loan", ""])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(UserError, match="name: files are named by it; accepted: a name without /"):
+        load_params(None, {"name": name})
+    assert load_params(None, {"name": "the loan, v2.1", "question": "Is it a/b?"}).name == "the loan, v2.1"
+
+
 def test_extends_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "sub").mkdir()
