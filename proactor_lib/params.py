@@ -231,6 +231,25 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
 FILLED = ("judge_cache",)  # folders that a run fills itself: what stands in them makes no other run of it
 # Parameters that say where a run's work is done, not what it is: a run that has begun may go on with others.
 WHERE = ("trainers", "trackers", *FILLED)
+HIDDEN = "(hidden)"
+
+
+def hide_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Parameters by name, fit to be shown and sent on.
+
+    Hidden are headers' values, but for those that name an environment variable ($NAME), and what stands in addresses
+    before `@` and in their queries, but for Azure's `api-version`.
+    """
+    return {name: _without_keys(name, value) for name, value in values.items()}
+
+
+def _without_keys(name: str, value: Any) -> Any:
+    if name.endswith("_headers") and isinstance(value, dict):
+        return {header: v if str(v).startswith("$") else HIDDEN for header, v in value.items()}
+    if name.endswith("_url") and isinstance(value, str):
+        anonymous = re.sub(r"//[^/?,@]*@", f"//{HIDDEN}@", value)
+        return re.sub(r"([?&](?!api-version=)[^=&,]*=)[^&,]*", rf"\1{HIDDEN}", anonymous)
+    return value
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from proactor_lib import notebook, report
 from proactor_lib.errors import UserError
 from proactor_lib.files import shipped
+from proactor_lib.params import Params
 from proactor_lib.report import ablation, comparison, notebook_html, render, tables, text
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
@@ -214,6 +216,11 @@ def test_what_follows_from_other_rules_is_not_tested(tmp_path, rule, tested):
     rows = {r["metric"]: r for r in found["rows"] if r["key"] == "random"}
     assert (rows["utility"]["verdict"], rows["utility"]["pairs"], rows["utility"]["low"]) == ("", 0, None)
     assert (rows["ac"]["verdict"], rows["ac"]["pairs"]) == (("same", 6) if tested else ("", 0))
+
+
+def test_runs_without_a_common_policy_have_no_rows():
+    a, b = (SimpleNamespace(scores={name: None}) for name in ("p", "q"))
+    assert comparison._held_out_rows(a, b, True, (), Params()) == []
 
 
 def test_sweeps_that_other_rules_scored_are_not_tested():

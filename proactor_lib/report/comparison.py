@@ -12,7 +12,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.metrics import glossary
 from proactor_lib.metrics.intervals import PRIMARY
-from proactor_lib.params import Params
+from proactor_lib.params import Params, hide_keys
 from proactor_lib.report import ablation, render, run, training
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.sweep_folder.store import Store
@@ -77,7 +77,7 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
         [] if same else ["The held-out dialogues or their references differ: values stand beside each other, untested."]
     )
     origins = [run.read_record(r)["provenance"] for r in both]
-    parameters = differing(*(r.params.model_dump(mode="json") for r in both))
+    parameters = differing(*(hide_keys(r.params.model_dump(mode="json")) for r in both))
     rules = _other_rules(parameters)
     return {
         "warnings": said + _rules_told(rules), "parameters": parameters,
@@ -114,7 +114,7 @@ def _flat(origin: dict | None) -> dict[str, Any]:
 def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, rules: tuple[str, ...], params: Params) -> list[dict]:
     """One row per policy of both runs and a metric; paired over dialogues where these, and the rules, are the same."""
     policies = [p for p in a.scores if p in b.scores]
-    paired = _paired_policies(a, b, policies, params) if same else {}
+    paired = _paired_policies(a, b, policies, params) if same and policies else {}
     tested = {key: found for key, found in paired.items() if _comparable(key[1], rules)}
     rows = []
     for policy in policies:
@@ -177,7 +177,7 @@ def _sweeps(a: Path, b: Path) -> dict[str, Any]:
         if alone
         else []
     )
-    base = [s["cells"][0]["values"] for s in sweeps]
+    base = [hide_keys(s["cells"][0]["values"]) for s in sweeps]
     parameters = {k: v for k, v in differing(*base).items() if k not in keys}
     rules = _other_rules(parameters)
     return {

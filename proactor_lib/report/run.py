@@ -13,7 +13,7 @@ from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import write_json
 from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
-from proactor_lib.params import Params
+from proactor_lib.params import Params, hide_keys
 from proactor_lib.plots import summary
 from proactor_lib.report import render, text, timeline, training
 from proactor_lib.run_folder import RunFolder
@@ -172,7 +172,7 @@ def _mute(policy: str, lines: list) -> bool:
 def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict, summary: dict) -> dict:
     """All that the template shows."""
     default = Params()
-    settings = run.params.model_dump(mode="json")
+    settings = hide_keys(run.params.model_dump(mode="json"))
     return {
         "title": run.params.name,
         "summary": summary,
