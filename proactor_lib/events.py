@@ -31,7 +31,7 @@ class Event:
 
 @dataclass(frozen=True)
 class RunBegan(Event):
-    """A new folder was opened. `params`: all parameters, as JSON values."""
+    """A new folder was opened. `params`: all parameters, as JSON values, keys hidden (`params.hide_keys`)."""
 
     params: dict[str, Any]
 

@@ -40,8 +40,15 @@ def _free(name: str) -> str:
     return name
 
 
+def _no_path(name: str) -> str:
+    if not re.fullmatch(r"[^\s/\\.][^/\\]*", name):
+        raise ValueError("files are named by it; accepted: a name without / and \\, and no . or white space before it")
+    return name
+
+
 DatasetName = Annotated[str, AfterValidator(_readable)]  # a name in proactor_lib.datasets
 AdapterName = Annotated[str, AfterValidator(_free)]  # not a prompted, fixed or tuned policy's, and fit for a file
+RunName = Annotated[str, AfterValidator(_no_path)]
 
 
 class DataParams(BaseModel):
@@ -178,7 +185,7 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = "run"
+    name: RunName = "run"
     question: str = ""  # what the run is to answer: the report opens with it
     seed: Natural = 0
     trackers: tuple[Tracker, ...] = ()  # who is told of steps, results and the report; extra `trackers`
@@ -225,6 +232,25 @@ class Params(DataParams, AnnotationParams, ModelParams, RewardParams, TrainingPa
 FILLED = ("judge_cache",)  # folders that a run fills itself: what stands in them makes no other run of it
 # Parameters that say where a run's work is done, not what it is: a run that has begun may go on with others.
 WHERE = ("trainers", "trackers", *FILLED)
+HIDDEN = "(hidden)"
+
+
+def hide_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Parameters by name, fit to be shown and sent on.
+
+    Hidden are headers' values, but for those that name an environment variable ($NAME), and what stands in addresses
+    before `@` and in their queries, but for Azure's `api-version`.
+    """
+    return {name: _without_keys(name, value) for name, value in values.items()}
+
+
+def _without_keys(name: str, value: Any) -> Any:
+    if name.endswith("_headers") and isinstance(value, dict):
+        return {header: v if str(v).startswith("$") else HIDDEN for header, v in value.items()}
+    if name.endswith("_url") and isinstance(value, str):
+        anonymous = re.sub(r"//[^/?,@]*@", f"//{HIDDEN}@", value)
+        return re.sub(r"([?&](?!api-version=)[^=&,]*=)[^&,]*", rf"\1{HIDDEN}", anonymous)
+    return value
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

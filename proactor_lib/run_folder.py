@@ -5,6 +5,8 @@ params.json | provenance.json | data/ | references/ | training/ | predictions/ |
 
 import importlib.util
 import json
+import logging
+import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +16,10 @@ from proactor_lib import events, provenance
 from proactor_lib.annotate import corrections
 from proactor_lib.errors import UserError, missing_extra
 from proactor_lib.files import read_json, read_lines, write_json
-from proactor_lib.params import WHERE, Params
+from proactor_lib.params import WHERE, Params, hide_keys
 from proactor_lib.schema import Case, Catalog, Dialogue, DialogueReferences, Record, cases
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
 
@@ -53,8 +57,9 @@ class RunFolder:
             write_json(run.origin_file, provenance.collect())
         if params != before:
             write_json(run.params_file, params.model_dump(mode="json"))
+            _warn_of_keys(run)
         if before is None:
-            events.emit(events.RunBegan(run.out, params.model_dump(mode="json")))
+            events.emit(events.RunBegan(run.out, hide_keys(params.model_dump(mode="json"))))
         return run
 
     @classmethod
@@ -198,11 +203,21 @@ def _refuse_missing(trackers: tuple[str, ...]) -> None:
             raise UserError(f"trackers: {missing_extra(name)}")
 
 
+def _warn_of_keys(run: RunFolder) -> None:
+    """Where params.json holds keys and others may read it."""
+    values = run.params.model_dump(mode="json")
+    if hide_keys(values) != values and run.params_file.stat().st_mode & stat.S_IROTH:
+        log.warning("%s holds headers' values or addresses' keys as they were given, and everybody on this machine may "
+                    "read it; a header's value may be $NAME, an environment variable", run.params_file)  # fmt: skip
+
+
 def _refuse_other(params: Params, before: Params, out: Path) -> None:
     now, then = params.model_dump(mode="json"), before.model_dump(mode="json")
+    shown, earlier = hide_keys(now), hide_keys(then)
     if changed := [
-        f"{k} was {json.dumps(then[k])}, now {json.dumps(v)}" for k, v in now.items() if then[k] != v and k not in WHERE
-    ]:
+        f"{k} was {json.dumps(earlier[k])}, now {json.dumps(v)}"
+        for k, v in shown.items() if then[k] != now[k] and k not in WHERE
+    ]:  # fmt: skip
         raise UserError(
             f"{out} was made with other parameters ({'; '.join(changed)}): choose another folder, or delete it"
         )

@@ -213,6 +213,11 @@ def test_dialogues_that_are_too_long_are_left_out():
     assert statistics.published("sgd", "train") is None
 
 
+def test_a_corpus_without_dialogues_has_no_means():
+    described = statistics.describe(datasets.Corpus(datasets.load("homeloan", None, "train", limit=1).catalog, ()))
+    assert (described["dialogues"], described["turns_mean"], described["turns_sd"]) == (0, None, None)
+
+
 # own domain
 
 DAY = {"name": "day", "type": "string", "description": "", "required": True, "values": [], "source": "user"}

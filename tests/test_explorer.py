@@ -17,6 +17,8 @@ from proactor_lib.schema import (
 )
 from proactor_lib.widgets import Explorer, explorer, transcript
 
+from support.runs import make_run
+
 
 def ref(id, name, open, ready, close, **params):
     return ReferenceAction(
@@ -143,6 +145,22 @@ def test_dialogues_are_found_by_their_words_and_sorted_by_the_policys_utility(sh
     assert shown._utilities() == {"a": 0.0, "b": 0.75, "c": 0.0}
     shown.order.value = explorer.WORST
     assert [d for _, d in shown.dialogue.options] == ["a", "c", "b"]
+
+
+def test_the_utility_is_of_the_dialogues_that_are_shown_by_the_rules_given_and_windows_as_corrected(tmp_path):
+    """A quality filter took a out, whose references are still annotated."""
+    rules = {"theta": 0.75, "price": 1.0}
+    shown = Explorer(DIALOGUES[1:], LINES, tmp_path / "overlay.jsonl", {"trained": SAID}, rules=rules)
+    shown.order.value, shown.policy.value = explorer.BEST, "trained"
+    assert shown._utilities() == {"b": 0.0, "c": 0.0}  # 1 for the right trigger, less 1 for the false one
+    shown.dialogue.value = "b"
+    shown.span.value = (5, 6)
+    assert shown._utilities() == {"b": -2.0, "c": 0.0}  # at turn 4 pay is false now too
+
+
+def test_a_run_is_explored_by_its_own_rules(tmp_path):
+    run = make_run(tmp_path, theta=0.5, execution_price=1.0)
+    assert Explorer.of(run, "test")._rules == {"theta": 0.5, "price": 1.0}
 
 
 def test_a_dialogue_without_references_shows_and_writes_nothing(shown):

@@ -3,8 +3,9 @@
 import re
 
 import pytest
+from proactor_lib import report
 from proactor_lib.errors import UserError
-from proactor_lib.params import load_params
+from proactor_lib.params import hide_keys, load_params
 from proactor_lib.run import Run
 from proactor_lib.sweep.definition import read_sweep
 
@@ -45,6 +46,38 @@ def test_an_adapter_that_is_named_like_another_policy_or_unlike_a_file_is_refuse
     with pytest.raises(UserError, match=f"adapters.{re.escape(name)}: .*accepted: .*, got {re.escape(repr(name))}"):
         load_params(None, {"adapters": {name: "a"}})
     assert load_params(None, {"adapters": {"trained": "a", "a-v1.2": "b"}}).adapters.keys() == {"trained", "a-v1.2"}
+
+
+@pytest.mark.parametrize("name", ["loan/v2", "loan\\v2", "..", " loan", ""])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(UserError, match="name: files are named by it; accepted: a name without /"):
+        load_params(None, {"name": name})
+    assert load_params(None, {"name": "the loan, v2.1", "question": "Is it a/b?"}).name == "the loan, v2.1"
+
+
+def test_keys_are_hidden_and_what_only_names_them_is_not():
+    given = {
+        "oracle_headers": {"api-key": "sk-1", "x-key": "$KEY"}, "judge_headers": {}, "policy_url": None,
+        "oracle_url": "https://me:sk-2@a.com/v1?api-version=2024-06&api-key=sk-3,http://b.com/v1?key=sk-4&x=1",
+    }  # fmt: skip
+    assert hide_keys(given) == given | {
+        "oracle_headers": {"api-key": "(hidden)", "x-key": "$KEY"},
+        "oracle_url": "https://(hidden)@a.com/v1?api-version=2024-06&api-key=(hidden),"
+        "http://b.com/v1?key=(hidden)&x=(hidden)",
+    }
+    assert hide_keys({"oracle_url": "serve", "name": "a?b=c"}) == {"oracle_url": "serve", "name": "a?b=c"}
+
+
+def test_a_run_says_that_keys_lie_open_and_shows_none(tmp_path, caplog):
+    params = load_params(None, {"policy_headers": {"api-key": "sk-1"}})
+    Run.open(load_params(None, {"policy_headers": {"api-key": "$KEY"}}), tmp_path / "named")
+    assert not caplog.text
+    run = Run.open(params, tmp_path / "open")
+    assert "open/params.json holds headers' values" in caplog.text
+    assert "sk-1" in run.params_file.read_text() and "sk-1" not in report.build(run.out).read_text()
+    with pytest.raises(UserError, match="policy_headers was .*hidden") as refused:
+        Run.open(load_params(None, {"policy_headers": {"api-key": "sk-2"}}), tmp_path / "open")
+    assert "sk-" not in str(refused.value)
 
 
 def test_extends_in_the_home_folder(tmp_path, monkeypatch):

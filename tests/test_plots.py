@@ -83,6 +83,7 @@ def test_gallery_shows_the_worst_dialogues(world, scores):
     ]
     figure = readable(plots.gallery(shown))
     assert [ax.get_title(loc="left") for ax in figure.axes] == [caption for _, _, caption in shown]
+    assert plots.gallery(()) is None
 
 
 def test_the_worst_dialogues_are_drawn_by_the_theta_that_scored_them():
@@ -188,8 +189,7 @@ def test_training_curves_draw_the_columns_that_are_there():
     figure = readable(plots.training_curves(steps(), columns, {"kl": 0.01}))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["KL", "reward"]
     assert figure.axes[0].lines[1].get_ydata()[0] == 0.01
-    with pytest.raises(ValueError, match="none of x is in the metrics"):
-        plots.training_curves(steps(), {"x": "x"})
+    assert plots.training_curves(steps().assign(x=None), {"x": "x", "y": "y"}) is None
 
 
 def test_nothing_to_draw_is_said():

@@ -26,7 +26,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from support.pages import check_page
-from support.runs import make_run
+from support.runs import make_run, step
 
 RECORD = {"stage_seconds": {"01": 5.0}, "stages": {}, "provenance": None}
 
@@ -156,6 +156,15 @@ def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
     assert "No training steps were recorded" in text and "No policy was evaluated" in text
 
 
+def test_a_run_whose_steps_trained_no_token_has_a_report_too(tmp_path):
+    """No group had any variance: the columns of trainer against server are there, and empty."""
+    run = make_run(tmp_path / "out")
+    empty = {"kl": None, "clipped_share": None}
+    write_jsonl(run.training / "metrics.jsonl", [step(n) | empty for n in range(1, 21)])
+    report.build(run.out)
+    assert json.loads(run.summary.read_text())["mismatch"] == {"kl_mean": None, "clipped_share": None}
+
+
 def test_the_page_in_a_browser(run, browser):
     assert run.report_file.stat().st_size < render.LIMIT_BYTES / 5
     text = check_page(browser, run.report_file)
@@ -272,7 +281,7 @@ def test_a_policy_that_says_nothing_is_a_warning(tmp_path):
     write_jsonl(run.predictions / "random.jsonl", silence)
     report.build(run.out)
     said = " ".join(json.loads(run.summary.read_text())["warnings"])
-    assert "`random` said nothing that could be read at any turn" in said and "`silent`" not in said
+    assert "`random` predicted nothing at any turn" in said and "`silent`" not in said
 
 
 def verdicts(**found):
@@ -287,6 +296,14 @@ def test_findings_know_which_end_of_a_metric_is_the_better():
     assert text.findings(verdicts(ac="unclear", rar="higher")) == ["No other metric tells p from base."]
     assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same by all other metrics."]
     assert text.findings(None) == text.findings(SimpleNamespace(comparisons=None)) == []
+
+
+def test_a_figure_that_rests_on_one_dialogue_is_not_called_undefined():
+    held = {"utility": [0.5, None, None], "false_executions": [0, 0, 0], "opportunity_timing": [None, None, None]}
+    summary = {"reward": {"gain": None}, "mismatch": {"kl_mean": None}, "stage_seconds": {}, "peak_memory_gb": None}
+    found = run_report._facts(SimpleNamespace(scores={"base": held}), summary | {"held_out": {"base": held}})
+    ends = [told.rpartition("; ")[2] for _, told in found]
+    assert ends == ["rests on one dialogue", "0.000 to 0.000", "undefined"]
 
 
 def test_the_method_is_told_from_the_parameters():

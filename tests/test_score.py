@@ -1,11 +1,13 @@
 """`proactor score` and `proactor bench metrics` through the command line's own entry point."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
 from proactor_lib import cli
 from proactor_lib.bench import check
+from proactor_lib.cli import evaluate
 from proactor_lib.files import write_jsonl
 from proactor_lib.metrics import METRICS
 
@@ -58,6 +60,11 @@ def test_one_object_of_values_with_intervals(score, files):
     expected = by_turn | by_reference | executed | needed | {"argument_accuracy": 1} | timed
     assert values == pytest.approx(expected)  # scored turns 3, 4, 5: AC 1, 0, 0
     assert found["ac"]["low"] is None  # one dialogue
+
+
+def test_what_rests_on_one_dialogue_has_no_interval_in_the_tables(score, files):
+    assert "nan" not in score(files).stdout
+    assert evaluate._cell(SimpleNamespace(value=0.5, low=math.nan, high=math.nan)) == "0.500\n[dim]-[/dim]"
 
 
 def test_the_price_of_a_false_execution_is_given(score, files):

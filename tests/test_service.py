@@ -7,11 +7,14 @@ import signal
 import stat
 import threading
 from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
 from proactor_lib.artf.serving.process import free_port
+from proactor_lib.cli import serve
 from proactor_lib.evaluate.agents import Fixed
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import EvalSplit, predict
@@ -329,6 +332,18 @@ def test_a_minute_has_so_many_requests():
 
 
 # what is served
+
+
+def test_the_key_is_shown_on_a_terminal_alone(monkeypatch):
+    """What is written elsewhere, such as a job's log, may be read by others."""
+    source = SimpleNamespace(
+        readiness=SimpleNamespace(threshold=None), policy="trained", catalog=SimpleNamespace(actions=())
+    )
+    listening = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8080))
+    told = lambda: serve._told(source, listening, Limits("sk-1", 1, 0), "p", Path("access.json"))  # noqa: E731
+    assert told().endswith("to try it: http://127.0.0.1:8080/")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert told().endswith("/#key=sk-1")
 
 
 def test_the_command_serves_until_it_is_ended(tmp_path, cli):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
@@ -11,6 +12,7 @@ import pytest
 from proactor_lib import notebook, report
 from proactor_lib.errors import UserError
 from proactor_lib.files import shipped
+from proactor_lib.params import Params
 from proactor_lib.report import ablation, comparison, notebook_html, render, tables, text
 from proactor_lib.sweep.cells import make_cells
 from proactor_lib.sweep.definition import read_sweep
@@ -139,6 +141,15 @@ def test_higher_or_lower_is_said_where_test_and_interval_agree():
     assert told(0.1, -0.1, 0.2) == "factor: the data do not tell b from a."
 
 
+@pytest.mark.parametrize("values, said", [([4, 8], "8 is higher than 4"), ([False, True], "true is higher than false")])
+def test_whole_numbers_and_truth_values_are_told_as_a_params_file_writes_them(values, said):
+    cells = [("done", v, n, 0.1 * (v == values[1]) * (1 + n / 100)) for v in values for n in range(8)]
+    table = pd.DataFrame(cells, columns=["state", "factor", "seed", "score"])
+    table.attrs = {"parameters": ["factor", "seed"], "metrics": ["score"]}
+    (found,) = text.effects(ablation.paired(table, ["score"]), "score")
+    assert found.startswith(f"factor: {said} by 0.10")
+
+
 def test_metrics_are_explained_by_the_sweep_file_or_the_glossary():
     found = text.meanings(["score", "held_out.trained.pt", "tau"], {"score": "How good it is."})
     assert found["score"] == "How good it is." and found["held_out.trained.pt"].startswith("Proactive timing")
@@ -194,6 +205,30 @@ def test_two_runs_compared(tmp_path, browser):  # noqa: F811
     assert "same" in text  # the same predictions on the same dialogues
     longer = make_run(tmp_path / "c", test_dialogues=7)
     assert "untested" in report.compare(a.out, longer.out).read_text()
+
+
+@pytest.mark.parametrize("rule, tested", [({"execution_price": 1.0}, True), ({"theta": 0.5}, False)])
+def test_what_follows_from_other_rules_is_not_tested(tmp_path, rule, tested):
+    """The same predictions: their utility is lower by the price alone, which touches no other metric."""
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", **rule)
+    found = comparison._runs(a.out, b.out)
+    assert f"They were scored by other rules ({next(iter(rule))})" in found["warnings"][0] and not found["dialogues"]
+    rows = {r["metric"]: r for r in found["rows"] if r["key"] == "random"}
+    assert (rows["utility"]["verdict"], rows["utility"]["pairs"], rows["utility"]["low"]) == ("", 0, None)
+    assert (rows["ac"]["verdict"], rows["ac"]["pairs"]) == (("same", 6) if tested else ("", 0))
+
+
+def test_runs_without_a_common_policy_have_no_rows():
+    a, b = (SimpleNamespace(scores={name: None}) for name in ("p", "q"))
+    assert comparison._held_out_rows(a, b, True, (), Params()) == []
+
+
+def test_sweeps_that_other_rules_scored_are_not_tested():
+    differences = pd.Series([0.1, 0.11, 0.12, 0.13, 0.14, 0.15])
+    both = pd.DataFrame({f"{m} {side}": differences * (side == "b") for m in ("x", "p.utility") for side in "ab"})
+    told = lambda *rules: [r["verdict"] for r in comparison._sweep_rows(both, ["x", "p.utility"], rules)[:2]]  # noqa: E731
+    assert told() == ["higher"] * 2 and told("execution_price") == ["higher", "untested"]
+    assert told("theta") == ["untested"] * 2
 
 
 def test_a_run_is_not_compared_with_a_sweep(swept, tmp_path):

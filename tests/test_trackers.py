@@ -116,6 +116,12 @@ def test_a_tracker_gets_steps_with_their_checkpoint_and_a_later_process_goes_on(
     assert [r for tracker in noted for r in tracker.reports] == ["report.html"]
 
 
+def test_a_tracker_is_sent_no_key(tmp_path, noted):
+    run = make_run(tmp_path / "run", trackers=["trackio"], judge_headers={"api-key": "sk-1"})
+    tell(events.TrainingEnded(run.out))
+    assert noted[0].about.config["judge_headers"] == {"api-key": "(hidden)"}
+
+
 def test_a_cell_of_a_sweep_has_its_group_and_its_name(tmp_path, noted, monkeypatch):
     monkeypatch.setenv(CELL, "smoke/reward-rac")
     run = make_run(tmp_path / "run", trackers=["trackio"])

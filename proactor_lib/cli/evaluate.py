@@ -1,6 +1,7 @@
 """`proactor evaluate`: policies on the dialogues of a split, from predictions to tables."""
 
 import json
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -188,4 +189,8 @@ def print_tables(scored: "EvalResults") -> None:
 
 
 def _cell(row) -> str:
-    return "-" if row.value != row.value else f"{row.value:.3f}\n[dim]{row.low:.2f} to {row.high:.2f}[/dim]"
+    """The value over its interval; a dash for either that is not there."""
+    if math.isnan(row.value):
+        return "-"
+    ends = "-" if math.isnan(row.low) else f"{row.low:.2f} to {row.high:.2f}"
+    return f"{row.value:.3f}\n[dim]{ends}[/dim]"

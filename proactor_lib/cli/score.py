@@ -54,13 +54,13 @@ def print_json(found: dict[str, tuple[float, float, float]]) -> None:
 
 
 def print_table(found: dict[str, tuple[float, float, float]], dialogues: int) -> None:
-    """A table on standard output; what is undefined is a dash."""
+    """A table on standard output; a dash is what is undefined, or the interval of what rests on one dialogue."""
     from rich.table import Table
 
     shown = Table("metric", title=f"{dialogues} dialogues", title_justify="left")
     for header in ("value", "95% interval"):
         shown.add_column(header, justify="right")
     for metric, (value, low, high) in found.items():
-        defined = not math.isnan(value)
-        shown.add_row(metric, f"{value:.4f}" if defined else "-", f"{low:.4f} to {high:.4f}" if defined else "-")
+        ends = "-" if math.isnan(low) else f"{low:.4f} to {high:.4f}"
+        shown.add_row(metric, "-" if math.isnan(value) else f"{value:.4f}", ends)
     console().print(shown)

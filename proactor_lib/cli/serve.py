@@ -3,6 +3,7 @@
 import secrets
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +90,7 @@ def _told(found: "Source", listening: socket.socket, limits: "Limits", name: str
     host, port = listening.getsockname()[:2]
     url, threshold = f"http://{host}:{port}", found.readiness.threshold
     fires = "as it says" if threshold is None else f"from confidence {threshold:g} on"
-    fragment = f"#key={limits.key}" if limits.key else ""
+    fragment = f"#key={limits.key}" if limits.key and sys.stdout.isatty() else ""  # a log may be read by others
     return (
         f"{url}/v1 serves {found.policy} as {name!r}, {len(found.catalog.actions)} actions, ready {fires}; "
         f"its key is in {access}\nto try it: {url}/{fragment}"

@@ -23,6 +23,7 @@ import pandas as pd
 from proactor_lib import events, provenance
 from proactor_lib.artf.training.training_log import read_samples, read_steps
 from proactor_lib.files import read_text, write_json
+from proactor_lib.params import hide_keys
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.sweep.worker import CELL
 
@@ -124,7 +125,7 @@ def _opened(run: RunFolder, name: str) -> Tracker:
         write_json(run.out / FILE, known)
         group, _, cell = os.environ.get(CELL, "").partition("/")
         shown = "-".join(part for part in (run.params.name, cell, known["id"]) if part)
-        about = About(run.out, known["id"], shown, group or None, run.params.model_dump(mode="json"))
+        about = About(run.out, known["id"], shown, group or None, hide_keys(run.params.model_dump(mode="json")))
         _open[run.out, name] = TRACKERS[name](about)
     return _open[run.out, name]
 

@@ -41,15 +41,15 @@ def _standard_error(values: pd.Series, window: int) -> pd.Series:
 
 def training_curves(
     steps: pd.DataFrame, columns: Mapping[str, str], limits: Mapping[str, float] | None = None, across: int = 3
-) -> Figure:
+) -> Figure | None:
     """Small panels, one a column of the metrics file, over optimiser steps.
 
     `columns`: column -> title; a column that the file lacks, or that is empty, is left out. `limits`: a bound to draw.
-    Raises ValueError when none is left.
+    None when none is left.
     """
     kept = {c: title for c, title in columns.items() if c in steps and steps[c].notna().any()}
     if not kept:
-        raise ValueError(f"none of {', '.join(columns)} is in the metrics; there are {', '.join(steps)}")
+        return None
     across = 2 if len(kept) == 4 else min(across, len(kept))
     down = -(-len(kept) // across)
     with figure(down, across, (WIDTH, 0.4 + 1.55 * down), squeeze=False) as (made, axes):

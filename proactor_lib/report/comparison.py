@@ -11,13 +11,16 @@ from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.metrics import glossary
-from proactor_lib.params import Params
+from proactor_lib.metrics.intervals import PRIMARY
+from proactor_lib.params import Params, hide_keys
 from proactor_lib.report import ablation, render, run, training
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import read_definition, table
 
 PAIR = ["key", "metric", "a", "b", "pairs", "difference", "low", "high", "p_holm", "verdict"]
+PRICE = ("execution_price",)  # the rule by which utility alone is scored
+RULES = ("theta", "evaluation_turns", *PRICE)  # those by which predictions are scored
 
 
 def compare(a: Path, b: Path) -> Path:
@@ -45,6 +48,24 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]
     return {k: (a.get(k), b.get(k)) for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)}
 
 
+def _other_rules(parameters: dict[str, Any]) -> tuple[str, ...]:
+    """Those of RULES that differ."""
+    return tuple(rule for rule in RULES if rule in parameters)
+
+
+def _rules_told(rules: tuple[str, ...]) -> list[str]:
+    """A sentence where rules differ."""
+    if not rules:
+        return []
+    what = "utilities" if rules == PRICE else "values"
+    return [f"They were scored by other rules ({', '.join(rules)}): {what} stand beside each other, untested."]
+
+
+def _comparable(metric: str, rules: tuple[str, ...]) -> bool:
+    """Whether both have the metric by one rule, where `rules` differ."""
+    return not rules or (rules == PRICE and metric.rpartition(".")[2] != PRIMARY)
+
+
 # ---- two runs
 
 
@@ -56,11 +77,13 @@ def _runs(a: Path, b: Path) -> dict[str, Any]:
         [] if same else ["The held-out dialogues or their references differ: values stand beside each other, untested."]
     )
     origins = [run.read_record(r)["provenance"] for r in both]
+    parameters = differing(*(hide_keys(r.params.model_dump(mode="json")) for r in both))
+    rules = _other_rules(parameters)
     return {
-        "warnings": said, "parameters": differing(*(r.params.model_dump(mode="json") for r in both)),
+        "warnings": said + _rules_told(rules), "parameters": parameters,
         "origin": differing(*map(_flat, origins)), "rewards": [_reward(r) for r in both], "gained": training.GAINED,
-        "rows": _held_out_rows(*scored, same, both[0].params) if all(scored) else [], "names": glossary.NAMES,
-        "dialogues": by_dialogue(*scored) if all(scored) and same else [],
+        "rows": _held_out_rows(*scored, same, rules, both[0].params) if all(scored) else [], "names": glossary.NAMES,
+        "dialogues": by_dialogue(*scored) if all(scored) and same and not rules else [],
     }  # fmt: skip
 
 
@@ -88,10 +111,11 @@ def _flat(origin: dict | None) -> dict[str, Any]:
     return {k: v for k, v in origin.items() if not isinstance(v, dict)} | origin["versions"] | origin["hardware"]
 
 
-def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, params: Params) -> list[dict]:
-    """One row per policy of both runs and a metric; paired over dialogues where these are the same."""
+def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, rules: tuple[str, ...], params: Params) -> list[dict]:
+    """One row per policy of both runs and a metric; paired over dialogues where these, and the rules, are the same."""
     policies = [p for p in a.scores if p in b.scores]
-    tested = _paired_policies(a, b, policies, params) if same else {}
+    paired = _paired_policies(a, b, policies, params) if same and policies else {}
+    tested = {key: found for key, found in paired.items() if _comparable(key[1], rules)}
     rows = []
     for policy in policies:
         for metric in metrics.METRICS:
@@ -99,9 +123,8 @@ def _held_out_rows(a: EvalResults, b: EvalResults, same: bool, params: Params) -
             if metric in glossary.TIMED and np.isnan([va, vb]).all():
                 continue
             found = tested.get((policy, metric), {"difference": vb - va, "low": None, "high": None, "verdict": ""})
-            rows.append(
-                {"key": policy, "metric": metric, "a": va, "b": vb, "p_holm": None, "pairs": a.dialogues * same} | found
-            )
+            pairs = a.dialogues * ((policy, metric) in tested)
+            rows.append({"key": policy, "metric": metric, "a": va, "b": vb, "p_holm": None, "pairs": pairs} | found)
     return rows
 
 
@@ -154,11 +177,13 @@ def _sweeps(a: Path, b: Path) -> dict[str, Any]:
         if alone
         else []
     )
-    base = [s["cells"][0]["values"] for s in sweeps]
+    base = [hide_keys(s["cells"][0]["values"]) for s in sweeps]
+    parameters = {k: v for k, v in differing(*base).items() if k not in keys}
+    rules = _other_rules(parameters)
     return {
-        "warnings": said, "parameters": {k: v for k, v in differing(*base).items() if k not in keys},
+        "warnings": said + _rules_told(rules), "parameters": parameters,
         "origin": differing(*(_flat(s["provenance"]) for s in sweeps)), "rewards": [],
-        "rows": _sweep_rows(both, [m for m in shown if f"{m} b" in both or m in done[1]]), "names": {},
+        "rows": _sweep_rows(both, [m for m in shown if f"{m} b" in both or m in done[1]], rules), "names": {},
         "dialogues": [],
     }  # fmt: skip
 
@@ -167,15 +192,18 @@ def _key(values: dict, keys: list[str]) -> str:
     return ", ".join(f"{k}={values.get(k)}" for k in keys)
 
 
-def _sweep_rows(both: pd.DataFrame, shown: list[str]) -> list[dict]:
+def _sweep_rows(both: pd.DataFrame, shown: list[str], rules: tuple[str, ...] = ()) -> list[dict]:
     """One row per metric: means over the cells of both, their paired difference, p corrected by Holm over these rows;
-    then one row per cell and metric.
+    then one row per cell and metric. Metrics that are not by the same rules are not tested.
     """
     rows = []
     for metric in shown:
         a, b = (both[f"{metric} {side}"].astype(float) for side in "ab")
         known = (b - a).dropna().to_numpy()
-        rows.append(("all", metric, a.mean(), b.mean(), len(known), *ablation.difference(known)))
+        pairs, tested = len(known), ablation.difference(known)
+        if not _comparable(metric, rules):
+            pairs, tested = 0, (tested[0], np.nan, np.nan, None)
+        rows.append(("all", metric, a.mean(), b.mean(), pairs, *tested))
     tested = ablation.judged(pd.DataFrame(rows, columns=[*PAIR[:8], "p"]))[PAIR].to_dict("records")
     return tested + [_cell_row(key, m, row) for key, row in both.iterrows() for m in shown]
 

@@ -80,10 +80,12 @@ def seconds(value: float | None) -> str:
 
 
 def setting(value) -> str:
-    """A parameter's value as a params file writes it."""
+    """A parameter's value, also as a numpy scalar, as a params file writes it."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).replace('"', "")
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=lambda scalar: scalar.item()).replace('"', "")
 
 
 def image(figure, alt: str) -> Markup:

@@ -13,7 +13,7 @@ from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
 from proactor_lib.files import write_json
 from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
-from proactor_lib.params import Params
+from proactor_lib.params import Params, hide_keys
 from proactor_lib.plots import summary
 from proactor_lib.report import render, text, timeline, training
 from proactor_lib.run_folder import RunFolder
@@ -151,7 +151,7 @@ def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str
         found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
     mute = [f"`{name}`" for name, lines in scored.predictions.items() if _mute(name, lines)]
     if mute:
-        found.append(f"{text.listed(mute)} said nothing that could be read at any turn: all they score is silence's.")
+        found.append(f"{text.listed(mute)} predicted nothing at any turn: all they score is silence's.")
     for policy in scored.predictions:
         if (share := scored.unreadable(policy)) > 0.05:
             found.append(f"{share:.0%} of the outputs of `{policy}` could not be read in full; the rest is silence.")
@@ -172,7 +172,7 @@ def _mute(policy: str, lines: list) -> bool:
 def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict, summary: dict) -> dict:
     """All that the template shows."""
     default = Params()
-    settings = run.params.model_dump(mode="json")
+    settings = hide_keys(run.params.model_dump(mode="json"))
     return {
         "title": run.params.name,
         "summary": summary,
@@ -210,10 +210,8 @@ def _facts(scored: EvalResults | None, summary: dict) -> list[tuple[str, str]]:
         found.append((render.number(gain["gain"]), told))
     for metric in ("utility", "false_executions", "opportunity_timing") if scored else ():
         value, low, high = summary["held_out"][chosen][metric]
-        told = (
-            f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {render.interval(low, high) or 'undefined'}"
-        )
-        found.append((render.number(value), told))
+        ends = render.interval(low, high) or ("undefined" if value is None else "rests on one dialogue")
+        found.append((render.number(value), f"{glossary.NAMES[metric]} of {chosen} on held-out dialogues; {ends}"))
     if kl is not None:
         found.append((render.number(kl, 4), "mean KL, trainer against server, nats a token"))
     if summary["stage_seconds"]:
@@ -234,8 +232,7 @@ def _figures(params: Params, steps: pd.DataFrame, scored: EvalResults | None, ga
     drawn = {}
     if len(steps):
         drawn["reward"] = render.image(summary.reward_curve(steps, gain), "Reward by optimiser step")
-    if {"kl", "clipped_share"} <= set(steps.columns):
-        curves = plots.training_curves(steps, summary.MISMATCH, summary.LIMITS)
+    if curves := plots.training_curves(steps, summary.MISMATCH, summary.LIMITS):
         drawn["mismatch"] = render.image(curves, "KL and clipped share by optimiser step")
     if scored:
         drawn["metrics"] = render.image(summary.metric_dots(scored.table, SHARES), "Metrics with intervals by policy")

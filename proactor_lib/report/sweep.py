@@ -7,6 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib.files import write_json
+from proactor_lib.params import hide_keys
 from proactor_lib.plots import summary
 from proactor_lib.report import ablation, notebook_html, render, text
 from proactor_lib.sweep_folder.store import Store
@@ -120,7 +121,7 @@ def _cells(folder: Path, table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _same(sweep: dict) -> dict[str, Any]:
     """The parameters that all cells share."""
-    return {k: v for k, v in sweep["cells"][0]["values"].items() if k not in sweep["varying"]}
+    return {k: v for k, v in hide_keys(sweep["cells"][0]["values"]).items() if k not in sweep["varying"]}
 
 
 def _origin(store: Store, sweep: dict) -> dict:

@@ -24,7 +24,8 @@ class Explorer(w.VBox):
 
     `references` are as annotated, without corrections: these are read from `overlay_path` and written there. `second`:
     another annotator's references, or the truth. `predictions`: by policy. `split`: where the dialogues are from; a
-    correction applies there only. Without it, a correction applies in every split.
+    correction applies there only. Without it, a correction applies in every split. `rules`: theta and price, by which
+    `score_predictions` scores; its own where none are given.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class Explorer(w.VBox):
         predictions: Mapping[str, Sequence[TurnPrediction]] | None = None,
         second: Sequence[DialogueReferences] = (),
         split: str | None = None,
+        rules: Mapping[str, float] | None = None,
     ):
         self._annotated = {line.dialogue_id: line for line in references}
         self._dialogues = {d.id: d for d in dialogues if d.id in self._annotated}
         self._utility: dict[str, dict[str, float]] = {}  # by policy and dialogue
         self._path, self._predictions, self._quiet = Path(overlay_path), dict(predictions or {}), False
-        self._split = split
+        self._split, self._rules = split, dict(rules or {})
         self._corrections = corrections.read(self._path, split) if self._path.exists() else {}
         self._coverage, self._params = _against_log(dialogues, references)
         self._agreement = _means(agreement.pairs(references, second), "iou")
@@ -52,7 +54,8 @@ class Explorer(w.VBox):
     def of(cls, run: Run, split: str = "dev") -> "Explorer":
         """A run's split; corrections go to `run.overlay`; without a second annotator it is the truth, where known."""
         said = predictions.read_all(run, split)
-        return cls(run.dialogues(split), run.annotated(split), run.overlay, said, run.second(split), split)
+        rules = {"theta": run.params.theta, "price": run.params.execution_price}
+        return cls(run.dialogues(split), run.annotated(split), run.overlay, said, run.second(split), split, rules)
 
     # what there is to see
 
@@ -134,11 +137,12 @@ class Explorer(w.VBox):
         return all(word in text for word in words)
 
     def _utilities(self) -> dict[str, float]:
-        """The chosen policy's utility by dialogue, over its references; scored once. Empty without a policy."""
+        """The chosen policy's utility by dialogue, over its references as corrected. Empty without a policy."""
         policy = self.policy.value
         if policy not in self._utility and policy in self._predictions:
             said = [line for line in self._predictions[policy] if line.dialogue_id in self._dialogues]
-            table = score_predictions(self._dialogues.values(), self._annotated.values(), said).dialogues
+            references = map(self._corrected, self._dialogues)
+            table = score_predictions(self._dialogues.values(), references, said, **self._rules).dialogues
             values = table.utility / table.executable.clip(lower=1)
             self._utility[policy] = dict(zip(table.dialogue_id, values, strict=True))
         return self._utility.get(policy, {})
@@ -174,13 +178,12 @@ class Explorer(w.VBox):
         references = self._annotated[self.dialogue.value].references if self.dialogue.value else ()
         return next((r for r in references if r.id == self.reference.value), None)
 
-    def _current(self) -> tuple[ReferenceAction, ...]:
-        line = self._annotated[self.dialogue.value]
-        return corrections.corrected(line, self._corrections.get(line.dialogue_id, {})).references
+    def _corrected(self, dialogue_id: str) -> DialogueReferences:
+        return corrections.corrected(self._annotated[dialogue_id], self._corrections.get(dialogue_id, {}))
 
     def _window(self) -> Window | None:
         """The selected reference's window as it stands; None where it is withdrawn or none is selected."""
-        shown = self._current() if self.dialogue.value else ()
+        shown = self._corrected(self.dialogue.value).references if self.dialogue.value else ()
         return next((r.window for r in shown if r.id == self.reference.value), None)
 
     # correcting
@@ -212,6 +215,7 @@ class Explorer(w.VBox):
         )
         corrections.append(self._path, correction)
         self._corrections.setdefault(line.dialogue_id, {})[correction.key] = correction
+        self._utility.clear()  # scored again, by the window as it is now
         self.note.value = f"written to {self._path}"
         self._refresh()
 
@@ -237,7 +241,7 @@ class Explorer(w.VBox):
         dialogue, policy = self._dialogues[self.dialogue.value], self.policy.value
         said = [p for p in self._predictions.get(policy, ()) if p.dialogue_id == dialogue.id]
         self._view.value = transcript.render(
-            dialogue, self._current(), self.reference.value, said, policy if said else ""
+            dialogue, self._corrected(dialogue.id).references, self.reference.value, said, policy if said else ""
         )
 
 
