@@ -21,6 +21,7 @@ from proactor_lib.service.agent_service import AgentService, Readiness
 from proactor_lib.service.errors import ApiError
 from proactor_lib.service.guard import Guard, Limits
 from proactor_lib.service.memory import Answer, Memory, Talk
+from proactor_lib.service.replies import tool_calls
 
 from support.fake_vllm import Completions, drawn
 from support.metric_cases import candidate, ready
@@ -63,15 +64,16 @@ def test_nothing_is_executed_twice_and_an_extension_only_of_what_was_incomplete(
 
 def test_a_nameless_conversation_is_known_by_its_turns_and_parts_where_they_do():
     memory = Memory(most=2)
-    first = memory.of_turns(spoken("a", "b"))
+    first = memory.of_turns(spoken("a", "b"), CATALOG)
     first.turns = spoken("a", "b")
     first.act(line(ready("pay"), turn=1), CATALOG)
     first.act(line(ready("book"), turn=2), CATALOG)
-    assert memory.of_turns(spoken("a", "b", "c")) is first and memory.of_turns(spoken("a")) is first
-    other = memory.of_turns(spoken("a", "x"))
+    assert memory.of_turns(spoken("a", "b", "c"), CATALOG) is first and memory.of_turns(spoken("a"), CATALOG) is first
+    other = memory.of_turns(spoken("a", "x"), CATALOG)
     assert other is not first and other.turns == spoken("a") and [t for t, _ in other.executed] == [1]
     memory.named("third")
-    assert len(memory) == 2 and memory.of_turns(spoken("a", "b")).turns == spoken("a")  # the first is forgotten
+    assert len(memory) == 2  # the first is forgotten
+    assert memory.of_turns(spoken("a", "b"), CATALOG).turns == spoken("a")
 
 
 def test_a_name_whose_turns_changed_keeps_what_they_share():
@@ -95,6 +97,33 @@ def test_a_threshold_says_what_fires(readiness, statuses):
     third = PredictedAction(name="a", confidence=0.6)
     said = [line(a, turn=t) for t, a in ((1, first), (4, second), (6, third))]
     assert [readiness.applied(said[:n]).actions[0].status for n in (1, 2, 3)] == statuses
+
+
+def test_an_answer_is_remembered_with_the_tools_that_it_was_given_for():
+    """Nameless, other tools are another conversation; in a named one what was executed stays so."""
+    service = AgentService(Fixed("first_action", 0), CATALOG)
+
+    def ask(talk, catalog):
+        talk.turns[:] = spoken("hi")
+        return asyncio.run(service.answer(talk, 1, catalog))
+
+    pay = CATALOG.subset(("pay",))
+    for name, catalog in (("book", CATALOG), ("pay", pay), ("book", CATALOG)):
+        talk = service.memory.of_turns(spoken("hi"), catalog)
+        assert [call["function"]["name"] for call in tool_calls(talk, ask(talk, catalog), catalog)] == [name]
+    named = service.memory.named("n")
+    assert ask(named, CATALOG).ready == (ready("book"),) and ask(named, pay).ready == (ready("pay"),)
+    assert ask(named, CATALOG.subset(("book",))).held == (ready("book"),)
+
+
+def test_a_nameless_conversation_that_parts_is_answered_by_persistence_too():
+    """Whatever their names: these are digests, and persistence sorts by them."""
+    service = AgentService(Fixed("first_action", 0), CATALOG, Readiness(0.4, own=False))
+    for last in "abcdefgh":
+        talk = service.memory.of_turns(spoken("hi", last), CATALOG)
+        talk.turns.extend(spoken("hi", last)[len(talk.turns) :])
+        answers = [asyncio.run(service.answer(talk, turn, CATALOG)) for turn in (1, 2)]
+        assert [(a.turn, len(a.ready), len(a.candidates)) for a in answers] == [(1, 0, 1), (2, 1, 0)]
 
 
 # as in evaluation
@@ -234,7 +263,7 @@ def test_turns_that_were_not_answered_are_taken_back(stream):
 
 
 def test_turns_stay_where_others_follow_or_were_answered_and_who_waited_for_one_taken_back_asks_again():
-    talk = Talk("c", spoken("a", "b"), answers={1: Answer(1)})
+    talk = Talk("c", spoken("a", "b"), answers={(1, CATALOG.digest): Answer(1)})
     talk.take_back(1, 2)
     talk.take_back(1, 1)
     assert talk.turns == spoken("a", "b")

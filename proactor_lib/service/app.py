@@ -84,7 +84,7 @@ class _Endpoint:
             raise ApiError(404, f"no model {asked.model!r} here; accepted: {self._model}", "model_not_found", "model")
         catalog, (turns, calls) = asked.shown(self._service.catalog), asked.heard()
         id = request.headers.get(SESSION) or (asked.metadata or {}).get("conversation")
-        talk = self._service.memory.named(id, turns) if id else self._service.memory.of_turns(turns)
+        talk = self._service.memory.named(id, turns) if id else self._service.memory.of_turns(turns, catalog)
         remembered = talk.common(turns)
         talk.turns.extend(turns[len(talk.turns) :])
         answer = await self._service.answer(talk, len(turns), catalog, calls)
