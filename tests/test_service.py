@@ -12,16 +12,19 @@ import httpx
 import openai
 import pytest
 from proactor_lib.artf.serving.process import free_port
-from proactor_lib.evaluate.agents import Fixed
+from proactor_lib.endpoint import Failed
+from proactor_lib.evaluate.agents import Fixed, Prompted
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import EvalSplit, predict
 from proactor_lib.metrics.alignment import as_set, prediction_key
 from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, Turn, TurnPrediction
 from proactor_lib.service.agent_service import AgentService, Readiness
+from proactor_lib.service.app import make_app
 from proactor_lib.service.errors import ApiError
 from proactor_lib.service.guard import Guard, Limits
 from proactor_lib.service.memory import Answer, Memory, Talk
 from proactor_lib.service.replies import tool_calls
+from starlette.testclient import TestClient
 
 from support.fake_vllm import Completions, drawn
 from support.metric_cases import candidate, ready
@@ -262,6 +265,54 @@ def test_turns_that_were_not_answered_are_taken_back(stream):
         assert bytes(model.completions[-1]["prompt"]).decode().count("my card is lost") == 1
 
 
+class Failing:
+    """Says nothing at turn 1; then fails, or waits for good."""
+
+    async def follow(self, case, known, on_prediction):
+        if known:
+            await self.fail()
+
+    async def fail(self):
+        raise RuntimeError("a bug")
+
+
+def test_turns_are_taken_back_from_an_error_of_any_kind():
+    service = AgentService(Failing(), CATALOG)
+    asked = TestClient(make_app(service, Limits(None)), raise_server_exceptions=False)
+    body = {"conversation": "c", "turns": [t.model_dump() for t in spoken("a", "b", "c")]}
+    assert asked.post("/v1/proactor/turns", json=body).status_code == 503
+    assert service.memory.named("c").turns == spoken("a")
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_turns_are_taken_back_from_a_stream_whose_reader_has_left(slow):
+    """While the second turn is asked, or, to a slow reader, while the first one's answer is on its way."""
+    agent, left = Failing(), asyncio.Event()
+    agent.fail = asyncio.Event().wait
+    service = AgentService(agent, CATALOG)
+    body = {"conversation": "c", "turns": [t.model_dump() for t in spoken("a", "b", "c")], "stream": True}
+    waiting = [{"type": "http.request", "body": json.dumps(body).encode()}]
+
+    async def receive():
+        if not waiting:
+            await left.wait()
+            return {"type": "http.disconnect"}
+        return waiting.pop()
+
+    async def send(message):
+        if message.get("body"):
+            left.set()
+            if slow:
+                await asyncio.Event().wait()
+
+    async def ask():
+        scope = {"type": "http", "method": "POST", "path": "/v1/proactor/turns", "headers": [], "query_string": b""}
+        await make_app(service, Limits(None))(scope, receive, send)
+        return list(service.memory.named("c").turns)
+
+    assert asyncio.run(ask()) == spoken("a")
+
+
 def test_turns_stay_where_others_follow_or_were_answered_and_who_waited_for_one_taken_back_asks_again():
     talk = Talk("c", spoken("a", "b"), answers={(1, CATALOG.digest): Answer(1)})
     talk.take_back(1, 2)
@@ -324,6 +375,19 @@ def test_the_client_raises_what_it_knows(refusing):
     assert [m.id for m in client(refusing).models.list()] == ["proactor"]
     assert httpx.get(f"{refusing}/health").json() == {"status": "ok"}
     assert httpx.get(f"{refusing}/v1/proactor/catalog").status_code == 401
+
+
+def test_what_an_endpoint_rejects_is_told_in_its_words():
+    class Rejecting:
+        concurrency = 4
+
+        async def complete(self, messages, **sampling):
+            return Failed("rejected", "HTTP 400: not these words (content_filter)")
+
+    service = AgentService(Prompted("non_reasoning", Rejecting(), 8), CATALOG)
+    with pytest.raises(ApiError, match=r"rejects the conversation at turn 1: HTTP 400: not these words") as told:
+        asyncio.run(service.answer(Talk("c", spoken("hm")), 1, CATALOG))
+    assert (told.value.status, told.value.code) == (400, "request_rejected")
 
 
 def test_a_body_of_50_mb_is_refused_and_not_kept(refusing):

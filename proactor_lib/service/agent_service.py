@@ -42,7 +42,8 @@ class AgentService:
     ) -> Answer:
         """What is to be done at `turn` of the conversation; the same again where it was asked with that catalog.
 
-        ApiError: the conversation is too long for the model (400), or the model does not answer (503).
+        ApiError: the conversation is too long for the model, or rejected by its endpoint (400), or the model does not
+        answer (503).
         """
         async with talk.lock:
             if turn > len(talk.turns):  # while this request waited, the one that had added the turn failed
@@ -51,7 +52,7 @@ class AgentService:
                 return known
             line = await self._ask(talk, turn, catalog)
             if line.unreadable and line.text is None:
-                raise _too_long(turn, line.prompt_tokens)
+                raise _not_taken(line)
             talk.said[turn] = line
             return talk.act(self._fired(talk, turn), catalog, elsewhere)
 
@@ -76,7 +77,11 @@ class AgentService:
         await self._agent.close()
 
 
-def _too_long(turn: int, tokens: int | None) -> ApiError:
-    size = f" ({tokens} tokens)" if tokens else ""
-    sentence = f"the conversation is too long for the model at turn {turn}{size}: begin another one"
+def _not_taken(line: TurnPrediction) -> ApiError:
+    """Too long for a policy of ours, which alone knows by how much; or whatever an endpoint says."""
+    if line.prompt_tokens is None:
+        sentence = f"the model's endpoint rejects the conversation at turn {line.turn}: {line.reason}"
+        return ApiError(400, sentence, "request_rejected", "messages")
+    size = f"({line.prompt_tokens} tokens)"
+    sentence = f"the conversation is too long for the model at turn {line.turn} {size}: begin another one"
     return ApiError(400, sentence, "context_length_exceeded", "messages")
