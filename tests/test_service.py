@@ -4,30 +4,27 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import stat
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from proactor_lib.artf.serving.process import free_port
-from proactor_lib.endpoint import Failed
-from proactor_lib.evaluate.agents import Fixed, Prompted
+from proactor_lib.cli.serve import _told
+from proactor_lib.evaluate.agents import Fixed
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import EvalSplit, predict
-from proactor_lib.metrics.alignment import as_set, prediction_key
-from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, Turn, TurnPrediction
-from proactor_lib.service.agent_service import AgentService, Readiness
-from proactor_lib.service.app import make_app
-from proactor_lib.service.errors import ApiError
+from proactor_lib.metrics.alignment import as_set
+from proactor_lib.schema import Action, Catalog, Parameter, Turn
+from proactor_lib.service.agent_service import Readiness
 from proactor_lib.service.guard import Guard, Limits
-from proactor_lib.service.memory import Answer, Memory, Talk
-from proactor_lib.service.replies import tool_calls
-from starlette.testclient import TestClient
+from proactor_lib.service.source import Source
 
 from support.fake_vllm import Completions, drawn
-from support.metric_cases import candidate, ready
 from support.runs import opened
 from support.services import KEY, saying, scripted_agent, served
 from support.waiting import wait_until
@@ -40,93 +37,8 @@ TOOLS = [{"type": "function", "function": {"name": "book", "parameters": {}}}]
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
 
-def line(*actions, turn=1, id="d"):
-    return TurnPrediction(dialogue_id=id, turn=turn, actions=actions)
-
-
 def spoken(*texts):
     return [Turn(speaker="user", text=text) for text in texts]
-
-
-# what is remembered
-
-
-def test_nothing_is_executed_twice_and_an_extension_only_of_what_was_incomplete():
-    talk = Talk("d")
-    assert talk.act(line(ready("book"), candidate("pay")), CATALOG).ready == (ready("book"),)
-    second = talk.act(line(ready("book"), ready("book", to="Rome"), turn=2), CATALOG)
-    assert (second.ready, second.held) == ((ready("book", to="Rome"),), (ready("book"),))
-    third = talk.act(
-        line(ready("book", to="rome ", seats="2"), ready("book", to="Oslo"), ready("fly"), turn=3), CATALOG
-    )
-    assert third.held == (ready("book", to="rome ", seats="2"),)
-    assert third.ready == (ready("book", to="Oslo"),) and third.unknown == (ready("fly"),)
-    elsewhere = talk.act(line(ready("pay"), turn=4), CATALOG, [prediction_key(ready("pay"))])
-    assert elsewhere.ready == () and elsewhere.held == (ready("pay"),)
-
-
-def test_a_nameless_conversation_is_known_by_its_turns_and_parts_where_they_do():
-    memory = Memory(most=2)
-    first = memory.of_turns(spoken("a", "b"), CATALOG)
-    first.turns = spoken("a", "b")
-    first.act(line(ready("pay"), turn=1), CATALOG)
-    first.act(line(ready("book"), turn=2), CATALOG)
-    assert memory.of_turns(spoken("a", "b", "c"), CATALOG) is first and memory.of_turns(spoken("a"), CATALOG) is first
-    other = memory.of_turns(spoken("a", "x"), CATALOG)
-    assert other is not first and other.turns == spoken("a") and [t for t, _ in other.executed] == [1]
-    memory.named("third")
-    assert len(memory) == 2  # the first is forgotten
-    assert memory.of_turns(spoken("a", "b"), CATALOG).turns == spoken("a")
-
-
-def test_a_name_whose_turns_changed_keeps_what_they_share():
-    memory = Memory()
-    memory.named("n").turns.extend(spoken("a", "b"))
-    assert memory.named("n", spoken("a", "c")).turns == spoken("a")
-
-
-@pytest.mark.parametrize(
-    ("readiness", "statuses"),
-    [
-        (Readiness(), ["ready", "candidate", "ready"]),
-        (Readiness(0.6), ["candidate", "ready", "ready"]),
-        (Readiness(0.4, own=False), ["candidate", "candidate", "candidate"]),
-        (Readiness(0.2, own=False), ["ready", "candidate", "ready"]),
-    ],
-)
-def test_a_threshold_says_what_fires(readiness, statuses):
-    first = PredictedAction(name="a", confidence=0.5)
-    second = PredictedAction(name="a", status="candidate", confidence=0.7)
-    third = PredictedAction(name="a", confidence=0.6)
-    said = [line(a, turn=t) for t, a in ((1, first), (4, second), (6, third))]
-    assert [readiness.applied(said[:n]).actions[0].status for n in (1, 2, 3)] == statuses
-
-
-def test_an_answer_is_remembered_with_the_tools_that_it_was_given_for():
-    """Nameless, other tools are another conversation; in a named one what was executed stays so."""
-    service = AgentService(Fixed("first_action", 0), CATALOG)
-
-    def ask(talk, catalog):
-        talk.turns[:] = spoken("hi")
-        return asyncio.run(service.answer(talk, 1, catalog))
-
-    pay = CATALOG.subset(("pay",))
-    for name, catalog in (("book", CATALOG), ("pay", pay), ("book", CATALOG)):
-        talk = service.memory.of_turns(spoken("hi"), catalog)
-        assert [call["function"]["name"] for call in tool_calls(talk, ask(talk, catalog), catalog)] == [name]
-    named = service.memory.named("n")
-    assert ask(named, CATALOG).ready == (ready("book"),) and ask(named, pay).ready == (ready("pay"),)
-    assert ask(named, CATALOG.subset(("book",))).held == (ready("book"),)
-
-
-def test_a_nameless_conversation_that_parts_is_answered_by_persistence_too():
-    """Whatever their names: these are digests, and persistence sorts by them."""
-    service = AgentService(Fixed("first_action", 0), CATALOG, Readiness(0.4, own=False))
-    for last in "abcdefgh":
-        talk = service.memory.of_turns(spoken("hi", last), CATALOG)
-        talk.turns.extend(spoken("hi", last)[len(talk.turns) :])
-        answers = [asyncio.run(service.answer(talk, turn, CATALOG)) for turn in (1, 2)]
-        assert [(a.turn, len(a.ready), len(a.candidates)) for a in answers] == [(1, 0, 1), (2, 1, 0)]
 
 
 # as in evaluation
@@ -265,65 +177,6 @@ def test_turns_that_were_not_answered_are_taken_back(stream):
         assert bytes(model.completions[-1]["prompt"]).decode().count("my card is lost") == 1
 
 
-class Failing:
-    """Says nothing at turn 1; then fails, or waits for good."""
-
-    async def follow(self, case, known, on_prediction):
-        if known:
-            await self.fail()
-
-    async def fail(self):
-        raise RuntimeError("a bug")
-
-
-def test_turns_are_taken_back_from_an_error_of_any_kind():
-    service = AgentService(Failing(), CATALOG)
-    asked = TestClient(make_app(service, Limits(None)), raise_server_exceptions=False)
-    body = {"conversation": "c", "turns": [t.model_dump() for t in spoken("a", "b", "c")]}
-    assert asked.post("/v1/proactor/turns", json=body).status_code == 503
-    assert service.memory.named("c").turns == spoken("a")
-
-
-@pytest.mark.parametrize("slow", [False, True])
-def test_turns_are_taken_back_from_a_stream_whose_reader_has_left(slow):
-    """While the second turn is asked, or, to a slow reader, while the first one's answer is on its way."""
-    agent, left = Failing(), asyncio.Event()
-    agent.fail = asyncio.Event().wait
-    service = AgentService(agent, CATALOG)
-    body = {"conversation": "c", "turns": [t.model_dump() for t in spoken("a", "b", "c")], "stream": True}
-    waiting = [{"type": "http.request", "body": json.dumps(body).encode()}]
-
-    async def receive():
-        if not waiting:
-            await left.wait()
-            return {"type": "http.disconnect"}
-        return waiting.pop()
-
-    async def send(message):
-        if message.get("body"):
-            left.set()
-            if slow:
-                await asyncio.Event().wait()
-
-    async def ask():
-        scope = {"type": "http", "method": "POST", "path": "/v1/proactor/turns", "headers": [], "query_string": b""}
-        await make_app(service, Limits(None))(scope, receive, send)
-        return list(service.memory.named("c").turns)
-
-    assert asyncio.run(ask()) == spoken("a")
-
-
-def test_turns_stay_where_others_follow_or_were_answered_and_who_waited_for_one_taken_back_asks_again():
-    talk = Talk("c", spoken("a", "b"), answers={(1, CATALOG.digest): Answer(1)})
-    talk.take_back(1, 2)
-    talk.take_back(1, 1)
-    assert talk.turns == spoken("a", "b")
-    talk.take_back(2, 2)
-    assert talk.turns == spoken("a")
-    with pytest.raises(ApiError, match="turn 2 was taken back"):
-        asyncio.run(AgentService(Fixed("silent", 0), CATALOG).answer(talk, 2, CATALOG))
-
-
 # what is refused
 
 FLY = {"function": {"name": "fly"}}
@@ -375,19 +228,6 @@ def test_the_client_raises_what_it_knows(refusing):
     assert [m.id for m in client(refusing).models.list()] == ["proactor"]
     assert httpx.get(f"{refusing}/health").json() == {"status": "ok"}
     assert httpx.get(f"{refusing}/v1/proactor/catalog").status_code == 401
-
-
-def test_what_an_endpoint_rejects_is_told_in_its_words():
-    class Rejecting:
-        concurrency = 4
-
-        async def complete(self, messages, **sampling):
-            return Failed("rejected", "HTTP 400: not these words (content_filter)")
-
-    service = AgentService(Prompted("non_reasoning", Rejecting(), 8), CATALOG)
-    with pytest.raises(ApiError, match=r"rejects the conversation at turn 1: HTTP 400: not these words") as told:
-        asyncio.run(service.answer(Talk("c", spoken("hm")), 1, CATALOG))
-    assert (told.value.status, told.value.code) == (400, "request_rejected")
 
 
 def test_a_body_of_50_mb_is_refused_and_not_kept(refusing):
@@ -445,6 +285,15 @@ def test_the_command_serves_until_it_is_ended(tmp_path, cli):
     answer, mode = seen
     assert answer["ready"][0]["name"] == run.catalog.actions[0].name and mode == 0o600
     assert not (out / "access.json").exists() and "the service is down" in done.stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_key_is_told_to_a_terminal_and_else_the_file_that_holds_it(terminal, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    found = Source(None, "silent", CATALOG, Readiness())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told = _told(found, listening, Limits(KEY), "proactor", Path("serve/access.json"))
+    assert (f"/#key={KEY}" in told, KEY in told) == (terminal, terminal) and "its key is in serve/access.json" in told
 
 
 def answered(url, key, seen):

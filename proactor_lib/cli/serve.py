@@ -3,6 +3,7 @@
 import secrets
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,10 +87,11 @@ def _serve(found: "Source", listening: socket.socket, limits: "Limits", name: st
 
 
 def _told(found: "Source", listening: socket.socket, limits: "Limits", name: str, access: Path) -> str:
+    """What is served where. The key stands in it for a terminal alone: a service's output goes into logs."""
     host, port = listening.getsockname()[:2]
     url, threshold = f"http://{host}:{port}", found.readiness.threshold
     fires = "as it says" if threshold is None else f"from confidence {threshold:g} on"
-    fragment = f"#key={limits.key}" if limits.key else ""
+    fragment = f"#key={limits.key}" if limits.key and sys.stdout.isatty() else ""
     return (
         f"{url}/v1 serves {found.policy} as {name!r}, {len(found.catalog.actions)} actions, ready {fires}; "
         f"its key is in {access}\nto try it: {url}/{fragment}"

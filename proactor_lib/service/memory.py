@@ -55,9 +55,10 @@ class Talk:
         return Talk(id, self.turns[:turn], said, answers, [e for e in self.executed if e[0] <= turn])
 
     def take_back(self, first: int, last: int) -> None:
-        """Forget the turns `first` to `last`, unless there are later ones or one of them was answered."""
-        if len(self.turns) == last and not any(turn >= first for turn, _ in self.answers):
-            del self.turns[first - 1 :]
+        """Forget the turns `first` to `last`, unless there are later ones, or one was answered or is being asked."""
+        if self.lock.locked() or len(self.turns) != last or any(turn >= first for turn, _ in self.answers):
+            return
+        del self.turns[first - 1 :]
 
     def act(self, line: TurnPrediction, catalog: Catalog, elsewhere: Collection[PredictionKey] = ()) -> Answer:
         """Execute what `line` says at its turn, but for what was executed before, here or `elsewhere`."""
