@@ -283,6 +283,7 @@ class TurnPrediction(Record):
     actions: tuple[PredictedAction, ...] = ()
     text: str | None = None  # the raw output
     unreadable: bool = False  # the parser could not read the output (or a part of it)
+    reason: str | None = None  # why an endpoint rejected the request: there is no output
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     latency_s: float | None = None

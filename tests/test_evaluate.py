@@ -141,6 +141,7 @@ def test_what_has_no_answer_is_counted_as_unreadable(reply, tmp_path):
     said, _ = follow("reasoning", lambda r, n: reply, tmp_path)
     assert [(said[t].unreadable, said[t].actions) for t in (1, 2, 3)] == [(True, ())] * 3
     assert said[1].text == (reply.text or None)
+    assert said[1].reason == (None if reply.text else "HTTP 400: status 400 on purpose")
 
 
 def test_an_endpoint_that_is_down_predicts_nothing(tmp_path):

@@ -12,10 +12,11 @@ from proactor_lib.artf.serving.policy_sync import MergedSync
 from proactor_lib.artf.training.chat_template import frame
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import evaluate_run
+from proactor_lib.files import write_json
 from proactor_lib.interop import export as exporting
 from proactor_lib.interop import gguf_file
 from proactor_lib.interop.export import Request, export
-from proactor_lib.models import load_tokenizer
+from proactor_lib.models import load_tokenizer, matched_export
 from proactor_lib.service.source import find
 
 from support.late import Late
@@ -83,6 +84,17 @@ def test_merged_weights_are_those_that_servers_hold(run, base, merged, tmp_path)
     assert {oct(f.stat().st_mode & 0o777) for f in merged.iterdir()} == {oct(0o666 & ~exporting._umask())}
 
 
+def test_a_run_whose_servers_hold_4_bits_is_merged_into_the_same_weights_dequantised(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
+    held = {"device": "auto", "quantization": "nf4", "serve_weights": "nf4"}
+    quantised = opened(tmp_path / "run", policies=["trained"], model=str(base), **held)
+    adapter = write_adapter(quantised.training / "adapter")
+    sync = MergedSync([], matched_export(str(base), "nf4"), tmp_path / "served")
+    sync.publish(0, adapter)
+    out = export(quantised, tmp_path / "out", Request("merged"))
+    assert difference(loaded(out), loaded(tmp_path / "served"), tokens(load_tokenizer(str(out)))) == 0
+
+
 @pytest.mark.parametrize(("kind", "most"), [("f16", 1e-3), ("q8_0", 1.5)])
 def test_a_gguf_is_read_back_by_transformers(run, merged, tmp_path, kind, most):
     model, file = read_back(export(run, tmp_path / "out", Request("gguf", kind=kind)))
@@ -121,6 +133,30 @@ def test_what_cannot_become_a_gguf_is_said_before_anything_is_merged(tmp_path):
         gguf_file.check(tmp_path, "f16")
     with pytest.raises(UserError, match="GGUF kind 'q3'; accepted: f16, bf16, q8_0"):
         gguf_file.check(tmp_path, "q3")
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("rope", "scaling"),
+    [
+        ({"rope_parameters": LLAMA3 | {"rope_theta": 5e5}}, "llama3"),
+        ({"rope_theta": 5e5, "rope_scaling": LLAMA3}, "llama3"),
+        ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}, "linear"),
+    ],
+)
+def test_a_scaled_rope_is_refused_in_the_hubs_newer_and_older_form(tmp_path, rope, scaling):
+    write_json(tmp_path / "config.json", {"model_type": "llama", **rope})
+    with pytest.raises(UserError, match=f"a model with rope_type '{scaling}' cannot be written here .*: default only"):
+        gguf_file.check(tmp_path, "f16")
+
+
+@pytest.mark.parametrize("rope", [{"rope_theta": 5e5, "rope_scaling": None}, {"rope_parameters": {"rope_theta": 5e5}}])
+def test_a_rope_as_it_is_passes(tmp_path, rope):
+    write_json(tmp_path / "config.json", {"model_type": "llama", **rope})
+    config, _ = gguf_file.check(tmp_path, "f16")
+    assert gguf_file._rope(config)["rope_theta"] == 5e5
 
 
 def steps(*kinds):

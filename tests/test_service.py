@@ -4,29 +4,27 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
 from proactor_lib.artf.serving.process import free_port
-from proactor_lib.cli import serve
+from proactor_lib.cli.serve import _told
 from proactor_lib.evaluate.agents import Fixed
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import EvalSplit, predict
-from proactor_lib.metrics.alignment import as_set, prediction_key
-from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, Turn, TurnPrediction
-from proactor_lib.service.agent_service import AgentService, Readiness
-from proactor_lib.service.errors import ApiError
+from proactor_lib.metrics.alignment import as_set
+from proactor_lib.schema import Action, Catalog, Parameter, Turn
+from proactor_lib.service.agent_service import Readiness
 from proactor_lib.service.guard import Guard, Limits
-from proactor_lib.service.memory import Answer, Memory, Talk
+from proactor_lib.service.source import Source
 
 from support.fake_vllm import Completions, drawn
-from support.metric_cases import candidate, ready
 from support.runs import opened
 from support.services import KEY, saying, scripted_agent, served
 from support.waiting import wait_until
@@ -39,65 +37,8 @@ TOOLS = [{"type": "function", "function": {"name": "book", "parameters": {}}}]
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
 
-def line(*actions, turn=1, id="d"):
-    return TurnPrediction(dialogue_id=id, turn=turn, actions=actions)
-
-
 def spoken(*texts):
     return [Turn(speaker="user", text=text) for text in texts]
-
-
-# what is remembered
-
-
-def test_nothing_is_executed_twice_and_an_extension_only_of_what_was_incomplete():
-    talk = Talk("d")
-    assert talk.act(line(ready("book"), candidate("pay")), CATALOG).ready == (ready("book"),)
-    second = talk.act(line(ready("book"), ready("book", to="Rome"), turn=2), CATALOG)
-    assert (second.ready, second.held) == ((ready("book", to="Rome"),), (ready("book"),))
-    third = talk.act(
-        line(ready("book", to="rome ", seats="2"), ready("book", to="Oslo"), ready("fly"), turn=3), CATALOG
-    )
-    assert third.held == (ready("book", to="rome ", seats="2"),)
-    assert third.ready == (ready("book", to="Oslo"),) and third.unknown == (ready("fly"),)
-    elsewhere = talk.act(line(ready("pay"), turn=4), CATALOG, [prediction_key(ready("pay"))])
-    assert elsewhere.ready == () and elsewhere.held == (ready("pay"),)
-
-
-def test_a_nameless_conversation_is_known_by_its_turns_and_parts_where_they_do():
-    memory = Memory(most=2)
-    first = memory.of_turns(spoken("a", "b"))
-    first.turns = spoken("a", "b")
-    first.act(line(ready("pay"), turn=1), CATALOG)
-    first.act(line(ready("book"), turn=2), CATALOG)
-    assert memory.of_turns(spoken("a", "b", "c")) is first and memory.of_turns(spoken("a")) is first
-    other = memory.of_turns(spoken("a", "x"))
-    assert other is not first and other.turns == spoken("a") and [t for t, _ in other.executed] == [1]
-    memory.named("third")
-    assert len(memory) == 2 and memory.of_turns(spoken("a", "b")).turns == spoken("a")  # the first is forgotten
-
-
-def test_a_name_whose_turns_changed_keeps_what_they_share():
-    memory = Memory()
-    memory.named("n").turns.extend(spoken("a", "b"))
-    assert memory.named("n", spoken("a", "c")).turns == spoken("a")
-
-
-@pytest.mark.parametrize(
-    ("readiness", "statuses"),
-    [
-        (Readiness(), ["ready", "candidate", "ready"]),
-        (Readiness(0.6), ["candidate", "ready", "ready"]),
-        (Readiness(0.4, own=False), ["candidate", "candidate", "candidate"]),
-        (Readiness(0.2, own=False), ["ready", "candidate", "ready"]),
-    ],
-)
-def test_a_threshold_says_what_fires(readiness, statuses):
-    first = PredictedAction(name="a", confidence=0.5)
-    second = PredictedAction(name="a", status="candidate", confidence=0.7)
-    third = PredictedAction(name="a", confidence=0.6)
-    said = [line(a, turn=t) for t, a in ((1, first), (4, second), (6, third))]
-    assert [readiness.applied(said[:n]).actions[0].status for n in (1, 2, 3)] == statuses
 
 
 # as in evaluation
@@ -236,17 +177,6 @@ def test_turns_that_were_not_answered_are_taken_back(stream):
         assert bytes(model.completions[-1]["prompt"]).decode().count("my card is lost") == 1
 
 
-def test_turns_stay_where_others_follow_or_were_answered_and_who_waited_for_one_taken_back_asks_again():
-    talk = Talk("c", spoken("a", "b"), answers={1: Answer(1)})
-    talk.take_back(1, 2)
-    talk.take_back(1, 1)
-    assert talk.turns == spoken("a", "b")
-    talk.take_back(2, 2)
-    assert talk.turns == spoken("a")
-    with pytest.raises(ApiError, match="turn 2 was taken back"):
-        asyncio.run(AgentService(Fixed("silent", 0), CATALOG).answer(talk, 2, CATALOG))
-
-
 # what is refused
 
 FLY = {"function": {"name": "fly"}}
@@ -334,18 +264,6 @@ def test_a_minute_has_so_many_requests():
 # what is served
 
 
-def test_the_key_is_shown_on_a_terminal_alone(monkeypatch):
-    """What is written elsewhere, such as a job's log, may be read by others."""
-    source = SimpleNamespace(
-        readiness=SimpleNamespace(threshold=None), policy="trained", catalog=SimpleNamespace(actions=())
-    )
-    listening = SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8080))
-    told = lambda: serve._told(source, listening, Limits("sk-1", 1, 0), "p", Path("access.json"))  # noqa: E731
-    assert told().endswith("to try it: http://127.0.0.1:8080/")
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert told().endswith("/#key=sk-1")
-
-
 def test_the_command_serves_until_it_is_ended(tmp_path, cli):
     run, out, seen = opened(tmp_path / "run"), tmp_path / "serve", []
 
@@ -367,6 +285,15 @@ def test_the_command_serves_until_it_is_ended(tmp_path, cli):
     answer, mode = seen
     assert answer["ready"][0]["name"] == run.catalog.actions[0].name and mode == 0o600
     assert not (out / "access.json").exists() and "the service is down" in done.stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_key_is_told_to_a_terminal_and_else_the_file_that_holds_it(terminal, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    found = Source(None, "silent", CATALOG, Readiness())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told = _told(found, listening, Limits(KEY), "proactor", Path("serve/access.json"))
+    assert (f"/#key={KEY}" in told, KEY in told) == (terminal, terminal) and "its key is in serve/access.json" in told
 
 
 def answered(url, key, seen):

@@ -2,11 +2,11 @@
 
 import pytest
 from proactor_lib.errors import UserError
-from proactor_lib.evaluate import evaluate_run
+from proactor_lib.evaluate import evaluate_run, predictions
 from proactor_lib.evaluate.few_shot import shots
 from proactor_lib.evaluate.readiness import tune_run
-from proactor_lib.files import write_json
-from proactor_lib.schema import Action, Catalog
+from proactor_lib.files import write_json, write_jsonl
+from proactor_lib.schema import Action, Catalog, TurnPrediction
 from proactor_lib.service.agent_service import Readiness
 from proactor_lib.service.source import find
 from starlette.testclient import TestClient
@@ -30,6 +30,17 @@ def test_a_run_is_served_at_the_threshold_that_tuning_chose(tmp_path):
 @pytest.mark.parametrize(("policy", "own"), [("base", True), ("reasoning", False), ("first_action", False)])
 def test_a_threshold_without_dev_is_a_confidence_where_the_policy_gives_one_and_else_persistence(tmp_path, policy, own):
     assert find(str(opened(tmp_path).out), None, policy, 0.95).readiness == Readiness(0.95, own)
+
+
+@pytest.mark.parametrize(("left", "policy", "own"), [(0, "base", True), (0, "silent", False), (2, "base", True)])
+def test_where_dev_is_empty_or_needs_nothing_actions_fire_as_the_policy_says(tmp_path, left, policy, own):
+    run = opened(tmp_path, evaluation_turns=0)
+    needless = [r.model_copy(update={"references": ()}) for r in run.annotated("dev")]
+    silence = [TurnPrediction(dialogue_id=r.dialogue_id, turn=1) for r in needless]
+    write_jsonl(run.data / "dev.jsonl", run.conversations("dev")[:left])
+    write_jsonl(run.annotations / "dev.jsonl", needless[:left])
+    write_jsonl(predictions.folder(run, "dev") / f"{policy}.jsonl", silence[:left])
+    assert find(str(run.out), None, policy).readiness == Readiness(None, own)
 
 
 def test_few_shot_shows_examples_of_the_run_that_was_named_wherever_the_service_writes(tmp_path, cli, monkeypatch):

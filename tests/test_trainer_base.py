@@ -66,9 +66,7 @@ def test_a_hub_id_is_loaded_before_a_server_starts(monkeypatch, tmp_path):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", load)
     assert models.downloaded("a/hub-id") == str(tmp_path) and models.downloaded(str(tmp_path)) == str(tmp_path)
-    with pytest.raises(
-        UserError, match="'a/gone' is not on this machine, and .* not give it: no such model$"
-    ):
+    with pytest.raises(UserError, match="'a/gone' is not on this machine, and .* not give it: no such model$"):
         models.downloaded("a/gone")
     assert asked == ["a/hub-id", "a/gone"]
 

@@ -87,6 +87,7 @@ def _serve(found: "Source", listening: socket.socket, limits: "Limits", name: st
 
 
 def _told(found: "Source", listening: socket.socket, limits: "Limits", name: str, access: Path) -> str:
+    """What is served where. The key stands in it for a terminal alone: a service's output goes into logs."""
     host, port = listening.getsockname()[:2]
     url, threshold = f"http://{host}:{port}", found.readiness.threshold
     fires = "as it says" if threshold is None else f"from confidence {threshold:g} on"

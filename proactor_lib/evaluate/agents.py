@@ -130,10 +130,10 @@ def spoken(answer: Answer[str] | Failed) -> str | None:
 
 
 def _line(case: EvalCase, turn: int, answer: Answer[str] | Failed, parsed: Parsed) -> TurnPrediction:
-    """A request that was rejected (a prompt beyond the context) is an unreadable output without a text."""
+    """A request that was rejected (a prompt beyond the context, say) is an unreadable output without a text."""
     said = {"dialogue_id": case.dialogue.id, "turn": turn, "actions": parsed.actions, "unreadable": parsed.unreadable}
     if isinstance(answer, Failed):
-        return TurnPrediction(**said)
+        return TurnPrediction(**said, reason=answer.reason)
     if answer.cached:
         return TurnPrediction(**said, text=answer.text)
     return TurnPrediction(**said, text=answer.text, prompt_tokens=answer.prompt_tokens,

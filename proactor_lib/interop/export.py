@@ -137,18 +137,22 @@ class _Export:
         write_json(self._folder / "adapter_config.json", config | {"base_model_name_or_path": self._job.base})
 
     def _merged(self, catalog: Catalog) -> None:
-        merge_into(self._folder, Path(_local(self._job.served)), self._adapter)
+        merge_into(self._folder, self._base(), self._adapter)
 
     def _gguf(self, catalog: Catalog) -> None:
         from proactor_lib.interop import gguf_file
 
-        base = Path(_local(self._job.served))
+        base = self._base()
         gguf_file.check(base, self._request.kind)
         text = modelfile.render(self._job.tokenizer, catalog, self._run.params, self._file)
         with tempfile.TemporaryDirectory(dir=self._folder) as merged:
             merge_into(Path(merged), base, self._adapter)
             gguf_file.write(Path(merged), self._folder / self._file, self._request.kind, self._run.params.name)
         (self._folder / "Modelfile").write_text(text, encoding="utf-8")
+
+    def _base(self) -> Path:
+        """The trainer's weights in bfloat16, whatever servers hold: nothing can be merged into 4 bits."""
+        return Path(_local(models.matched_export(self._job.base, self._run.params.quantization)))
 
 
 def merge_into(folder: Path, base: Path, adapter: Path) -> None:

@@ -32,7 +32,7 @@ SPLITS = {QWEN2: "qwen2", LLAMA3: "llama-bpe"}
 
 
 def check(model: Path, kind: str) -> tuple[dict[str, Any], gguf.MODEL_ARCH]:
-    """The model's config.json, and GGUF's name of its kind. UserError for a kind or a model type not known here."""
+    """The model's config.json, and GGUF's name of its kind. UserError for a kind, model or RoPE type not known here."""
     if kind not in KINDS:
         raise UserError(f"GGUF kind {kind!r}; accepted: {', '.join(KINDS)}")
     config = json.loads((model / "config.json").read_text())
@@ -41,7 +41,16 @@ def check(model: Path, kind: str) -> tuple[dict[str, Any], gguf.MODEL_ARCH]:
         raise UserError(
             f"a GGUF of a {config['model_type']!r} model cannot be written here ({model}); accepted: {accepted}"
         )
+    rope = _rope(config)
+    if (scaling := rope.get("rope_type") or rope.get("type", "default")) != "default":
+        raise UserError(f"a GGUF of a model with rope_type {scaling!r} cannot be written here ({model}): default only")
     return config, ARCHITECTURES[config["model_type"]]
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """How positions turn: `rope_parameters`, or in the hub's older form `rope_theta` and `rope_scaling`."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return {"rope_theta": config.get("rope_theta", 10000.0), **given}
 
 
 def write(model: Path, path: Path, kind: str, name: str) -> None:
@@ -69,9 +78,6 @@ def write(model: Path, path: Path, kind: str, name: str) -> None:
 
 def _add_sizes(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     heads = config["num_attention_heads"]
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
-    if rope.get("rope_type", "default") != "default":
-        raise UserError(f"a GGUF of a model with rope_type {rope['rope_type']!r} cannot be written here: default only")
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -79,7 +85,7 @@ def _add_sizes(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_head_count(heads)
     writer.add_head_count_kv(config.get("num_key_value_heads", heads))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_freq_base(_rope(config)["rope_theta"])
     writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // heads)
     writer.add_vocab_size(config["vocab_size"])
 

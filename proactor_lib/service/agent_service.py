@@ -40,20 +40,21 @@ class AgentService:
     async def answer(
         self, talk: Talk, turn: int, catalog: Catalog, elsewhere: Collection[PredictionKey] = ()
     ) -> Answer:
-        """What is to be done at `turn` of the conversation; the same again where it was asked before.
+        """What is to be done at `turn` of the conversation; the same again where it was asked with that catalog.
 
-        ApiError: the conversation is too long for the model (400), or the model does not answer (503).
+        ApiError: the conversation is too long for the model, or rejected by its endpoint (400), or the model does not
+        answer (503).
         """
         async with talk.lock:
             if turn > len(talk.turns):  # while this request waited, the one that had added the turn failed
                 raise ApiError(503, f"turn {turn} was taken back, for it was not answered", "model_unavailable")
-            if turn not in talk.answers:
-                line = await self._ask(talk, turn, catalog)
-                if line.unreadable and line.text is None:
-                    del talk.said[turn]
-                    raise _too_long(turn, line.prompt_tokens)
-                talk.act(self._fired(talk, turn), catalog, elsewhere)
-            return talk.answers[turn]
+            if known := talk.answers.get((turn, catalog.digest)):
+                return known
+            line = await self._ask(talk, turn, catalog)
+            if line.unreadable and line.text is None:
+                raise _not_taken(line)
+            talk.said[turn] = line
+            return talk.act(self._fired(talk, turn), catalog, elsewhere)
 
     async def _ask(self, talk: Talk, turn: int, catalog: Catalog) -> TurnPrediction:
         """The agent sees the turns so far; those at which nobody asked are silence."""
@@ -61,13 +62,12 @@ class AgentService:
         case = EvalCase(Dialogue(id=talk.id, domain=catalog.domain, turns=turns), (), catalog,
                         tuple(range(1, turn + 1)))  # fmt: skip
         known = {t: talk.said.get(t) or TurnPrediction(dialogue_id=talk.id, turn=t) for t in range(1, turn)}
-        talk.said[turn] = TurnPrediction(dialogue_id=talk.id, turn=turn)  # an agent that has nothing to say
+        said = {turn: TurnPrediction(dialogue_id=talk.id, turn=turn)}  # an agent that has nothing to say
         try:
-            await self._agent.follow(case, known, lambda line: talk.said.update({line.turn: line}))
+            await self._agent.follow(case, known, lambda line: said.update({line.turn: line}))
         except Unanswered as error:
-            del talk.said[turn]
             raise ApiError(503, str(error), "model_unavailable") from None
-        return talk.said[turn]
+        return said[turn]
 
     def _fired(self, talk: Talk, turn: int) -> TurnPrediction:
         return self._readiness.applied([talk.said[t] for t in sorted(talk.said) if t <= turn])
@@ -77,7 +77,11 @@ class AgentService:
         await self._agent.close()
 
 
-def _too_long(turn: int, tokens: int | None) -> ApiError:
-    size = f" ({tokens} tokens)" if tokens else ""
-    sentence = f"the conversation is too long for the model at turn {turn}{size}: begin another one"
+def _not_taken(line: TurnPrediction) -> ApiError:
+    """Too long for a policy of ours, which alone knows by how much; or whatever an endpoint says."""
+    if line.prompt_tokens is None:
+        sentence = f"the model's endpoint rejects the conversation at turn {line.turn}: {line.reason}"
+        return ApiError(400, sentence, "request_rejected", "messages")
+    size = f"({line.prompt_tokens} tokens)"
+    sentence = f"the conversation is too long for the model at turn {line.turn} {size}: begin another one"
     return ApiError(400, sentence, "context_length_exceeded", "messages")

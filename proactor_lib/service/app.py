@@ -1,7 +1,7 @@
 """The endpoint: OpenAI's chat completions, turns of growing transcripts, and a page to try it on."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from importlib import resources
 from typing import Any
 
@@ -84,7 +84,7 @@ class _Endpoint:
             raise ApiError(404, f"no model {asked.model!r} here; accepted: {self._model}", "model_not_found", "model")
         catalog, (turns, calls) = asked.shown(self._service.catalog), asked.heard()
         id = request.headers.get(SESSION) or (asked.metadata or {}).get("conversation")
-        talk = self._service.memory.named(id, turns) if id else self._service.memory.of_turns(turns)
+        talk = self._service.memory.named(id, turns) if id else self._service.memory.of_turns(turns, catalog)
         remembered = talk.common(turns)
         talk.turns.extend(turns[len(talk.turns) :])
         answer = await self._service.answer(talk, len(turns), catalog, calls)
@@ -105,28 +105,38 @@ class _Endpoint:
         numbers = range(first, first + len(asked.turns))
         about = {"conversation": talk.id, "remembered": remembered}
         if asked.stream:
-            return StreamingResponse(self._events(talk, numbers, catalog, about), media_type="text/event-stream")
+            return _ClosingStream(self._events(talk, numbers, catalog, about), media_type="text/event-stream")
         answers = [answer async for answer in self._answers(talk, numbers, catalog, remembered)]
         return JSONResponse({**about, "turns": len(talk.turns), "answers": answers})
 
     async def _answers(self, talk: Talk, numbers: range, catalog: Catalog, remembered: int) -> AsyncIterator[dict]:
-        """An answer per turn. Before an ApiError the added turns that have none are taken back: they come again."""
-        for number in numbers:
-            try:
+        """An answer per turn. However this ends, added turns without one are taken back: they come again."""
+        unanswered = numbers[0]
+        try:
+            for number in numbers:
                 answer = await self._service.answer(talk, number, catalog)
-            except ApiError:
-                talk.take_back(max(number, remembered + 1), numbers[-1])
-                raise
-            yield replies.turn(answer)
+                unanswered = number + 1
+                yield replies.turn(answer)
+        finally:
+            talk.take_back(max(unanswered, remembered + 1), numbers[-1])
 
     async def _events(self, talk: Talk, numbers: range, catalog: Catalog, about: dict[str, Any]) -> AsyncIterator[str]:
         """An event per turn as soon as it is answered; an error ends them."""
         try:
-            async for answer in self._answers(talk, numbers, catalog, about["remembered"]):
-                yield replies.event({**about, **answer})
+            async with aclosing(self._answers(talk, numbers, catalog, about["remembered"])) as answers:
+                async for answer in answers:
+                    yield replies.event({**about, **answer})
         except ApiError as error:
             yield replies.event(error.body())
         yield replies.event("[DONE]")
+
+
+class _ClosingStream(StreamingResponse):
+    """Its events are closed when the reader leaves: starlette leaves that to the garbage collector."""
+
+    async def __call__(self, scope, receive, send) -> None:
+        async with aclosing(self.body_iterator):
+            await super().__call__(scope, receive, send)
 
 
 def _added(talk: Talk, asked: TurnsRequest) -> int:

@@ -38,7 +38,7 @@ class Talk:
     id: str
     turns: list[Turn] = field(default_factory=list)
     said: dict[int, TurnPrediction] = field(default_factory=dict)  # by turn, as the policy said it
-    answers: dict[int, Answer] = field(default_factory=dict)
+    answers: dict[tuple[int, str], Answer] = field(default_factory=dict)  # by turn and the shown catalog's digest
     executed: list[tuple[int, PredictionKey]] = field(default_factory=list)  # with the turn
     digests: set[str] = field(default_factory=set)  # by which it is found where it has no name
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -50,14 +50,15 @@ class Talk:
 
     def until(self, turn: int, id: str) -> "Talk":
         """A new conversation that begins with the first `turn` turns of this one, and what came of them."""
-        early = {t: line for t, line in self.said.items() if t <= turn}
-        answers = {t: a for t, a in self.answers.items() if t <= turn}
-        return Talk(id, self.turns[:turn], early, answers, [e for e in self.executed if e[0] <= turn])
+        said = {t: line.model_copy(update={"dialogue_id": id}) for t, line in self.said.items() if t <= turn}
+        answers = {key: answer for key, answer in self.answers.items() if answer.turn <= turn}
+        return Talk(id, self.turns[:turn], said, answers, [e for e in self.executed if e[0] <= turn])
 
     def take_back(self, first: int, last: int) -> None:
-        """Forget the turns `first` to `last`, unless there are later ones or one of them was answered."""
-        if len(self.turns) == last and not any(turn >= first for turn in self.answers):
-            del self.turns[first - 1 :]
+        """Forget the turns `first` to `last`, unless there are later ones, or one was answered or is being asked."""
+        if self.lock.locked() or len(self.turns) != last or any(turn >= first for turn, _ in self.answers):
+            return
+        del self.turns[first - 1 :]
 
     def act(self, line: TurnPrediction, catalog: Catalog, elsewhere: Collection[PredictionKey] = ()) -> Answer:
         """Execute what `line` says at its turn, but for what was executed before, here or `elsewhere`."""
@@ -74,8 +75,8 @@ class Talk:
                 self.executed.append((line.turn, key))
         groups = (tuple(group) for group in (ready, candidates, held, unknown))
         tokens = line.prompt_tokens or 0, line.output_tokens or 0
-        self.answers[line.turn] = Answer(line.turn, *groups, line.unreadable, *tokens)
-        return self.answers[line.turn]
+        answer = self.answers[line.turn, catalog.digest] = Answer(line.turn, *groups, line.unreadable, *tokens)
+        return answer
 
     def _is_done(self, key: PredictionKey, catalog: Catalog, elsewhere: Collection[PredictionKey]) -> bool:
         name, params = key
@@ -91,18 +92,19 @@ class Memory:
     def __init__(self, most: int = 1000):
         self._most = most
         self._talks: OrderedDict[str, Talk] = OrderedDict()
-        self._nameless: dict[str, Talk] = {}  # by the digest of its turns so far
+        self._nameless: dict[str, Talk] = {}  # by the digest of its catalog and its turns so far
 
     def named(self, id: str, turns: Sequence[Turn] = ()) -> Talk:
         """The conversation of that name, as far as it agrees with `turns`; a new one, without turns, if unknown."""
         return self._keep(_agreeing(self._talks.get(id) or Talk(id), turns, id))
 
-    def of_turns(self, turns: Sequence[Turn]) -> Talk:
+    def of_turns(self, turns: Sequence[Turn], catalog: Catalog) -> Talk:
         """The nameless conversation that has these turns, or the first of them; a new one without any.
 
-        Who writes the same turns is told the same: without a name, two conversations differ by their turns alone.
+        Who writes the same turns is told the same: without a name, two conversations differ by their turns and by the
+        catalog that is shown.
         """
-        digests = _digests(turns)
+        digests = _digests(turns, catalog)
         id = f"turns-{digests[-1]}"
         known = next((talk for d in reversed(digests) if (talk := self._nameless.get(d))), None)
         talk = _agreeing(known or Talk(id), turns, id)
@@ -130,9 +132,9 @@ def _agreeing(talk: Talk, turns: Sequence[Turn], id: str) -> Talk:
     return talk if not turns or shared == min(len(talk.turns), len(turns)) else talk.until(shared, id)
 
 
-def _digests(turns: Sequence[Turn]) -> list[str]:
-    """A digest of the first turn, of the first two, and so on: 24 hex digits each."""
-    running, found = hashlib.sha256(), []
+def _digests(turns: Sequence[Turn], catalog: Catalog) -> list[str]:
+    """A digest of the catalog and the first turn, of it and the first two, and so on: 24 hex digits each."""
+    running, found = hashlib.sha256(catalog.digest.encode()), []
     for turn in turns:
         running.update(json.dumps([turn.speaker, turn.text]).encode())
         found.append(running.hexdigest()[:24])

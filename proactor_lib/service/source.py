@@ -127,11 +127,18 @@ def _absolute(adapters: dict[str, Path | None]) -> dict[str, str]:
 def readiness(run: RunFolder, policy: str, threshold: float | None = None) -> Readiness:
     """As tuned on dev for the run's price, where the policy was asked there at all turns; else as the policy says.
 
-    A threshold is one of the policy's own confidences where it gives them (on dev; else: where we serve its weights).
+    So too where dev is empty or needs nothing. A threshold is one of the policy's own confidences where it gives them
+    (on dev; else: where we serve its weights).
     """
-    if policy not in predictions.policies(run, predictions.DEV):
-        return Readiness(threshold, own=policy in PolicySet(run).adapters)
-    own = any(a.confidence is not None for line in predictions.read(run, policy, predictions.DEV) for a in line.actions)
+    asked = policy in predictions.policies(run, predictions.DEV)
+    said = predictions.read(run, policy, predictions.DEV) if asked else []
+    unknown = Readiness(threshold, own=policy in PolicySet(run).adapters)
+    if not said:
+        return unknown
+    own = any(a.confidence is not None for line in said for a in line.actions)
     if threshold is None and run.params.evaluation_turns == 0:
-        threshold = tuned_threshold(run, policy)
+        try:
+            threshold = tuned_threshold(run, policy)
+        except UserError:  # no dialogue of dev needs anything
+            return unknown
     return Readiness(threshold, own)

@@ -41,11 +41,11 @@ class Alarms:
         return sorted(found)
 
     def give_up(self) -> None:
-        """Called after each step of this process: ProcessError where `unscored` has held at the last GIVE_UP of them."""
+        """Called after each step of this process: ProcessError where `unscored` has held at GIVE_UP of them in a row."""
         self._in_vain = self._in_vain + 1 if "unscored" in self._held else 0
         if self._in_vain >= GIVE_UP:
-            raise ProcessError(f"{GIVE_UP} steps in a row learnt nothing: {self._held['unscored']} The same command goes "
-                               "on from the last checkpoint")  # fmt: skip
+            said = f"{GIVE_UP} steps in a row learnt nothing: {self._held['unscored']}"
+            raise ProcessError(f"{said} The same command goes on from the last checkpoint")
 
     def _all(self):
         yield "drift", drift(self._kl[False], KL_LIMIT, "without") or drift(self._kl[True], STALE_KL_LIMIT, "with")
