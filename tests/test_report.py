@@ -337,12 +337,6 @@ def test_a_warning_says_whether_the_reward_fell(tmp_path, slope, said):
     assert found == ([said] if said else [])
 
 
-def test_prompts_that_were_too_long_are_said(tmp_path):
-    steps = pd.DataFrame({"step": range(20), "reward_mean": 0.5, "prompts_too_long": [1, 0] * 10})
-    said = run_report.warnings(RunFolder(Params(), tmp_path), steps, None, RECORD)
-    assert "10 turns were left out of training, for their prompts were too long (max_context)." in said
-
-
 def test_the_curves_band_at_the_price_is_the_tables_interval(run, monkeypatch):
     drawn, curve = [], utility.curve
     monkeypatch.setattr(utility, "curve", lambda *args, **kwargs: drawn.append(curve(*args, **kwargs)) or drawn[-1])

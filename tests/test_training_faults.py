@@ -3,9 +3,13 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 from proactor_lib.artf.training.alarms import Alarms
 from proactor_lib.errors import ProcessError
+from proactor_lib.params import Params
+from proactor_lib.report.run import warnings
+from proactor_lib.run_folder import RunFolder
 
 from support.fake_endpoint import FakeEndpoint, Reply
 from support.fake_vllm import UNIFORM, Completions, drawn
@@ -46,6 +50,18 @@ def test_a_run_that_learns_nothing_ends(caplog):
     alarms(gone)
     with pytest.raises(ProcessError, match="20 steps in a row learnt nothing: 16 of 16 outputs have no score"):
         alarms.give_up()
+
+
+def test_a_report_says_what_was_wrong_while_it_trained(tmp_path):
+    steps = pd.DataFrame(
+        [LINE | {"reward_mean": 0.5, "alarms": a} for a in ([], ["unscored"], ["collapse", "unscored"])]
+    )
+    record = {"stage_seconds": {}, "stages": {}, "provenance": None}
+    of = lambda lines: warnings(RunFolder(Params(), tmp_path), lines, None, record)  # noqa: E731
+    said = of(steps)
+    assert "At 2 of 3 training steps most outputs had no score (alarm `unscored`)." in said
+    assert "At 1 of 3 training steps no group had variance, so that nothing was learnt (alarm `collapse`)." in said
+    assert not any("alarm" in w for w in of(steps[:1]))
 
 
 def labels(request):

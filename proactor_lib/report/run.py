@@ -15,7 +15,7 @@ from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params, hide_keys
 from proactor_lib.plots import summary
-from proactor_lib.report import render, text, timeline, training
+from proactor_lib.report import performance, render, text, timeline, training
 from proactor_lib.run_folder import RunFolder
 
 ENDS = ("", "_low", "_high")
@@ -125,6 +125,7 @@ def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:
         return [*found, "No training steps were recorded: there is no reward curve."]
     if (left_out := int(steps.get("prompts_too_long", pd.Series([0])).sum())) > 0:
         found.append(f"{left_out} turns were left out of training, for their prompts were too long (max_context).")
+    found += _alarms(steps)
     gain = training.gain(steps, p.credit)
     if gain["gain"] is None:
         found.append(f"{len(steps)} training steps are too few to compare the first fifth with the last (10 or more).")
@@ -139,6 +140,17 @@ def _training_warnings(run: RunFolder, steps: pd.DataFrame) -> list[str]:
     if p.max_staleness == 0 and ((apart["kl_mean"] or 0) > 0.01 or (apart["clipped_share"] or 0) > 0.05):
         found.append("Trainer and server are apart (KL above 0.01 or more than 5% clipped) though no sample was stale.")
     return found
+
+
+def _alarms(steps: pd.DataFrame) -> list[str]:
+    """What was wrong while it trained, and at how many steps."""
+    held = performance.alarms(steps).alarms.str.split(", ").explode().value_counts()
+    said = {
+        "drift": "the servers held other weights than the trainer",
+        "collapse": "no group had variance, so that nothing was learnt",
+        "unscored": "most outputs had no score",
+    }
+    return [f"At {n} of {len(steps)} training steps {said[name]} (alarm `{name}`)." for name, n in held.items()]
 
 
 def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str]:

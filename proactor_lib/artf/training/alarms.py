@@ -41,7 +41,7 @@ class Alarms:
         return sorted(found)
 
     def give_up(self) -> None:
-        """Called after each step of this process: ProcessError where `unscored` has held at GIVE_UP of them in a row."""
+        """Called after each step of this process. ProcessError where `unscored` has held at GIVE_UP steps in a row."""
         self._in_vain = self._in_vain + 1 if "unscored" in self._held else 0
         if self._in_vain >= GIVE_UP:
             said = f"{GIVE_UP} steps in a row learnt nothing: {self._held['unscored']}"
