@@ -53,14 +53,14 @@ def test_a_run_that_learns_nothing_ends(caplog):
 
 
 def test_a_report_says_what_was_wrong_while_it_trained(tmp_path):
-    steps = pd.DataFrame(
-        [LINE | {"reward_mean": 0.5, "alarms": a} for a in ([], ["unscored"], ["collapse", "unscored"])]
-    )
+    line = LINE | {"reward_mean": 0.5, "prompts_too_long": 5}
+    steps = pd.DataFrame([line | {"alarms": a} for a in ([], ["unscored"], ["collapse", "unscored"])])
     record = {"stage_seconds": {}, "stages": {}, "provenance": None}
     of = lambda lines: warnings(RunFolder(Params(), tmp_path), lines, None, record)  # noqa: E731
     said = of(steps)
     assert "At 2 of 3 training steps most outputs had no score (alarm `unscored`)." in said
     assert "At 1 of 3 training steps no group had variance, so that nothing was learnt (alarm `collapse`)." in said
+    assert "15 turns were left out of training, for their prompts were too long (max_context)." in said
     assert not any("alarm" in w for w in of(steps[:1]))
 
 

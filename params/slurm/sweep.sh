@@ -3,6 +3,7 @@
 #
 #   sbatch --nodes=4 --gpus-per-node=1 --cpus-per-task=16 params/slurm/sweep.sh params/sweeps/rewards.yaml outputs/rewards
 #
+# Cells that use GPUs say how many in the sweep file (`gpus: 1`); without it those of a node share its GPUs.
 # The folder must be one that all nodes see. Submitted again, it runs the cells that are missing or failed.
 #SBATCH --job-name=proactor-sweep
 #SBATCH --ntasks-per-node=1
