@@ -17,7 +17,7 @@ import pytest
 from proactor_lib.artf.serving import placement
 from proactor_lib.artf.serving.api_key import KeyEverywhere
 from proactor_lib.artf.serving.autoscaler import ScalingPolicy
-from proactor_lib.artf.serving.cluster import EVENTS, STATE, Cluster, NoPolicy
+from proactor_lib.artf.serving.cluster import EVENTS, STATE, Cluster, Member, NoPolicy
 from proactor_lib.artf.serving.launch import start_server
 from proactor_lib.artf.serving.placement import Slot, core_slots
 from proactor_lib.artf.serving.process import ServerDied
@@ -107,6 +107,22 @@ def test_a_look_that_the_disk_stops_is_followed_by_the_next(tmp_path, caplog):
     c.tick = tick
     c._run()
     assert len(looks) == 2 and c.failure is None and "No space left on device: 'server.log'" in caplog.text
+
+
+def test_a_gpu_that_breaks_leaves_the_servers_that_are_healthy(tmp_path):
+    """One of two slots is given up hours after both were ready: the other goes on; before, all were ended."""
+    a, b = Slot("a"), Slot("b")
+    c = Cluster(lambda slot, key: None, [a, b], ScalingPolicy(2, 2, 1, 0.2, 0.5), tmp_path)
+    broken = Member(a, SimpleNamespace(last_words=lambda: "no GPU", url="", name="a"))
+    for _ in range(3):
+        c._start_failed(broken)
+    assert "slot a: no GPU" in str(c.failure)  # it was never ready
+    c = Cluster(lambda slot, key: None, [a, b], ScalingPolicy(2, 2, 1, 0.2, 0.5), tmp_path)
+    c._was_ready = True
+    c.serving = lambda: [1]
+    for _ in range(3):
+        c._start_failed(broken)
+    assert c.failure is None and not c._stopping.is_set() and c.wait_ready(0) is c
 
 
 # a server that is killed, hangs, or never starts

@@ -90,6 +90,7 @@ class Cluster:
         self.rule, self.target = rule, rule.least
         self.sync: PolicyHolder = NoPolicy()
         self.failure: Exception | None = None
+        self._was_ready = False
         self.members: list[Member] = []
         self._make, self._slots, self._folder = make, slots, folder
         self._period, self._start_timeout = period, start_timeout
@@ -115,12 +116,16 @@ class Cluster:
         return self
 
     def wait_ready(self, timeout: float = 300.0) -> "Cluster":
-        """Wait until as many servers serve as there must be at least. ServerDied if that fails or takes too long."""
+        """Wait until as many servers serve as there must be at least, or as slots are left where it was ready before.
+
+        ServerDied if that fails or takes too long.
+        """
         deadline = time.monotonic() + timeout
-        while len(self.serving()) < self.rule.least:
+        while len(self.serving()) < min(self.rule.least, len(self._slots) if self._was_ready else self.rule.least):
             if self.failure or time.monotonic() > deadline:
                 raise self.failure or ServerDied(f"the cluster was not ready after {timeout:.0f} s: {self._folder}")
             time.sleep(0.05)
+        self._was_ready = True
         return self
 
     def stop(self) -> None:
@@ -240,13 +245,16 @@ class Cluster:
                 self._end(member)
 
     def _start_failed(self, member: Member) -> None:
-        """Give a slot up where no server starts; the cluster has failed when too few slots are left."""
+        """Give a slot up where no server starts. With too few slots left a cluster that was never ready has failed.
+
+        One that was goes on with those that are left.
+        """
         self._failed_starts[member.slot] += 1
         if self._failed_starts[member.slot] < FAILED_STARTS:
             return
         self._slots = [s for s in self._slots if s != member.slot]
         self._tell("slot given up", member, reason=member.server.last_words())
-        if len(self._slots) < self.rule.least:
+        if len(self._slots) < (1 if self._was_ready else self.rule.least):
             self.failure = ServerDied(f"slot {member.slot.name}: {member.server.last_words()}")
             self._stopping.set()
 
