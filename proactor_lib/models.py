@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from proactor_lib import provenance
 from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def is_hub_id(name: str) -> bool:
 def folder(name: str) -> Path:
     """The folder that a name which is no hub id means."""
     return Path(name).expanduser()
+
+
+def folder_fingerprint(name: str) -> str | None:
+    """12 hex digits of the names, sizes and times in the folder that a model's name means; None where it means none."""
+    return None if name in (EMBEDDED, TINY) or is_hub_id(name) else provenance.fingerprint(folder(name))
 
 
 def served_rank(rank: int) -> int:

@@ -7,6 +7,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib import events, plots, provenance
+from proactor_lib.artf.training import inputs
 from proactor_lib.artf.training.training_log import WARM_START, read_steps
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
@@ -101,6 +102,10 @@ def warnings(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, re
     began = _begun(run)
     if len({s["code"] for s in [*stages.values(), *([began] if began and stages else [])]}) > 1:
         found.append("The stages ran on different versions of the code; a new folder makes them agree.")
+    if others := inputs.changed(run):
+        found.append(
+            f"Policies were trained before a change of {text.listed(others)}: they learnt from what was there."
+        )
     if _corrected_since(run):
         found.append("Windows were corrected by hand after training: its policies learnt from those before.")
     if origin and origin["dirty"]:
@@ -179,6 +184,7 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "glossary": glossary,
         "names": _names(summary["held_out"]),
         "scored": scored,
+        "unseen": len(steps) and not inputs.changed(run),
         "compared": _comparisons(scored),
         "published": _published(run),
         "figures": _figures(run.params, steps, scored, summary["reward"]["of"]),

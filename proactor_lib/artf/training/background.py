@@ -16,6 +16,7 @@ import pandas as pd
 import psutil
 
 from proactor_lib import processes, progress
+from proactor_lib.artf.training import inputs
 from proactor_lib.artf.training.training_log import finished, read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
@@ -50,7 +51,11 @@ def process(run: RunFolder) -> psutil.Process | None:
 
 
 def start(run: RunFolder) -> None:
-    """Start training in a process of its own, unless it runs or is done; it goes on from the last checkpoint."""
+    """Start training in a process of its own, unless it runs or is done; it goes on from the last checkpoint.
+
+    UserError where that was made from other data than the run has now.
+    """
+    inputs.refuse_changed(run)
     if finished(run) or process(run):
         return
     run.training.mkdir(parents=True, exist_ok=True)
@@ -72,8 +77,8 @@ def stop(run: RunFolder) -> None:
 def follow(run: RunFolder, every: float = 2.0) -> Iterator[Moment]:
     """Start or find training, and yield how it stands every `every` seconds, for the last time when it has ended.
 
-    Raises UserError with training's own sentence where the user made a mistake, TrainingFailed where it ended
-    otherwise.
+    Raises UserError as `start`, and with training's own sentence where the user made a mistake, TrainingFailed where
+    it ended otherwise.
     """
     heard, doing = progress.Tail(run.out), "training starts"
     start(run)
