@@ -113,6 +113,11 @@ def _note(folder: Path, name: str) -> Path:
     return folder / f"{name}.made.json"
 
 
+def were_given(references: Path) -> bool:
+    """Whether a file of references is there that `annotate_run` did not make."""
+    return references.exists() and not _note(references.parent, references.stem).exists()
+
+
 def _fingerprint(path: Path | None) -> str | None:
     return path and provenance.fingerprint(path)
 

@@ -367,6 +367,23 @@ def test_a_policy_that_needs_another_split_is_refused_in_one_sentence(policy, sp
     assert f"policy {policy!r} needs dialogues of {split}" in said.stderr.splitlines()[-1]
 
 
+def test_a_corpus_that_was_repaired_is_read_again(cli, tmp_path):
+    """By its annotator's windows; windows that were given stay, and must fit."""
+    corpus = opened(tmp_path / "made", test_dialogues=3)
+    lines = (corpus.data / "test.jsonl").read_text().splitlines(keepends=True)
+    given = ("--references", corpus.annotations / "test.jsonl")
+
+    def evaluate(out, count, *more):
+        (corpus.data / "test.jsonl").write_text("".join(lines[:count]))
+        dataset = ("--dataset", "jsonl", "--data-dir", corpus.data)
+        return cli(*command(tmp_path / out, "--policy", "oracle", "--json", *more, dataset=dataset)[3:])
+
+    assert [json.loads(evaluate("out", n).stdout)["dialogues"] for n in (3, 2)] == [3, 2]
+    assert json.loads(evaluate("mine", 3, *given).stdout)["dialogues"] == 3
+    other = evaluate("mine", 2)
+    assert other.returncode == 2 and "references/test.jsonl, line 3: " in other.stderr
+
+
 def test_references_of_a_folder_stay_and_others_are_refused(cli, tmp_path):
     def evaluate(*more):
         return cli(*command(tmp_path / "out", "--policy", "oracle", *more)[3:])

@@ -132,23 +132,22 @@ def run_to_completion(run: "Run", references: Path | None) -> "EvalResults":
 
 
 def prepare(run: "Run", references: Path | None) -> None:
-    """The split's dialogues and windows, once.
+    """The split's dialogues and windows, once; again where the corpus has changed, but for windows that were given.
 
     UserError as `datasets.load`, for references that do not fit, and for others than those that are there.
     """
     from proactor_lib.files import write_jsonl
     from proactor_lib.metrics.inputs import read_inputs
-    from proactor_lib.run import annotate_run, prepare_data
+    from proactor_lib.run import annotate_run, prepare_data, were_given
 
-    if not (run.data / "catalog.json").exists():
-        prepare_data(run, splits=("test",))
+    prepare_data(run, splits=("test",))
     windows = run.annotations / "test.jsonl"
-    given = read_inputs(run.data / "test.jsonl", references).references if references else None
-    if not windows.exists() and given is None:
-        annotate_run(run, splits=("test",))
-    elif not windows.exists():
+    if references is None and not were_given(windows):
+        return annotate_run(run, splits=("test",))
+    given = read_inputs(run.data / "test.jsonl", references or windows).references
+    if not windows.exists():
         write_jsonl(windows, given)
-    elif given not in (None, run.annotated("test")):
+    elif given != run.annotated("test"):
         raise UserError(f"--references {references}: other windows than {windows}, which stay; choose another --out")
 
 
