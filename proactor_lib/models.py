@@ -44,10 +44,15 @@ def resolve(name: str) -> str:
         return str(_once(TINY, _make_tiny))
     if is_hub_id(name):
         return name
-    if not (folder(name) / "config.json").is_file():
+    refuse_missing(name)
+    return str(folder(name))
+
+
+def refuse_missing(name: str) -> None:
+    """UserError if a folder is named that holds no model."""
+    if _is_folder(name) and not (folder(name) / "config.json").is_file():
         accepted = f"{EMBEDDED!r}, {TINY!r}, a model folder, a hub id"
         raise UserError(f"model {name!r}: no config.json there; accepted: {accepted}")
-    return str(folder(name))
 
 
 def is_hub_id(name: str) -> bool:
@@ -62,8 +67,14 @@ def folder(name: str) -> Path:
 
 
 def folder_fingerprint(name: str) -> str | None:
-    """12 hex digits of the names, sizes and times in the folder that a model's name means; None where it means none."""
-    return None if name in (EMBEDDED, TINY) or is_hub_id(name) else provenance.fingerprint(folder(name))
+    """12 hex digits of the names, sizes and times in a model's folder; None where its name means none, or one that is
+    not here.
+    """
+    return provenance.fingerprint(folder(name)) if _is_folder(name) else None
+
+
+def _is_folder(name: str) -> bool:
+    return name not in (EMBEDDED, TINY) and not is_hub_id(name)
 
 
 def served_rank(rank: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from proactor_lib import notebook, processes, provenance
+from proactor_lib import models, notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import home, read_text, shipped, write_json
 from proactor_lib.params import FILLED, WHERE, Params, load_params
@@ -146,10 +146,14 @@ def read_stages(out: Path) -> dict[str, Stage]:
 
 
 def _named_files(params: Params) -> dict[str, str | None]:
-    """Digests of the files and folders that parameters name as inputs, those of `adapters` one by one."""
+    """Digests of the files and folders that parameters name as inputs, those of `adapters` one by one.
+
+    The model is among them where it is a folder.
+    """
     one_by_one = {f"{k}.{name}": path for k, v in params if isinstance(v, dict) for name, path in v.items()}
     named = {k: v for k, v in {**dict(params), **one_by_one}.items() if isinstance(v, Path) and k not in FILLED}
-    return {k: provenance.fingerprint(v) for k, v in named.items()}
+    weights = models.folder_fingerprint(params.model)
+    return {k: provenance.fingerprint(v) for k, v in named.items()} | ({"model": weights} if weights else {})
 
 
 def _chain(made_from: list, notebooks: list[Path]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pytest
 from proactor_lib import pipeline
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import UserError
+from proactor_lib.files import write_json
 from proactor_lib.notebook import Outcome
 
 from support.notebooks import write_notebook
@@ -79,6 +80,18 @@ def test_a_folder_that_the_run_fills_itself_makes_no_stage_run_again(folder, cli
     assert cli(*given).returncode == 0 and execute.ran == ["01_first", "02_second"]
     record = json.loads((folder.parent / "out" / "run.json").read_text())
     assert "judge_cache" not in record["provenance"]["inputs"]
+
+
+def test_weights_replaced_in_the_models_folder_make_all_stages_run_again(folder, cli, execute):
+    model = folder.parent / "model"
+    write_json(model / "config.json", {})
+    given = arguments(folder, "--set", f"model={model}", "--anyway")
+    for _ in range(2):
+        assert cli(*given).returncode == 0 and execute.ran == ["01_first", "02_second"]
+    write_json(model / "config.json", {"layers": 2})
+    assert cli(*given).returncode == 0 and execute.ran == 2 * ["01_first", "02_second"]
+    record = json.loads((folder.parent / "out" / "run.json").read_text())
+    assert record["provenance"]["inputs"]["model"]
 
 
 def test_attempts_add_up(folder, execute):

@@ -143,7 +143,8 @@ def prepare(run: "Run", references: Path | None) -> None:
     prepare_data(run, splits=("test",))
     windows = run.annotations / "test.jsonl"
     if references is None and not were_given(windows):
-        return annotate_run(run, splits=("test",))
+        annotate_run(run, splits=("test",))
+        return
     given = read_inputs(run.data / "test.jsonl", references or windows).references
     if not windows.exists():
         write_jsonl(windows, given)

@@ -21,11 +21,14 @@ def note(run: RunFolder) -> None:
 
 
 def changed(run: RunFolder) -> list[str]:
-    """What training was made from and is another by now; nothing where it has not begun, or where no note is."""
+    """What training was made from and is another by now; nothing where it has not begun, or where no note is.
+
+    Of what is not there now none can tell: a report may be made where the model is not.
+    """
     if not (_begun(run) and _note(run).exists()):
         return []
     before, now = json.loads(read_text(_note(run))), _made_from(run)
-    return [name for name in before | now if before.get(name) != now.get(name)]
+    return [name for name, was in before.items() if now.get(name) not in (None, was)]
 
 
 def refuse_changed(run: RunFolder) -> None:
