@@ -1,6 +1,7 @@
 """`proactor run` on tiny numbered notebooks; one test runs them in real kernels."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 from proactor_lib.notebook import Outcome
+from proactor_lib.processes import alone_in
 
 from support.notebooks import write_notebook
 from support.waiting import wait_until
@@ -137,6 +139,14 @@ def test_what_is_wrong_is_said_before_anything_runs(folder, cli, more, sentence)
     assert done.returncode == 2
     assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (folder.parent / "out").exists()
+
+
+def test_a_folder_is_run_by_one_process_at_a_time(folder, cli, execute):
+    with alone_in(folder.parent / "out"):
+        done = cli(*arguments(folder))
+    assert done.returncode == 2 and execute.ran == []
+    assert f"out is being run by process {os.getpid()}: wait for it, or end it" in done.stderr
+    assert cli(*arguments(folder)).returncode == 0
 
 
 def test_a_notebook_without_the_parameters_is_refused(folder, cli):

@@ -11,6 +11,7 @@ from contextlib import suppress
 import httpx
 import openai
 import pytest
+from proactor_lib.artf.serving.access import write_access
 from proactor_lib.artf.serving.process import free_port
 from proactor_lib.evaluate.agents import Fixed
 from proactor_lib.evaluate.predictions import PredictionLog
@@ -352,6 +353,14 @@ def test_the_command_serves_until_it_is_ended(tmp_path, cli):
     answer, mode = seen
     assert answer["ready"][0]["name"] == run.catalog.actions[0].name and mode == 0o600
     assert not (out / "access.json").exists() and "the service is down" in done.stderr
+
+
+def test_a_second_service_does_not_take_the_first_ones_folder(tmp_path, cli):
+    run, out = opened(tmp_path / "run"), tmp_path / "serve"
+    write_access(out, "the key")
+    done = cli("serve", run.out, "--policy", "first_action", "--out", out, "--port", 0)
+    assert done.returncode == 2 and f"{out}: process {os.getpid()} serves from there already" in done.stderr
+    assert json.loads((out / "access.json").read_text())["key"] == "the key"
 
 
 def answered(url, key, seen):

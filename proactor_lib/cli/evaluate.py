@@ -15,6 +15,7 @@ from proactor_lib.cli.options import AsJson, Settings, typed
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
 from proactor_lib.errors import UserError
+from proactor_lib.processes import alone_in
 
 if TYPE_CHECKING:
     from proactor_lib.evaluate import EvalResults
@@ -63,7 +64,8 @@ def evaluate(
         given |= {"policy_url": url, "policy_model": model} if url else {"model": model}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     run = open_run(out, params, given | parse_settings(settings))
-    scored = run_to_completion(run, references)
+    with alone_in(run.out):
+        scored = run_to_completion(run, references)
     if as_json:
         answer = {"primary": scored.primary(), "policies": scored.as_json(), "ranked_against": scored.ranked_against}
         typer.echo(json.dumps(answer | {"dialogues": scored.dialogues}))
