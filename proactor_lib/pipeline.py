@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,17 @@ class Pipeline:
         execute: notebook.Execute = notebook.execute,
     ):
         """`execute` runs one notebook. Raises UserError for wrong parameters, or other ones than the folder's."""
-        from proactor_lib.run import Run
+        from proactor_lib.run import Run, were_deleted
 
         self.params, self.out, self.notebooks = load_params(params_file, overrides), out.resolve(), notebooks
         self.execute = execute
         self.given = {"params_file": str(shipped(params_file).resolve()), "out": str(self.out), "overrides": overrides}
         for path in notebooks:
             notebook.check_parameters(path, self.given)
-        Run.open(self.params, self.out)
+        run = Run.open(self.params, self.out)
         self.stages = read_stages(self.out)
+        if were_deleted(run):  # all that comes after them is looked at again
+            self.stages = {name: replace(stage, inputs="") for name, stage in self.stages.items()}
         self._digests = _chain(self._made_from(), list(numbered(notebooks[0].parent).values()))
 
     def _made_from(self) -> list:

@@ -118,6 +118,12 @@ def were_given(references: Path) -> bool:
     return references.exists() and not _note(references.parent, references.stem).exists()
 
 
+def were_deleted(run: RunFolder) -> bool:
+    """Whether references are to be made again: their file was deleted, and the note beside it is left."""
+    notes = run.annotations.glob("*.made.json")
+    return not all((run.annotations / f"{note.name.partition('.')[0]}.jsonl").exists() for note in notes)
+
+
 def _fingerprint(path: Path | None) -> str | None:
     return path and provenance.fingerprint(path)
 
@@ -164,9 +170,9 @@ def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...]
     """Write references/<split>.jsonl for each split with the run's annotator, then see what the filter takes out.
 
     A second annotator's go to second-<split>.jsonl. What an oracle has annotated stays while the dialogues and the
-    catalog do: it was paid for, and its server may be gone. Delete the file to ask again. Where they changed, it is
-    asked about what its cache does not answer. Raises UserError: an evidence annotator without logged actions, an
-    oracle that cannot be reached.
+    catalog do: it was paid for, and its server may be gone. Delete the file (and leave its note: by that `proactor run`
+    knows) to ask again. Where they changed, it is asked about what its cache does not answer. Raises UserError: an
+    evidence annotator without logged actions, an oracle that cannot be reached.
     """
     from proactor_lib.artf.serving.own import oracle_address
 

@@ -96,6 +96,20 @@ def test_weights_replaced_in_the_models_folder_make_all_stages_run_again(folder,
     assert record["provenance"]["inputs"]["model"]
 
 
+def test_references_that_were_deleted_are_made_again_and_what_follows_too(folder, cli, execute):
+    assert cli(*arguments(folder)).returncode == 0
+    references = folder.parent / "out" / "references"
+    for name in ("test.jsonl", "test.made.json"):
+        write_json(references / name, {})
+    assert cli(*arguments(folder)).returncode == 0 and execute.ran == ["01_first", "02_second"]
+    (references / "test.jsonl").unlink()
+    execute.ends["02_second"] = Outcome("failed", 1.0, 0.1, "no luck")
+    assert cli(*arguments(folder)).returncode == 1 and execute.ran[2:] == ["01_first", "02_second"]
+    write_json(references / "test.jsonl", {})
+    del execute.ends["02_second"]
+    assert cli(*arguments(folder)).returncode == 0 and execute.ran[4:] == ["02_second"]
+
+
 def test_attempts_add_up(folder, execute):
     """A second and a half that failed, then half a one that was done: 2 s; the higher memory; also after a change."""
     notebooks = pipeline.find(folder, ("01",))
