@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from proactor_lib import progress, provenance
-from proactor_lib.files import write_json, write_jsonl
+from proactor_lib.files import read_text, write_json, write_jsonl
 from proactor_lib.params import Params, load_params
 from proactor_lib.run_folder import SPLITS, FailedDialogue, RunFolder, failures
 from proactor_lib.schema import Catalog, Dialogue
@@ -100,7 +100,7 @@ def _prepare_splits(run: Run, log: Log, splits: tuple[str, ...]) -> None:
 def _once(folder: Path, name: str, made_from: dict[str, Any], written: list[Path]) -> Iterator[bool]:
     """Whether `written` is there, from these inputs; if not, they are noted when the block ends well."""
     note = _note(folder, name)
-    there = note.exists() and json.loads(note.read_text()) == made_from and all(p.exists() for p in written)
+    there = note.exists() and json.loads(read_text(note)) == made_from and all(p.exists() for p in written)
     if not there:
         note.unlink(missing_ok=True)
     yield there
@@ -227,7 +227,7 @@ def _by_oracle(run: Run, path: Path, annotator: str, repeat: int, address: Calla
 
     split, note = _split(path), _note(run.annotations, path.stem)
     # Without a note an older version annotated, whose windows are taken as they are.
-    if path.exists() and (not note.exists() or json.loads(note.read_text()) == _annotated_from(run, path)):
+    if path.exists() and (not note.exists() or json.loads(read_text(note)) == _annotated_from(run, path)):
         failed = len(failures(path))
         return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
     made_from, dialogues = _annotated_from(run, path), run.conversations(split)

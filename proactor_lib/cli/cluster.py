@@ -91,6 +91,6 @@ def down(out: Out, timeout: Annotated[float, typer.Option(help="seconds")] = 60.
 
 def _state(out: Path) -> dict:
     try:
-        return json.loads((out / "cluster.json").read_text())
+        return json.loads((out / "cluster.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{out / 'cluster.json'}: {error}") from None

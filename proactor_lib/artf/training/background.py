@@ -42,7 +42,7 @@ def log_path(run: RunFolder) -> Path:
 def process(run: RunFolder) -> psutil.Process | None:
     """The run's training process, if it runs."""
     try:
-        known = json.loads((run.training / "process.json").read_text())
+        known = json.loads((run.training / "process.json").read_text(encoding="utf-8"))
         found = psutil.Process(known["pid"])
         same = found.create_time() == known["started"] and found.status() != psutil.STATUS_ZOMBIE
         return found if same else None
@@ -106,7 +106,7 @@ def _steps(run: RunFolder) -> pd.DataFrame:
 
 
 def _failure(log: Path) -> Exception:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     last = lines[-1] if lines else "it said nothing"
     if last.startswith("proactor: "):
         return UserError(last.removeprefix("proactor: "))
