@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from proactor_lib import provenance
 from proactor_lib.errors import UserError
+from proactor_lib.files import read_text
 
 if TYPE_CHECKING:
     import torch
@@ -46,10 +48,15 @@ def resolve(name: str) -> str:
         return str(_once(TINY, _make_tiny))
     if is_hub_id(name):
         return name
-    if not (folder(name) / "config.json").is_file():
+    refuse_missing(name)
+    return str(folder(name))
+
+
+def refuse_missing(name: str) -> None:
+    """UserError if a folder is named that holds no model."""
+    if _is_folder(name) and not (folder(name) / "config.json").is_file():
         accepted = f"{EMBEDDED!r}, {TINY!r}, a model folder, a hub id"
         raise UserError(f"model {name!r}: no config.json there; accepted: {accepted}")
-    return str(folder(name))
 
 
 def downloaded(path: str) -> str:
@@ -78,6 +85,17 @@ def is_hub_id(name: str) -> bool:
 def folder(name: str) -> Path:
     """The folder that a name which is no hub id means."""
     return Path(name).expanduser()
+
+
+def folder_fingerprint(name: str) -> str | None:
+    """12 hex digits of the names, sizes and times in a model's folder; None where its name means none, or one that is
+    not here.
+    """
+    return provenance.fingerprint(folder(name)) if _is_folder(name) else None
+
+
+def _is_folder(name: str) -> bool:
+    return name not in (EMBEDDED, TINY) and not is_hub_id(name)
 
 
 def served_rank(rank: int) -> int:
@@ -271,4 +289,4 @@ def _make_tiny(folder: Path) -> None:
 def describe(path: str) -> dict:
     """The model's config.json, for provenance; empty for a hub id that is not here."""
     config = Path(path) / "config.json"
-    return json.loads(config.read_text()) if config.is_file() else {}
+    return json.loads(read_text(config)) if config.is_file() else {}

@@ -109,7 +109,11 @@ def link(path: Path | str) -> str:
     """A link to a file, as HTML, that opens it from where the notebook lies: in JupyterLab too."""
     here = os.environ.get(EXECUTED)
     start = Path(here).parent if here else Path.cwd()
-    return f'<a href="{quote(os.path.relpath(path, start))}">{html.escape(str(path))}</a>'
+    try:
+        target = quote(Path(os.path.relpath(path, start)).as_posix())
+    except ValueError:  # on another drive than the notebook, where Windows has some
+        target = Path(path).resolve().as_uri()
+    return f'<a href="{target}">{html.escape(str(path))}</a>'
 
 
 def execute(
@@ -196,7 +200,10 @@ def _verdict(target: Path, status: int) -> tuple[State, str]:
             return "refused", extra
         return "failed", f"cell {number} of {target} raised {output['ename']}: {sentence}"
     log = target.with_suffix(".log")
-    said = processes.last_line(log.read_text(errors="replace")) or "the notebook's process ended without a word"
+    said = (
+        processes.last_line(log.read_text(encoding="utf-8", errors="replace"))
+        or "the notebook's process ended without a word"
+    )
     return "failed", f"{said} (exit status {status}; {log})"
 
 

@@ -9,13 +9,13 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from proactor_lib import notebook, processes, provenance
+from proactor_lib import models, notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import home, read_text, shipped, write_json
 from proactor_lib.params import FILLED, WHERE, Params, load_params
@@ -76,15 +76,17 @@ class Pipeline:
         execute: notebook.Execute = notebook.execute,
     ):
         """`execute` runs one notebook. Raises UserError for wrong parameters, or other ones than the folder's."""
-        from proactor_lib.run import Run
+        from proactor_lib.run import Run, were_deleted
 
         self.params, self.out, self.notebooks = load_params(params_file, overrides), out.resolve(), notebooks
         self.execute = execute
         self.given = {"params_file": str(shipped(params_file).resolve()), "out": str(self.out), "overrides": overrides}
         for path in notebooks:
             notebook.check_parameters(path, self.given)
-        Run.open(self.params, self.out)
+        run = Run.open(self.params, self.out)
         self.stages = read_stages(self.out)
+        if were_deleted(run):  # all that comes after them is looked at again
+            self.stages = {name: replace(stage, inputs="") for name, stage in self.stages.items()}
         self._digests = _chain(self._made_from(), list(numbered(notebooks[0].parent).values()))
 
     def _made_from(self) -> list:
@@ -146,10 +148,14 @@ def read_stages(out: Path) -> dict[str, Stage]:
 
 
 def _named_files(params: Params) -> dict[str, str | None]:
-    """Digests of the files and folders that parameters name as inputs, those of `adapters` one by one."""
+    """Digests of the files and folders that parameters name as inputs, those of `adapters` one by one.
+
+    The model is among them where it is a folder.
+    """
     one_by_one = {f"{k}.{name}": path for k, v in params if isinstance(v, dict) for name, path in v.items()}
     named = {k: v for k, v in {**dict(params), **one_by_one}.items() if isinstance(v, Path) and k not in FILLED}
-    return {k: provenance.fingerprint(v) for k, v in named.items()}
+    weights = models.folder_fingerprint(params.model)
+    return {k: provenance.fingerprint(v) for k, v in named.items()} | ({"model": weights} if weights else {})
 
 
 def _chain(made_from: list, notebooks: list[Path]) -> dict[str, str]:

@@ -12,8 +12,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
+
+from proactor_lib.errors import UserError
 
 # What a launcher of several training processes leaves in the environment of each: nobody else is to take part.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -133,6 +136,30 @@ class PeakMemory:
 
 
 MARK = "PROACTOR_GUARDED"  # in the environment of what a guard ends
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """While open, no other process has this open for the folder, which is made.
+
+    UserError where one has, with its number, and where nothing can be written there.
+    """
+    from filelock import FileLock, Timeout
+
+    held, number = FileLock(folder / ".lock", timeout=0), folder / ".lock.pid"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except Timeout:
+        other = number.read_text(encoding="utf-8") if number.exists() else "another"
+        raise UserError(f"{folder} is being run by process {other}: wait for it, or end it") from None
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from None
+    try:
+        number.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        held.release()
 
 
 @contextlib.contextmanager

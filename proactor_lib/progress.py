@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proactor_lib import events
+from proactor_lib.files import read_text
 
 FILE = "progress.jsonl"
 
@@ -43,7 +44,7 @@ def _append(event: events.Progressed) -> None:
 def read(out: Path | str) -> list[Event]:
     """All events of the run's folder, in order; none where nothing was reported."""
     path = Path(out) / FILE
-    return [Event(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return [Event(**json.loads(line)) for line in read_text(path).splitlines()] if path.exists() else []
 
 
 class Tail:

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from proactor_lib import processes
+from proactor_lib.files import read_text
 
 PACKAGE = Path(__file__).parent
 VERSIONED = (
@@ -70,7 +71,7 @@ def hardware() -> dict:
 
 def _cpu_lines() -> list[str]:
     info = Path("/proc/cpuinfo")
-    return info.read_text().splitlines() if info.exists() else []
+    return read_text(info).splitlines() if info.exists() else []
 
 
 def fingerprint(path: Path) -> str | None:

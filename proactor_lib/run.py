@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from proactor_lib import progress, provenance
-from proactor_lib.files import write_json, write_jsonl
+from proactor_lib.files import read_text, write_json, write_jsonl
 from proactor_lib.params import Params, load_params
 from proactor_lib.rewards.params import SERVE
 from proactor_lib.run_folder import SPLITS, FailedDialogue, RunFolder, failures
@@ -101,7 +101,7 @@ def _prepare_splits(run: Run, log: Log, splits: tuple[str, ...]) -> None:
 def _once(folder: Path, name: str, made_from: dict[str, Any], written: list[Path]) -> Iterator[bool]:
     """Whether `written` is there, from these inputs; if not, they are noted when the block ends well."""
     note = _note(folder, name)
-    there = note.exists() and json.loads(note.read_text()) == made_from and all(p.exists() for p in written)
+    there = note.exists() and json.loads(read_text(note)) == made_from and all(p.exists() for p in written)
     if not there:
         note.unlink(missing_ok=True)
     yield there
@@ -112,6 +112,17 @@ def _once(folder: Path, name: str, made_from: dict[str, Any], written: list[Path
 def _note(folder: Path, name: str) -> Path:
     """The file that says from which inputs a stage made something."""
     return folder / f"{name}.made.json"
+
+
+def were_given(references: Path) -> bool:
+    """Whether a file of references is there that `annotate_run` did not make."""
+    return references.exists() and not _note(references.parent, references.stem).exists()
+
+
+def were_deleted(run: RunFolder) -> bool:
+    """Whether references are to be made again: their file was deleted, and the note beside it is left."""
+    notes = run.annotations.glob("*.made.json")
+    return not all((run.annotations / f"{note.name.partition('.')[0]}.jsonl").exists() for note in notes)
 
 
 def _fingerprint(path: Path | None) -> str | None:
@@ -160,9 +171,9 @@ def annotate_run(run: Run, log: Log = lambda text: None, splits: tuple[str, ...]
     """Write references/<split>.jsonl for each split with the run's annotator, then see what the filter takes out.
 
     A second annotator's go to second-<split>.jsonl. What an oracle has annotated stays while the dialogues and the
-    catalog do: it was paid for, and its server may be gone. Delete the file to ask again. Where they changed, it is
-    asked about what its cache does not answer. Raises UserError: an evidence annotator without logged actions, an
-    oracle that cannot be reached.
+    catalog do: it was paid for, and its server may be gone. Delete the file (and leave its note: by that `proactor run`
+    knows) to ask again. Where they changed, it is asked about what its cache does not answer. Raises UserError: an
+    evidence annotator without logged actions, an oracle that cannot be reached.
     """
     from proactor_lib.artf.serving.own import oracle_address
 
@@ -218,7 +229,7 @@ def _by_oracle(run: Run, path: Path, annotator: str, repeat: int, address: Calla
 
     split, note = _split(path), _note(run.annotations, path.stem)
     # Without a note an older version annotated, whose windows are taken as they are.
-    if path.exists() and (not note.exists() or json.loads(note.read_text()) == _annotated_from(run, path)):
+    if path.exists() and (not note.exists() or json.loads(read_text(note)) == _annotated_from(run, path)):
         failed = len(failures(path))
         return f"{path} is there" + f", without {failed} dialogues that failed" * bool(failed)
     made_from, dialogues = _annotated_from(run, path), run.conversations(split)

@@ -90,7 +90,8 @@ class RunFolder:
 
     @property
     def training(self) -> Path:
-        """metrics.jsonl, samples.jsonl, checkpoint-N/, adapter/, sft/ and sft_equal_time/, each with its .jsonl."""
+        """metrics.jsonl, samples.jsonl, checkpoint-N/, adapter/, sft/ and sft_equal_time/, each with its .jsonl;
+        made.json."""
         return self.out / "training"
 
     @property

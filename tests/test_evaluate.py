@@ -17,11 +17,14 @@ from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import agents, confidence, evaluate_run, few_shot, graph, load_or_score
 from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
+from proactor_lib.evaluate.policy_set import PolicySet
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import predict
 from proactor_lib.evaluate.splits import EvalSplit, spread
-from proactor_lib.files import read_jsonl
+from proactor_lib.files import read_jsonl, write_json
 from proactor_lib.models import TINY, load_tokenizer, resolve
+from proactor_lib.params import load_params
+from proactor_lib.run import Run
 from proactor_lib.schema import Action, Catalog, Parameter, PredictedAction, TurnPrediction
 
 from support.fake_endpoint import FakeEndpoint, Reply
@@ -216,6 +219,24 @@ def test_an_answer_of_another_model_is_no_prediction_and_one_sentence(tmp_path):
     assert len(log) == 0
 
 
+def test_weights_replaced_in_their_folder_are_another_model(tmp_path):
+    """And a folder that is gone is said, before predictions are thrown away."""
+    model = tmp_path / "model"
+    write_json(model / "config.json", {})
+    run = Run.open(load_params(SMOKE, {"model": str(model)}), tmp_path / "out")
+    write_json(run.data / "catalog.json", {"domain": "own", "actions": [{"name": "a"}]})
+    policies = PolicySet(run)
+    before = [policies.made_from(name) for name in ("base", "non_reasoning")]
+    assert before == [policies.made_from(name) for name in ("base", "non_reasoning")]
+    write_json(model / "config.json", {"layers": 2})
+    after = [policies.made_from(name) for name in ("base", "non_reasoning")]
+    assert all(a.keys() == b.keys() and a != b for a, b in zip(after, before, strict=True))
+    (model / "config.json").unlink()
+    assert policies.present(["silent"], print) == ["silent"]
+    with pytest.raises(UserError, match="no config.json there"):
+        policies.present(["silent", "base"], print)
+
+
 def test_the_confidence_of_ready_is_read_where_a_line_begins():
     text = "ready: a\n candidate: b"
     tokens = ["ready", ":", " a", "\n", " candidate", ":", " b"]
@@ -366,6 +387,23 @@ def test_a_policy_that_needs_another_split_is_refused_in_one_sentence(policy, sp
     said = cli(*command(tmp_path / "out", "--policy", policy)[3:])
     assert said.returncode == 2 and not (tmp_path / "out").exists()
     assert f"policy {policy!r} needs dialogues of {split}" in said.stderr.splitlines()[-1]
+
+
+def test_a_corpus_that_was_repaired_is_read_again(cli, tmp_path):
+    """By its annotator's windows; windows that were given stay, and must fit."""
+    corpus = opened(tmp_path / "made", test_dialogues=3)
+    lines = (corpus.data / "test.jsonl").read_text().splitlines(keepends=True)
+    given = ("--references", corpus.annotations / "test.jsonl")
+
+    def evaluate(out, count, *more):
+        (corpus.data / "test.jsonl").write_text("".join(lines[:count]))
+        dataset = ("--dataset", "jsonl", "--data-dir", corpus.data)
+        return cli(*command(tmp_path / out, "--policy", "oracle", "--json", *more, dataset=dataset)[3:])
+
+    assert [json.loads(evaluate("out", n).stdout)["dialogues"] for n in (3, 2)] == [3, 2]
+    assert json.loads(evaluate("mine", 3, *given).stdout)["dialogues"] == 3
+    other = evaluate("mine", 2)
+    assert other.returncode == 2 and "references/test.jsonl, line 3: " in other.stderr
 
 
 def test_references_of_a_folder_stay_and_others_are_refused(cli, tmp_path):

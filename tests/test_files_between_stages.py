@@ -37,6 +37,13 @@ def test_a_file_is_named_by_its_owner_alone(name):
     assert {p for p, values in texts.items() if name in values} == {PACKAGE / OWNERS[name]}
 
 
+def test_text_is_read_as_it_is_written_whatever_the_machines_own_encoding_is():
+    """All that is written is UTF-8, which is not what `read_text` takes by itself on Windows."""
+    calls = [(p, n) for p in PACKAGE.rglob("*.py") for n in ast.walk(ast.parse(code_of(p))) if isinstance(n, ast.Call)]
+    reads = [(p, n) for p, n in calls if getattr(n.func, "attr", None) == "read_text"]
+    assert reads and {p for p, n in reads if "encoding" not in {k.arg for k in n.keywords}} == set()
+
+
 def batch():
     """One group of two outputs at turn 3, of which the judge scored one."""
     group = SimpleNamespace(

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 from proactor_lib import models
-from proactor_lib.artf.training import background
+from proactor_lib.artf.training import background, inputs
 from proactor_lib.artf.training.job import Job
-from proactor_lib.artf.training.train import serve_and_reinforce
+from proactor_lib.artf.training.train import serve_and_reinforce, train
 from proactor_lib.artf.training.warm_start import copy_start_adapter
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.policy_server import PolicyServer
@@ -52,6 +52,36 @@ def test_a_finished_training_is_not_started_again(tmp_path):
     (run.training / "metrics.jsonl").write_text('{"step": 1, "reward_mean": 0.5}\n')
     (moment,) = background.follow(run)
     assert list(moment.steps.reward_mean) == [0.5] and background.process(run) is None
+
+
+def test_a_training_from_other_data_neither_goes_on_nor_counts_as_done(tmp_path, monkeypatch):
+    """It is killed as it begins, with a state of its SFT, then done; corrections by hand are another matter."""
+    run = opened(tmp_path, sft_check=3)
+
+    def killed(job):
+        (job.folder / "sft.pt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proactor_lib.artf.training.train.copy_start_adapter", killed)
+    for _ in range(2):  # from the same data it goes on
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
+    windows, data = run.annotations / "dev.jsonl", run.data / "train.jsonl"
+    before = {path: path.read_bytes() for path in (windows, data)}
+    for path in before:
+        path.write_bytes(before[path].partition(b"\n")[0])
+    says = "before a change of data/train.jsonl, references/dev.jsonl: choose another --out, or delete .*training to"
+    for begin in (background.start, train):
+        with pytest.raises(UserError, match=says):
+            begin(run)
+    for path in before:
+        path.write_bytes(before[path])
+    (run.training / "adapter").mkdir()
+    run.overlay.write_text("{}")
+    train(run)
+    (run.training / "made.json").unlink()  # as of a run from before there was one
+    data.write_bytes(b"")
+    assert inputs.changed(run) == [] and background.start(run) is None
 
 
 def made_adapter(folder, rank, alpha=16):

@@ -175,3 +175,9 @@ def test_a_link_leads_from_where_the_notebook_lies(tmp_path, monkeypatch):
     assert f'href="my%20runs/report.html">{report}<' in notebook.link(report)
     monkeypatch.setenv(notebook.EXECUTED, str(tmp_path / "my runs" / "notebooks" / "04.ipynb"))
     assert 'href="../report.html"' in notebook.link(report)
+
+    def other_drive(path, start):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(notebook.os.path, "relpath", other_drive)
+    assert f'href="{tmp_path.as_uri()}/my%20runs/report.html"' in notebook.link(report)

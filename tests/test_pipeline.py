@@ -1,6 +1,7 @@
 """`proactor run` on tiny numbered notebooks; one test runs them in real kernels."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 from proactor_lib import pipeline
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.errors import UserError
+from proactor_lib.files import write_json
 from proactor_lib.notebook import Outcome
+from proactor_lib.processes import alone_in
 
 from support.notebooks import write_notebook
 from support.waiting import wait_until
@@ -81,6 +84,32 @@ def test_a_folder_that_the_run_fills_itself_makes_no_stage_run_again(folder, cli
     assert "judge_cache" not in record["provenance"]["inputs"]
 
 
+def test_weights_replaced_in_the_models_folder_make_all_stages_run_again(folder, cli, execute):
+    model = folder.parent / "model"
+    write_json(model / "config.json", {})
+    given = arguments(folder, "--set", f"model={model}", "--anyway")
+    for _ in range(2):
+        assert cli(*given).returncode == 0 and execute.ran == ["01_first", "02_second"]
+    write_json(model / "config.json", {"layers": 2})
+    assert cli(*given).returncode == 0 and execute.ran == 2 * ["01_first", "02_second"]
+    record = json.loads((folder.parent / "out" / "run.json").read_text())
+    assert record["provenance"]["inputs"]["model"]
+
+
+def test_references_that_were_deleted_are_made_again_and_what_follows_too(folder, cli, execute):
+    assert cli(*arguments(folder)).returncode == 0
+    references = folder.parent / "out" / "references"
+    for name in ("test.jsonl", "test.made.json"):
+        write_json(references / name, {})
+    assert cli(*arguments(folder)).returncode == 0 and execute.ran == ["01_first", "02_second"]
+    (references / "test.jsonl").unlink()
+    execute.ends["02_second"] = Outcome("failed", 1.0, 0.1, "no luck")
+    assert cli(*arguments(folder)).returncode == 1 and execute.ran[2:] == ["01_first", "02_second"]
+    write_json(references / "test.jsonl", {})
+    del execute.ends["02_second"]
+    assert cli(*arguments(folder)).returncode == 0 and execute.ran[4:] == ["02_second"]
+
+
 def test_attempts_add_up(folder, execute):
     """A second and a half that failed, then half a one that was done: 2 s; the higher memory; also after a change."""
     notebooks = pipeline.find(folder, ("01",))
@@ -124,6 +153,14 @@ def test_what_is_wrong_is_said_before_anything_runs(folder, cli, more, sentence)
     assert done.returncode == 2
     assert sentence in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (folder.parent / "out").exists()
+
+
+def test_a_folder_is_run_by_one_process_at_a_time(folder, cli, execute):
+    with alone_in(folder.parent / "out"):
+        done = cli(*arguments(folder))
+    assert done.returncode == 2 and execute.ran == []
+    assert f"out is being run by process {os.getpid()}: wait for it, or end it" in done.stderr
+    assert cli(*arguments(folder)).returncode == 0
 
 
 def test_a_notebook_without_the_parameters_is_refused(folder, cli):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from proactor_lib import provenance, report
+from proactor_lib.artf.training import inputs
 from proactor_lib.artf.training.training_log import read_steps
 from proactor_lib.cli import app
 from proactor_lib.errors import UserError
@@ -381,6 +382,17 @@ def test_what_was_made_before_is_not_the_new_codes(tmp_path):
     write_json(run.origin_file, origin | {"code": "b"})
     report.build(run.out)
     assert "different versions" not in " ".join(json.loads(run.summary.read_text())["warnings"])
+
+
+def test_a_training_from_other_dialogues_is_said(tmp_path):
+    run = make_run(tmp_path / "out")
+    inputs.note(run)
+    (run.training / "adapter").mkdir()
+    for changed in (False, True):
+        report.build(run.out)
+        said = "Policies were trained before a change of data/train.jsonl" in run.report_file.read_text()
+        assert (said, "dialogues that no training saw" in run.report_file.read_text()) == (changed, not changed)
+        write_jsonl(run.data / "train.jsonl", run.dialogues("test"))
 
 
 def test_corrections_after_training_are_said(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from proactor_lib.artf.serving.access import write_access
 from proactor_lib.artf.serving.process import free_port
 from proactor_lib.cli.serve import _told
 from proactor_lib.evaluate.agents import Fixed
@@ -294,6 +295,14 @@ def test_the_key_is_told_to_a_terminal_and_else_the_file_that_holds_it(terminal,
     with socket.create_server(("127.0.0.1", 0)) as listening:
         told = _told(found, listening, Limits(KEY), "proactor", Path("serve/access.json"))
     assert (f"/#key={KEY}" in told, KEY in told) == (terminal, terminal) and "its key is in serve/access.json" in told
+
+
+def test_a_second_service_does_not_take_the_first_ones_folder(tmp_path, cli):
+    run, out = opened(tmp_path / "run"), tmp_path / "serve"
+    write_access(out, "the key")
+    done = cli("serve", run.out, "--policy", "first_action", "--out", out, "--port", 0)
+    assert done.returncode == 2 and f"{out}: process {os.getpid()} serves from there already" in done.stderr
+    assert json.loads((out / "access.json").read_text())["key"] == "the key"
 
 
 def answered(url, key, seen):

@@ -118,6 +118,17 @@ def test_a_file_that_a_parameter_names_counts_by_its_content(tmp_path):
     assert cells_of(tmp_path, set={"rubric": str(tmp_path / "rubric.txt")})[0].id != before.id
 
 
+def test_a_models_folder_counts_by_what_is_in_it(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    before = cells_of(tmp_path, set={"model": str(model)})[0]
+    assert cells_of(tmp_path, set={"model": str(model)})[0].id == before.id and before.params.model == str(model)
+    (model / "model.safetensors").touch()
+    assert cells_of(tmp_path, set={"model": str(model)})[0].id != before.id
+    hub = [cells_of(tmp_path, set={"model": name})[0].id for name in ("tiny", "someone/model")]
+    assert len({before.id, *hub}) == 3
+
+
 def test_a_folder_that_the_cells_fill_themselves_does_not_rename_them(tmp_path):
     cache = tmp_path / "cache"
     before = cells_of(tmp_path, set={"judge_cache": str(cache)})[0]

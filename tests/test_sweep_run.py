@@ -185,7 +185,10 @@ def test_a_cell_that_no_node_can_hold_is_refused(folder, cluster):
 
 def test_a_folder_is_run_by_one_process_at_a_time(folder):
     sweep, cells = planned(folder)
-    with runner._alone_in(Store(folder / "out")), pytest.raises(UserError, match="being run by another process"):
+    with (
+        runner._alone_in(Store(folder / "out")),
+        pytest.raises(UserError, match=f"being run by process {os.getpid()}: "),
+    ):
         runner.run(sweep, cells, folder / "out")
 
 

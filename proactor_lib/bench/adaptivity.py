@@ -14,6 +14,7 @@ from proactor_lib.artf.serving.placement import Slot
 from proactor_lib.bench.fake_server import FakeServer
 from proactor_lib.bench.fake_vllm import Script
 from proactor_lib.bench.traffic import Done, bursts, drive
+from proactor_lib.files import read_text
 
 SERVICE, SEQS, START = 0.2, 4, 0.3  # seconds a request; requests at once; seconds from ready to run until it serves
 SERVERS = 4
@@ -61,7 +62,7 @@ def _run(rule: ScalingPolicy, talks) -> tuple[Done, float, list[int]]:
             before = cluster.server_seconds()
             done = drive([cluster.url], talks, key=cluster.key, routed=True)
             spent = cluster.server_seconds() - before
-        events = [json.loads(line) for line in (folder / EVENTS).read_text().splitlines()]
+        events = [json.loads(line) for line in read_text(folder / EVENTS).splitlines()]
     return done, spent, _steps([e["target"] for e in events])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from proactor_lib import models
 from proactor_lib.bench import isolated
 from proactor_lib.errors import UserError
-from proactor_lib.files import write_json
+from proactor_lib.files import read_text, write_json
 from proactor_lib.params import load_params
 from proactor_lib.run import Run, annotate_run, prepare_data
 
@@ -102,7 +102,7 @@ def _result(side: str, start: Run, out: Path, spread: bool) -> dict:
         run = open_side(side, start, out / side)
         mode = "spread" if spread else "plain"
         write_json(kept, isolated.call(_CHILD, side, str(run.out), mode, log=run.out / "log.txt"))
-    return json.loads(kept.read_text())
+    return json.loads(read_text(kept))
 
 
 def open_side(side: str, start: Run, folder: Path) -> Run:

@@ -20,6 +20,7 @@ from proactor_lib.bench import isolated
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.policy_set import SFT, TRAINED
 from proactor_lib.evaluate.run import ask_on
+from proactor_lib.files import read_text
 from proactor_lib.params import Params, load_params
 from proactor_lib.run import Run
 
@@ -66,7 +67,7 @@ def _difference(params: Params, out: Path) -> list[float] | None:
     isolated.call(MODULE, str(out), log=run.training / "train.log")
     run.evaluate(log=log.info)
     run.report()
-    found = json.loads((out / "summary.json").read_text())["primary"]["against"].get(SFT, [None])
+    found = json.loads(read_text(out / "summary.json"))["primary"]["against"].get(SFT, [None])
     return None if None in found else found
 
 

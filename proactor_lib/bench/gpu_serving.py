@@ -15,7 +15,7 @@ from proactor_lib.artf.serving.policy_sync import AdapterSync
 from proactor_lib.artf.serving.server import Server
 from proactor_lib.artf.training.training_log import METRICS
 from proactor_lib.bench.bound import Bound
-from proactor_lib.files import shipped
+from proactor_lib.files import read_text, shipped
 from proactor_lib.processes import follow_parent
 
 VERSIONS = 3
@@ -127,7 +127,7 @@ def run(dry: bool) -> Iterator[Bound]:
         )
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        lines = (Path(folder) / "training" / METRICS).read_text().splitlines()
+        lines = read_text(Path(folder) / "training" / METRICS).splitlines()
     steps = [json.loads(line) for line in lines]
     yield Bound("optimiser steps", len(steps), least=2)
     yield Bound("KL of the trainer to the server at staleness 0, nats", max(s["kl"] or 0.0 for s in steps), most=0.01)

@@ -34,7 +34,7 @@ def call(module: str, *arguments: str, log: Path | None = None, checkout: Path |
                 child.terminate()
                 child.wait()
     if child.returncode:
-        lines = (log.read_text() if log else complaint).strip().splitlines()
+        lines = (log.read_text(encoding="utf-8", errors="replace") if log else complaint).strip().splitlines()
         words = " / ".join(line for line in lines[-2:])
         raise UserError(f"{module} {' '.join(arguments)} ended with status {child.returncode}: {words}")
     return json.loads(last_line(said))

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
+from proactor_lib.files import read_text
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def one_core() -> Iterator[None]:
 def peak_mb() -> float:
     """The most memory that this process has held so far, in MB (10^6 bytes)."""
     status = Path("/proc/self/status")  # of this program alone; getrusage counts what its parent held at the fork
-    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.M)):
+    if status.exists() and (found := re.search(r"^VmHWM:\s+(\d+) kB", read_text(status), re.M)):
         return int(found[1]) * 1024 / 1e6
     memory = psutil.Process().memory_info()
     if hasattr(memory, "peak_wset"):  # Windows

@@ -19,7 +19,7 @@ from proactor_lib import datasets, processes
 from proactor_lib.artf.serving.access import ACCESS
 from proactor_lib.artf.serving.process import free_port
 from proactor_lib.errors import ProcessError
-from proactor_lib.files import write_json
+from proactor_lib.files import read_text, write_json
 from proactor_lib.schema import Dialogue
 
 SETTINGS = ("max_completion_tokens=24", "max_num_seqs=16", "kv_cache_gb=1")
@@ -68,7 +68,7 @@ def _service(out: Path, source: str, policy: str | None) -> Iterator[tuple[str, 
             if job.poll() is not None or time.monotonic() > deadline:
                 raise ProcessError(f"the service did not start: {out / 'serve.log'}")
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", json.loads(access.read_text())["key"], job.pid
+        yield f"http://127.0.0.1:{port}", json.loads(read_text(access))["key"], job.pid
     finally:
         processes.end(job.pid)
         job.wait()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from proactor_lib.artf.serving.access import ACCESS, write_access
+from proactor_lib.artf.serving.access import ACCESS, serving_process, write_access
 from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.errors import UserError
 
@@ -32,9 +32,9 @@ def up(
     from proactor_lib.processes import guarded
 
     given = load_params(params, parse_settings(settings))
-    if _running(out):
+    if serving_process(out):
         raise UserError(
-            f"{out}: a cluster runs there already (process {_running(out)}); `proactor cluster down` ends it"
+            f"{out}: a cluster runs there already (process {serving_process(out)}); `proactor cluster down` ends it"
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     with guarded():
@@ -65,7 +65,7 @@ def _serve(params, out: Path, port: int, key: str | None) -> None:
 @cluster.command()
 def status(out: Out, as_json: AsJson = False) -> None:
     """What runs: the address, and each server's state and load."""
-    state = _state(out) if (pid := _running(out)) else {"url": None, "servers": []}
+    state = _state(out) if (pid := serving_process(out)) else {"url": None, "servers": []}
     if as_json:
         typer.echo(json.dumps({"pid": pid, **state}))
         return
@@ -77,31 +77,20 @@ def status(out: Out, as_json: AsJson = False) -> None:
 @cluster.command()
 def down(out: Out, timeout: Annotated[float, typer.Option(help="seconds")] = 60.0) -> None:
     """End the cluster, and all that it started."""
-    pid = _running(out)
+    pid = serving_process(out)
     if pid is None:
         typer.echo("no cluster runs there")
         return
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + timeout
-    while _running(out):
+    while serving_process(out):
         if time.monotonic() > deadline:
             raise UserError(f"{out}: process {pid} is still there after {timeout:.0f} s")
         time.sleep(0.1)
 
 
-def _running(out: Path) -> int | None:
-    """The process of the cluster of this folder, if it lives."""
-    import psutil
-
-    try:
-        access = json.loads((out / ACCESS).read_text())
-        return access["pid"] if psutil.Process(access["pid"]).create_time() == access["created"] else None
-    except (OSError, ValueError, KeyError, psutil.Error):
-        return None
-
-
 def _state(out: Path) -> dict:
     try:
-        return json.loads((out / "cluster.json").read_text())
+        return json.loads((out / "cluster.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{out / 'cluster.json'}: {error}") from None

@@ -16,6 +16,7 @@ from proactor_lib.cli.options import AsJson, Settings, typed
 from proactor_lib.cli.run import parse_settings
 from proactor_lib.cli.tables import console
 from proactor_lib.errors import UserError
+from proactor_lib.processes import alone_in
 
 if TYPE_CHECKING:
     from proactor_lib.evaluate import EvalResults
@@ -64,7 +65,8 @@ def evaluate(
         given |= {"policy_url": url, "policy_model": model} if url else {"model": model}
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
     run = open_run(out, params, given | parse_settings(settings))
-    scored = run_to_completion(run, references)
+    with alone_in(run.out):
+        scored = run_to_completion(run, references)
     if as_json:
         answer = {"primary": scored.primary(), "policies": scored.as_json(), "ranked_against": scored.ranked_against}
         typer.echo(json.dumps(answer | {"dialogues": scored.dialogues}))
@@ -133,23 +135,23 @@ def run_to_completion(run: "Run", references: Path | None) -> "EvalResults":
 
 
 def prepare(run: "Run", references: Path | None) -> None:
-    """The split's dialogues and windows, once.
+    """The split's dialogues and windows, once; again where the corpus has changed, but for windows that were given.
 
     UserError as `datasets.load`, for references that do not fit, and for others than those that are there.
     """
     from proactor_lib.files import write_jsonl
     from proactor_lib.metrics.inputs import read_inputs
-    from proactor_lib.run import annotate_run, prepare_data
+    from proactor_lib.run import annotate_run, prepare_data, were_given
 
-    if not (run.data / "catalog.json").exists():
-        prepare_data(run, splits=("test",))
+    prepare_data(run, splits=("test",))
     windows = run.annotations / "test.jsonl"
-    given = read_inputs(run.data / "test.jsonl", references).references if references else None
-    if not windows.exists() and given is None:
+    if references is None and not were_given(windows):
         annotate_run(run, splits=("test",))
-    elif not windows.exists():
+        return
+    given = read_inputs(run.data / "test.jsonl", references or windows).references
+    if not windows.exists():
         write_jsonl(windows, given)
-    elif given not in (None, run.annotated("test")):
+    elif given != run.annotated("test"):
         raise UserError(f"--references {references}: other windows than {windows}, which stay; choose another --out")
 
 

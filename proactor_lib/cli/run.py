@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proactor_lib import pipeline
+from proactor_lib import pipeline, processes
 from proactor_lib.cli.options import Settings
 from proactor_lib.errors import UserError
 from proactor_lib.progress import Event, Tail
@@ -38,15 +38,16 @@ def run(
     wanted = tuple(s.strip() for item in stage for s in item.split(",")) or pipeline.MAIN_JOB
     found = pipeline.find(notebooks or pipeline.notebooks_folder(), wanted)
     job = pipeline.Pipeline(params, out, parse_settings(settings), found)
-    _ask_the_doctor(job, [path.stem[:2] for path in found if not job.finished(path)], anyway)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
-    with make_bars([p.stem for p in found]) as bars:
-        for path in found:
-            _run_stage(job, path, bars)
-    if job.finished(found[-1]) and found[-1].stem.startswith(pipeline.MAIN_JOB[-1]):
-        from proactor_lib import report
+    with processes.alone_in(out):
+        _ask_the_doctor(job, [path.stem[:2] for path in found if not job.finished(path)], anyway)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left running
+        with make_bars([p.stem for p in found]) as bars:
+            for path in found:
+                _run_stage(job, path, bars)
+        if job.finished(found[-1]) and found[-1].stem.startswith(pipeline.MAIN_JOB[-1]):
+            from proactor_lib import report
 
-        typer.echo(report.build(out))
+            typer.echo(report.build(out))
 
 
 def _ask_the_doctor(job: pipeline.Pipeline, stages: list[str], anyway: bool) -> None:

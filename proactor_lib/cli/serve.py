@@ -38,6 +38,7 @@ def serve(
     settings: Settings = [],  # noqa: B006
 ) -> None:
     """Serve until Ctrl-C: chat completions with tools, turns of growing transcripts, and a page at the address."""
+    from proactor_lib.artf.serving.access import serving_process
     from proactor_lib.cli.run import parse_settings
     from proactor_lib.processes import guarded
     from proactor_lib.service.guard import Limits
@@ -45,6 +46,8 @@ def serve(
 
     if key == "" and host != LOOPBACK:
         raise UserError(f"--host {host} without a key: whoever reaches it could use it; give one with --key")
+    if other := serving_process(out):
+        raise UserError(f"{out}: process {other} serves from there already; end it, or name another --out")
     found = find(source, catalog, policy, threshold, parse_settings(settings))
     limits = Limits(secrets.token_urlsafe(24) if key is None else key or None, body_limit, rate)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C

@@ -17,7 +17,7 @@ from proactor_lib.artf.capacity.sizes import local_folder
 from proactor_lib.artf.serving.placement import visible_gpus
 from proactor_lib.artf.serving.process import free_port
 from proactor_lib.errors import UserError
-from proactor_lib.files import first_error, shipped
+from proactor_lib.files import first_error, read_text, shipped
 from proactor_lib.params import Params
 from proactor_lib.schema import Count, Positive, Record
 from proactor_lib.yaml_text import read_yaml
@@ -217,10 +217,10 @@ def _existing(path: Path) -> Path:
 
 def _memory() -> int:
     """Bytes that this process and those that it starts may take: the machine's, or the least of its groups' limits."""
-    lines = OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.is_file() else []
+    lines = read_text(OWN_CGROUP).splitlines() if OWN_CGROUP.is_file() else []
     own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
     files = [folder / "memory.max" for folder in (CGROUPS / own, *(CGROUPS / own).parents)]
-    limits = [file.read_text().strip() for file in files if file.is_file()]
+    limits = [read_text(file).strip() for file in files if file.is_file()]
     return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit != "max")])
 
 
@@ -228,7 +228,7 @@ def _has_bfloat16() -> bool:
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return False
-    flags = next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "").split()
+    flags = next((line for line in read_text(info).splitlines() if line.startswith(("flags", "Features"))), "").split()
     return bool({"amx_bf16", "avx512_bf16", "bf16"} & set(flags))
 
 

@@ -14,6 +14,7 @@ from proactor_lib.artf.training.job import Job, adapters_served
 from proactor_lib.artf.training.tokens import DialogueTokens, dialogue_tokens
 from proactor_lib.evaluate import confidence
 from proactor_lib.evaluate.agents import Served
+from proactor_lib.files import read_text
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Case
 
@@ -62,7 +63,7 @@ class PolicyServer:
         """Of the run's adapters and those of other runs that it names."""
         p = self._job.params
         configs = [folder / "adapter_config.json" for folder in p.adapters.values()]
-        return max([p.lora_rank, *(json.loads(c.read_text())["r"] for c in configs if c.exists())])
+        return max([p.lora_rank, *(json.loads(read_text(c))["r"] for c in configs if c.exists())])
 
     @cached_property
     def _sync(self) -> AdapterSync | MergedSync:

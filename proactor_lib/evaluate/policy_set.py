@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proactor_lib import agent, progress, provenance
+from proactor_lib import agent, models, progress, provenance
 from proactor_lib.annotate.oracle_run import cache_dir
 from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
@@ -53,7 +53,7 @@ class PolicySet:
     def present(self, names: Sequence[str], log: Callable[[str], None]) -> list[str]:
         """Those that can be evaluated; a policy that the run did not train is left out, with a line to `log`.
 
-        UserError for a name that nobody has, and for a named adapter that is not there.
+        UserError for a name that nobody has, and for a named adapter or a model's folder that is not there.
         """
         if unknown := [name for name in names if (untuned(name) or name) not in self.known]:
             accepted = f"{', '.join(self.known)}, or one of these with {TUNED}"
@@ -64,7 +64,10 @@ class PolicySet:
             if name in self._run.params.adapters:
                 raise UserError(f"the adapter of policy {name!r} is not there: {folder}")
             log(f"{name} is left out: this run has no {folder}")
-        return [name for name in names if name not in missing]
+        present = [name for name in names if name not in missing]
+        if any(self.is_ours(name) for name in present):
+            models.refuse_missing(self._run.params.model)  # else what it predicted would count as another's
+        return present
 
     def is_ours(self, name: str) -> bool:
         """Whether our own server answers for the policy."""
@@ -77,6 +80,8 @@ class PolicySet:
         if name in FIXED_POLICIES:
             return {"seed": p.seed}
         ours = {"model": p.model, "quantization": p.quantization, "max_context": p.max_context}
+        weights = models.folder_fingerprint(p.model)
+        ours |= {"weights": weights} if weights else {}
         ours |= {"chat_template_args": p.chat_template_args} if p.chat_template_args else {}
         if name in self.adapters:
             return ours | {

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from proactor_lib.files import atomic, read_jsonl, read_lines, write_json, write_jsonl
+from proactor_lib.files import atomic, read_jsonl, read_lines, read_text, write_json, write_jsonl
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
@@ -51,7 +51,7 @@ class PredictionLog:
     def __init__(self, folder: Path, policy: str, made_from: Mapping[str, Any]):
         self.path = folder / f"{policy}.jsonl"
         self._partial, made = folder / f"{policy}.partial", folder / f"{policy}.made.json"
-        if not made.exists() or json.loads(made.read_text()) != json.loads(json.dumps(made_from)):
+        if not made.exists() or json.loads(read_text(made)) != json.loads(json.dumps(made_from)):
             for stale in (self.path, self._partial):
                 stale.unlink(missing_ok=True)
             write_json(made, made_from)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from proactor_lib import metrics, progress, provenance
 from proactor_lib.evaluate import predictions
-from proactor_lib.files import write_json, write_table
+from proactor_lib.files import read_text, write_json, write_table
 from proactor_lib.metrics import utility
 from proactor_lib.metrics.scores import Scores
 from proactor_lib.run_folder import RunFolder
@@ -113,7 +113,7 @@ def load_or_score(run: RunFolder) -> EvalResults | None:
 
 def _kept(run: RunFolder) -> dict[str, Any]:
     path = run.metrics / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(read_text(path)) if path.exists() else {}
 
 
 def _made_from(run: RunFolder, said: Predictions) -> dict[str, Any]:

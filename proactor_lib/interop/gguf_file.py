@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from proactor_lib.errors import UserError
+from proactor_lib.files import read_text
 from proactor_lib.models import load_tokenizer
 
 KINDS = {
@@ -35,7 +36,7 @@ def check(model: Path, kind: str) -> tuple[dict[str, Any], gguf.MODEL_ARCH]:
     """The model's config.json, and GGUF's name of its kind. UserError for a kind, model or RoPE type not known here."""
     if kind not in KINDS:
         raise UserError(f"GGUF kind {kind!r}; accepted: {', '.join(KINDS)}")
-    config = json.loads((model / "config.json").read_text())
+    config = json.loads(read_text(model / "config.json"))
     if config["model_type"] not in ARCHITECTURES:
         accepted = ", ".join(ARCHITECTURES)
         raise UserError(

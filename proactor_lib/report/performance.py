@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from proactor_lib.errors import UserError
+from proactor_lib.files import read_text
 
 BENCHES = {
     "packing": "proactor bench packing --shape laptop --json",
@@ -52,7 +53,7 @@ def benches(folder: Path | str) -> dict[str, dict]:
     found = {}
     for path in sorted(Path(folder).glob("*.json")):
         try:
-            found[path.stem] = dict(json.loads(path.read_text()))
+            found[path.stem] = dict(json.loads(read_text(path)))
         except (ValueError, TypeError):
             raise UserError(f"{path} is not the JSON object that `proactor bench ... --json` prints") from None
     return found

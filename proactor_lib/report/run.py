@@ -7,10 +7,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from proactor_lib import events, plots, provenance
+from proactor_lib.artf.training import inputs
 from proactor_lib.artf.training.training_log import WARM_START, read_steps
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
-from proactor_lib.files import write_json
+from proactor_lib.files import read_text, write_json
 from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
 from proactor_lib.params import Params, hide_keys
@@ -56,8 +57,8 @@ def read_record(run: RunFolder) -> dict:
     than the run's.
     """
     if (path := run.out / "run.json").exists():
-        return json.loads(path.read_text())
-    cell = json.loads(path.read_text()) if (path := run.out / "cell.json").exists() else {}
+        return json.loads(read_text(path))
+    cell = json.loads(read_text(path)) if (path := run.out / "cell.json").exists() else {}
     seconds = {"cell": cell["seconds"]} if cell.get("seconds") else {}
     return {
         "stage_seconds": seconds, "peak_memory_gb": cell.get("peak_memory_gb"), "stages": {}, "provenance": _begun(run),
@@ -66,7 +67,7 @@ def read_record(run: RunFolder) -> dict:
 
 def _begun(run: RunFolder) -> dict | None:
     """Where and by which code the run was begun, if that is known."""
-    return json.loads(run.origin_file.read_text()) if run.origin_file.exists() else None
+    return json.loads(read_text(run.origin_file)) if run.origin_file.exists() else None
 
 
 def summarise(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict) -> dict:
@@ -101,6 +102,10 @@ def warnings(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, re
     began = _begun(run)
     if len({s["code"] for s in [*stages.values(), *([began] if began and stages else [])]}) > 1:
         found.append("The stages ran on different versions of the code; a new folder makes them agree.")
+    if others := inputs.changed(run):
+        found.append(
+            f"Policies were trained before a change of {text.listed(others)}: they learnt from what was there."
+        )
     if _corrected_since(run):
         found.append("Windows were corrected by hand after training: its policies learnt from those before.")
     if origin and origin["dirty"]:
@@ -191,6 +196,7 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "glossary": glossary,
         "names": _names(summary["held_out"]),
         "scored": scored,
+        "unseen": len(steps) and not inputs.changed(run),
         "compared": _comparisons(scored),
         "published": _published(run),
         "figures": _figures(run.params, steps, scored, summary["reward"]["of"]),

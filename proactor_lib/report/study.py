@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib.errors import UserError
-from proactor_lib.files import read_json, write_json
+from proactor_lib.files import read_json, read_text, write_json
 from proactor_lib.metrics import statistics
 from proactor_lib.params import Params, ServingParams
 from proactor_lib.report.run import read_record
@@ -61,7 +61,7 @@ def figures(folder: Path) -> Figures:
     """
     if not (folder / "summary.json").exists():
         raise UserError(f"{folder} has no summary.json: `proactor report {folder}` writes it")
-    params, summary = read_json(folder / "params.json", Params), json.loads((folder / "summary.json").read_text())
+    params, summary = read_json(folder / "params.json", Params), json.loads(read_text(folder / "summary.json"))
     primary, record = summary["primary"] or {}, read_record(RunFolder(params, folder))
     origin, seconds = record["provenance"] or {}, summary["stage_seconds"] or record["stage_seconds"]
     _refuse_incomparable(folder, primary)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proactor_lib import notebook, provenance
+from proactor_lib import models, notebook, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.params import FILLED, Params, read_layers, validate
 from proactor_lib.sweep.definition import Point, Sweep, check_condition
@@ -83,7 +83,9 @@ def _absolute(params: Params) -> Params:
 
 def _contents(params: Params) -> Point:
     """The parameters, with what stands in files and folders in place of where they are; without what a run fills."""
-    return {k: _with_paths(v, provenance.fingerprint) for k, v in params.model_dump(exclude=set(FILLED)).items()}
+    values = params.model_dump(exclude=set(FILLED))
+    values["model"] = models.folder_fingerprint(params.model) or params.model
+    return {k: _with_paths(v, provenance.fingerprint) for k, v in values.items()}
 
 
 def _with_paths(value: Any, of: Callable[[Path], Any]) -> Any:

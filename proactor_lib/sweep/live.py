@@ -83,7 +83,7 @@ class View:
         path = self._store.local(self._store.cell(id, FILE))
         if path is None or not path.exists():
             return "", 0.0
-        whole = path.read_text().rpartition("\n")[0]
+        whole = path.read_bytes().rpartition(b"\n")[0].decode()
         if not whole:
             return "", 0.0
         event = json.loads(whole.rpartition("\n")[2])

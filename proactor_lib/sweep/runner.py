@@ -2,15 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from proactor_lib import notebook, provenance
+from proactor_lib import notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.ray_session import cluster
@@ -82,25 +80,9 @@ def run(
     return progress
 
 
-@contextmanager
-def _alone_in(store: Store) -> Iterator[None]:
+def _alone_in(store: Store) -> AbstractContextManager[None]:
     """One process at a time runs a sweep folder on a disk (in an object store there is no such lock)."""
-    if store.remote:
-        yield
-        return
-    lock = store.local(".lock")
-    held = FileLock(lock, timeout=0)
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
-    except Timeout:
-        raise UserError(f"{store.out} is being run by another process: wait for it, or end it") from None
-    except OSError as error:
-        raise UserError(f"cannot write into {store.out}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        held.release()
+    return nullcontext() if store.remote else processes.alone_in(Path(store.root))
 
 
 def _check_fit(sweep: Sweep, nodes: list[dict[str, float]]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proactor_lib import models
+from proactor_lib.files import read_text
 
 NF4_BITS = 4.5  # of a weight in NF4: 4, and a float32 scale for each block of 64
 # What the shipped parameter files name, so that a model need not be here to be counted.
@@ -103,7 +104,7 @@ def model_sizes(name: str) -> ModelSizes | None:
     if name in KNOWN:
         return sizes(KNOWN[name])
     folder = local_folder(name)
-    return sizes(json.loads((folder / "config.json").read_text())) if folder else None
+    return sizes(json.loads(read_text(folder / "config.json"))) if folder else None
 
 
 def local_folder(name: str) -> Path | None:

@@ -16,3 +16,12 @@ def write_access(out: Path, key: str) -> None:
     handle = os.open(out / ACCESS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as f:
         json.dump(access, f)
+
+
+def serving_process(out: Path) -> int | None:
+    """The process that serves from a folder, if it lives."""
+    try:
+        access = json.loads((out / ACCESS).read_text(encoding="utf-8"))
+        return access["pid"] if psutil.Process(access["pid"]).create_time() == access["created"] else None
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return None

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from proactor_lib.artf.serving.server import Server, Stuck
 from proactor_lib.errors import ProcessError
+from proactor_lib.files import read_text
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def merge(weights: dict[str, torch.Tensor], adapter: Path, dtype: torch.dtype) -
 
     ValueError for a kind of LoRA that is more than that.
     """
-    config = json.loads((adapter / "adapter_config.json").read_text())
+    config = json.loads(read_text(adapter / "adapter_config.json"))
     if more := [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(k)]:
         raise ValueError(f"{adapter} is an adapter with {more[0]}: it cannot be merged")
     lora, merged = load_file(adapter / "adapter_model.safetensors"), dict(weights)

@@ -106,7 +106,7 @@ class ServerProcess:
 
     def last_words(self) -> str:
         """Its log's path and the lines that tell most."""
-        lines = self.log_path.read_text(errors="replace").splitlines()
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         telling = [line for line in lines if "Error" in line] or lines
         return f"log {self.log_path}: {' / '.join(telling[-2:])}"
 

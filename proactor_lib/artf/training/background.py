@@ -16,6 +16,7 @@ import pandas as pd
 import psutil
 
 from proactor_lib import processes, progress
+from proactor_lib.artf.training import inputs
 from proactor_lib.artf.training.training_log import finished, read_steps
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
@@ -41,7 +42,7 @@ def log_path(run: RunFolder) -> Path:
 def process(run: RunFolder) -> psutil.Process | None:
     """The run's training process, if it runs."""
     try:
-        known = json.loads((run.training / "process.json").read_text())
+        known = json.loads((run.training / "process.json").read_text(encoding="utf-8"))
         found = psutil.Process(known["pid"])
         same = found.create_time() == known["started"] and found.status() != psutil.STATUS_ZOMBIE
         return found if same else None
@@ -50,7 +51,11 @@ def process(run: RunFolder) -> psutil.Process | None:
 
 
 def start(run: RunFolder) -> None:
-    """Start training in a process of its own, unless it runs or is done; it goes on from the last checkpoint."""
+    """Start training in a process of its own, unless it runs or is done; it goes on from the last checkpoint.
+
+    UserError where that was made from other data than the run has now.
+    """
+    inputs.refuse_changed(run)
     if finished(run) or process(run):
         return
     run.training.mkdir(parents=True, exist_ok=True)
@@ -72,8 +77,8 @@ def stop(run: RunFolder) -> None:
 def follow(run: RunFolder, every: float = 2.0) -> Iterator[Moment]:
     """Start or find training, and yield how it stands every `every` seconds, for the last time when it has ended.
 
-    Raises UserError with training's own sentence where the user made a mistake, TrainingFailed where it ended
-    otherwise.
+    Raises UserError as `start`, and with training's own sentence where the user made a mistake, TrainingFailed where
+    it ended otherwise.
     """
     heard, doing = progress.Tail(run.out), "training starts"
     start(run)
@@ -101,7 +106,7 @@ def _steps(run: RunFolder) -> pd.DataFrame:
 
 
 def _failure(log: Path) -> Exception:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     last = lines[-1] if lines else "it said nothing"
     if last.startswith("proactor: "):
         return UserError(last.removeprefix("proactor: "))

@@ -85,7 +85,7 @@ def _raise_first(ranks: list[subprocess.Popen], folder: Path) -> None:
     rank, code = min(failed, key=lambda f: (f[1] in ended, f[1] > 0, f[1] != 2, f[0]))
     if rank == 0 and code > 0:
         sys.exit(code)
-    words = processes.last_line(log_path(folder, rank).read_text(errors="replace")) if rank else ""
+    words = processes.last_line(log_path(folder, rank).read_text(encoding="utf-8", errors="replace")) if rank else ""
     if code == 2 and words.startswith("proactor: "):
         raise UserError(words.removeprefix("proactor: "))
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

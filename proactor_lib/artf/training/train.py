@@ -2,7 +2,8 @@
 
 Runs in a process of its own (`proactor train`), so that the notebook that follows it can be closed and opened again.
 Files in the run's `training/`: sft/ and sft.jsonl, metrics.jsonl and samples.jsonl (one line per step and per group),
-checkpoint-N/, adapter/ (its presence says that the policy is trained), and sft_equal_time/ where it is asked for.
+checkpoint-N/, adapter/ (its presence says that the policy is trained), and sft_equal_time/ where it is asked for;
+made.json says what they were made from.
 """
 
 import logging
@@ -20,7 +21,7 @@ from proactor_lib.artf.serving.own import judged
 from proactor_lib.artf.serving.placement import core_numbers, core_slots, machine_cores, on_gpu
 from proactor_lib.artf.serving.policy_sync import AdapterSync, MergedSync, PolicySync, clear_scratch, scratch_folder
 from proactor_lib.artf.serving.server import Server
-from proactor_lib.artf.training import ranks
+from proactor_lib.artf.training import inputs, ranks
 from proactor_lib.artf.training.job import Job, adapters_served
 from proactor_lib.artf.training.rollouts import Crediting, RolloutWorker
 from proactor_lib.artf.training.training_log import Records, finished
@@ -38,8 +39,10 @@ def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server
     """Bring the run's training to its end; what an earlier call finished stays. What is started here is ended here.
 
     Every rank calls it; rank 0 owns servers, rollouts and files. while_served: gets the run's one server when all is
-    trained, before it ends: a start takes as long as asking a policy. `kwargs` go to `reinforce`.
+    trained, before it ends: a start takes as long as asking a policy. `kwargs` go to `reinforce`. UserError where an
+    earlier call's was made from other data than the run has now.
     """
+    inputs.refuse_changed(run)
     job = Job(run)
     if finished(run):
         log.info("%s is there already", job.adapter)
@@ -54,6 +57,7 @@ def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server
 
 def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     if ranks.number() == 0:
+        inputs.note(job.run)
         copy_start_adapter(job)
         job.trainer_base()  # made by one, used by all
     ranks.wait_for_all()

@@ -17,7 +17,7 @@ from proactor_lib import events, progress
 from proactor_lib.artf.training.alarms import Alarms
 from proactor_lib.artf.training.counterfactual import sampled_utility
 from proactor_lib.errors import UserError
-from proactor_lib.files import atomic, read_jsonl
+from proactor_lib.files import atomic, read_jsonl, read_text
 from proactor_lib.metrics.turn_kinds import TURN_KINDS
 from proactor_lib.rewards import Reward
 from proactor_lib.run_folder import RunFolder
@@ -57,7 +57,7 @@ def read_steps(run: RunFolder, file: str = METRICS) -> pd.DataFrame:
     line. Empty when the file is not there; UserError, with the line, for what is not a JSON object with a step.
     """
     rows, path = {}, run.training / file
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+    for number, line in enumerate(read_text(path).splitlines() if path.exists() else [], start=1):
         try:
             row = json.loads(line)
             rows[int(row["step"])] = row
@@ -89,7 +89,7 @@ class Records:
         for path in (self._metrics, self._samples):
             keep_steps(path, first_step)
         if self._metrics.exists():  # what held before the run died may hold still
-            for line in self._metrics.read_text().splitlines():
+            for line in read_text(self._metrics).splitlines():
                 self._alarms(json.loads(line))
 
     def __call__(self, batch: "StepBatch", trained: dict[str, float]) -> None:
