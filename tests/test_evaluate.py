@@ -20,7 +20,7 @@ from proactor_lib.evaluate.agents import EvalCase, Prompted, Served
 from proactor_lib.evaluate.policy_set import PolicySet
 from proactor_lib.evaluate.predictions import PredictionLog
 from proactor_lib.evaluate.run import predict
-from proactor_lib.evaluate.splits import EvalSplit, spread
+from proactor_lib.evaluate.splits import EvalSplit
 from proactor_lib.files import read_jsonl, write_json
 from proactor_lib.models import TINY, load_tokenizer, resolve
 from proactor_lib.params import load_params
@@ -38,14 +38,6 @@ SMOKE = ROOT / "params" / "smoke.yaml"
 
 def lines(path):
     return list(read_jsonl(path, TurnPrediction))
-
-
-# which turns
-
-
-def test_asked_turns_are_the_middles_of_equal_parts():
-    assert spread(40, 2) == (11, 31) and spread(10, 3) == (2, 6, 9) and spread(7, 1) == (4,)
-    assert spread(5, 0) == spread(5, 5) == spread(5, 9) == (1, 2, 3, 4, 5)
 
 
 # what is kept
@@ -269,16 +261,6 @@ def test_policies_of_a_run_and_their_tables(tmp_path):
     assert table["oracle", "ftr"] == 0 and pd.isna(table["silent", "ftr"]) and table["silent", "missed"] == 1
     outputs = scored.outputs().set_index("policy")
     assert outputs.silent["silent"] == outputs.outputs["silent"] == 4
-
-
-def test_an_unknown_policy_is_one_sentence(tmp_path):
-    with pytest.raises(
-        UserError,
-        match="unknown policy 'orcale'; accepted: base, sft, sft_equal_time, trained, non_reasoning, few",
-    ):
-        evaluate_run(opened(tmp_path, policies=["orcale"]))
-    with pytest.raises(UserError, match="the adapter of policy 'mine' is not there"):
-        evaluate_run(opened(tmp_path / "b", policies=["mine"], adapters={"mine": str(tmp_path / "no")}))
 
 
 def test_another_address_answers_for_itself_and_the_same_one_is_not_asked_again(tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
-"""Evaluation when dialogues come to a split or leave it: who is asked again, what is scored."""
+"""Who is asked what: turns, policies, and dialogues that come to a split or leave it."""
 
 import pytest
 from proactor_lib.annotate.filter import Removed
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import evaluate_run, load_or_score
 from proactor_lib.evaluate.predictions import PredictionLog
+from proactor_lib.evaluate.splits import spread
 from proactor_lib.files import read_jsonl, write_jsonl
 from proactor_lib.run import FailedDialogue, Run
 from proactor_lib.schema import TurnPrediction
@@ -90,3 +91,18 @@ def test_a_tuned_policy_speaks_of_a_dialogue_that_came_back(asked_run):
     evaluate_run(tuned)
     said = load_or_score(tuned).predictions
     assert len(said["non_reasoning_tuned"]) == len(said["non_reasoning"])
+
+
+def test_asked_turns_are_the_middles_of_equal_parts():
+    assert spread(40, 2) == (11, 31) and spread(10, 3) == (2, 6, 9) and spread(7, 1) == (4,)
+    assert spread(5, 0) == spread(5, 5) == spread(5, 9) == (1, 2, 3, 4, 5)
+
+
+def test_an_unknown_policy_is_one_sentence(tmp_path):
+    with pytest.raises(
+        UserError,
+        match="unknown policy 'orcale'; accepted: base, sft, sft_equal_time, trained, non_reasoning, few",
+    ):
+        evaluate_run(opened(tmp_path, policies=["orcale"]))
+    with pytest.raises(UserError, match="the adapter of policy 'mine' is not there"):
+        evaluate_run(opened(tmp_path / "b", policies=["mine"], adapters={"mine": str(tmp_path / "no")}))
