@@ -19,6 +19,8 @@ from support.waiting import wait_until
 
 def test_a_second_notebook_finds_the_process_and_it_can_be_stopped(tmp_path):
     run = opened(tmp_path)
+    run.training.mkdir()
+    background.log_path(run).write_text("what ended an earlier try\n")
     background.start(run)
     first = background.process(run)
     again = Run(run.params, run.out)
@@ -28,6 +30,7 @@ def test_a_second_notebook_finds_the_process_and_it_can_be_stopped(tmp_path):
     assert len(moment.steps) == 0 and moment.doing == "training starts"
     background.stop(again)
     assert background.process(run) is None
+    assert background.log_path(run).read_text().startswith("what ended an earlier try\n")
 
 
 def test_a_users_mistake_in_training_is_its_own_sentence(tmp_path):

@@ -60,7 +60,7 @@ def start(run: RunFolder) -> None:
         return
     run.training.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "proactor_lib", "train", "--out", str(run.out.resolve())]
-    with open(log_path(run), "wb") as log:
+    with open(log_path(run), "ab") as log:  # what ended an earlier try stays
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )

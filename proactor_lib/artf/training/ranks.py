@@ -60,7 +60,7 @@ def _start(rank: int, count: int, command: list[str], folder: Path, store: Path)
     }  # fmt: skip
     # Rank 0 has servers to stop; the others own nothing, and may hang in a collective.
     orphaned = partial(processes.follow_parent, signal.SIGTERM if rank == 0 else signal.SIGKILL)
-    output = None if rank == 0 else open(log_path(folder, rank), "wb")  # noqa: SIM115
+    output = None if rank == 0 else open(log_path(folder, rank), "ab")  # noqa: SIM115
     try:
         return subprocess.Popen(
             command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
