@@ -1,11 +1,13 @@
 """What a trainer loads its frozen base from: on a CPU the matched weights, in numbers that its processor is fast in."""
 
 import os
+import shutil
 
 import pytest
 import torch
 from proactor_lib import models
 from proactor_lib.errors import UserError
+from safetensors.torch import load_file, save_file
 
 
 def test_matched_weights_are_what_the_4_bit_layers_multiply_with_bit_for_bit():
@@ -80,3 +82,15 @@ def test_what_a_killed_export_left_goes_with_the_next_one(monkeypatch, tmp_path)
     os.utime(old, (1e9, 1e9))
     models._once("tiny", lambda folder: (folder / "config.json").write_text("{}"))
     assert sorted(p.name for p in tmp_path.iterdir()) == [".tiny.3-4", "tiny"]
+
+
+def test_a_copy_of_a_model_is_the_same_and_other_weights_of_the_same_size_are_not(tmp_path):
+    """A node's own copy has other times; weights that were trained on have the same names and sizes."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    shutil.copytree(models.resolve(models.TINY), a)
+    shutil.copytree(a, b, copy_function=shutil.copyfile)
+    same = models.folder_fingerprint(str(a))
+    assert models.folder_fingerprint(str(b)) == same and models.folder_fingerprint("tiny") is None
+    weights = load_file(b / "model.safetensors")
+    save_file({name: w + 1e-3 for name, w in weights.items()}, b / "model.safetensors")
+    assert models.folder_fingerprint(str(b)) != same and models.folder_fingerprint(str(tmp_path / "gone")) is None
