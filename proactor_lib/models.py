@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from proactor_lib.errors import UserError
-from proactor_lib.files import read_text
 
 if TYPE_CHECKING:
     import torch
@@ -299,4 +298,4 @@ def _make_tiny(folder: Path) -> None:
 def describe(path: str) -> dict:
     """The model's config.json, for provenance; empty for a hub id that is not here."""
     config = Path(path) / "config.json"
-    return json.loads(read_text(config)) if config.is_file() else {}
+    return json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}

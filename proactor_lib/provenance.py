@@ -11,7 +11,6 @@ from pathlib import Path
 import psutil
 
 from proactor_lib import processes
-from proactor_lib.files import read_text
 
 PACKAGE = Path(__file__).parent
 VERSIONED = (
@@ -71,7 +70,7 @@ def hardware() -> dict:
 
 def _cpu_lines() -> list[str]:
     info = Path("/proc/cpuinfo")
-    return read_text(info).splitlines() if info.exists() else []
+    return info.read_text(encoding="utf-8").splitlines() if info.exists() else []
 
 
 def fingerprint(path: Path) -> str | None:

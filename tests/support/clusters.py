@@ -36,7 +36,12 @@ def cluster(folder: Path, least=2, most=2, seqs=64, made=None, sleeps=False, scr
 
 def events(folder: Path) -> list[str]:
     """What happened in the cluster of this folder, in order."""
-    return [json.loads(line)["event"] for line in (folder / EVENTS).read_text().splitlines()]
+    return [record["event"] for record in records(folder)]
+
+
+def records(folder: Path) -> list[dict]:
+    """The lines that the cluster of this folder wrote."""
+    return [json.loads(line) for line in (folder / EVENTS).read_text().splitlines()]
 
 
 def kill_at_work(server, count=8) -> None:
