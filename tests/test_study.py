@@ -31,10 +31,12 @@ def figures(seed, *utilities, dataset="homeloan"):
 def test_the_opponent_is_the_best_on_dev_over_all_seeds():
     """By mean on dev sft_tuned (0.6) beats sft (0.55); on test sft is the better one, which no choice may see."""
     kept = [figures(0, 0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2)), figures(1, 0.8, (0.7, 0.5, 0.1), (0.7, 0.7, 0.2))]
-    (row,) = study.verdicts(kept).to_dict("records")
+    row, *others = study.verdicts(kept).to_dict("records")
     assert (row["opponent"], row["seeds"], row["above"]) == ("sft_tuned", 2, 2)
     assert row["difference"] == pytest.approx(0.25)  # 0.2 and 0.3: standard error 0.05, t(1) 12.706
     assert row["low"] == pytest.approx(0.25 - 12.706 * 0.05, abs=1e-3) and row["verdict"] == "cannot be told"
+    assert [(r["opponent"], r["best_on_dev"]) for r in others] == [("sft", False), ("sft_equal_time", False)]
+    assert others[0]["difference"] == pytest.approx(0.1)  # the others stand below
 
 
 def test_a_strong_opponent_that_one_seed_has_is_the_one():
@@ -42,15 +44,23 @@ def test_a_strong_opponent_that_one_seed_has_is_the_one():
     kept = [figures(0, 0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2)), figures(1, 0.7, (0.6, 0.5, 0.8), (0.4, 0.5, 0.9))]
     for known in (kept[0].primary["policies"], kept[0].primary["dev"]):
         del known["sft_equal_time"]
-    (row,) = study.verdicts(kept).to_dict("records")
+    row, *_ = study.verdicts(kept).to_dict("records")
     assert (row["opponent"], row["seeds"], row["above"]) == ("sft_equal_time", 1, 0)
     assert row["difference"] == pytest.approx(-0.1) and row["verdict"] == "one seed tells nothing of others"
+
+
+def test_an_opponent_is_not_strong_for_the_easy_seed_that_it_ran_beside():
+    """SFT for the same time has 0.8 on dev at seed 1, where sft_tuned has 0.85; over both seeds sft_tuned has 0.65."""
+    kept = [figures(0, 0.7, (0.6, 0.5, 0.1), (0.4, 0.45, 0.2)), figures(1, 0.7, (0.6, 0.5, 0.8), (0.8, 0.85, 0.8))]
+    for known in (kept[0].primary["policies"], kept[0].primary["dev"]):
+        del known["sft_equal_time"]
+    assert list(study.verdicts(kept).opponent) == ["sft_tuned", "sft_equal_time", "sft"]
 
 
 def test_a_verdict_is_the_intervals():
     def verdict(*differences):
         kept = [figures(n, 0.5 + d, (0.5, 0.4, 0.4), (0.5, 0.4, 0.4)) for n, d in enumerate(differences)]
-        (row,) = study.verdicts(kept).to_dict("records")
+        row, *_ = study.verdicts(kept).to_dict("records")
         return row["verdict"], row["above"]
 
     assert verdict(0.1, 0.11, 0.12) == ("training gains", 3)
@@ -62,7 +72,8 @@ def test_a_verdict_is_the_intervals():
 def test_each_dataset_has_its_own_row():
     told = (0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2))
     found = study.verdicts([figures(0, *told), figures(0, *told, dataset="sgd")])
-    assert list(found.dataset) == ["homeloan", "sgd"] and all(map(math.isnan, found.low))
+    assert list(found.dataset) == ["homeloan"] * 3 + ["sgd"] * 3 and all(map(math.isnan, found.low))
+    assert list(found.best_on_dev) == [True, False, False] * 2
     assert study.verdicts([]).empty
 
 
@@ -103,7 +114,7 @@ def only(*names, **more):
 
 def test_one_opponent_needs_no_choice_on_dev(tmp_path):
     kept = study.keep([written(tmp_path / "run", only("base", "sft", "trained"))], tmp_path / "kept")
-    (row,) = study.verdicts(study.read(kept[0].parent)).to_dict("records")
+    row, *_ = study.verdicts(study.read(kept[0].parent)).to_dict("records")
     assert (row["opponent"], row["difference"]) == ("sft", pytest.approx(0.1))
 
 

@@ -20,7 +20,7 @@ from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import read_definition
 
 TRAINED, OPPONENTS = "trained", "sft"  # the policy that is asked about; what its opponents' names begin with
-COLUMNS = ["study", "dataset", "opponent", "seeds", "difference", "low", "high", "above", "verdict"]
+COLUMNS = ["study", "dataset", "opponent", "best_on_dev", "seeds", "difference", "low", "high", "above", "verdict"]
 # Runs of one study may differ in these: who and where they are, how they are reached, and which opponents they have.
 FREE = {
     "name", "question", "seed", "dataset", "data_dir", "overlay", "start_from", "rubric", "judge_cache", "trackers",
@@ -126,31 +126,39 @@ def read(folder: Path) -> list[Figures]:
 
 
 def verdicts(kept: Sequence[Figures]) -> pd.DataFrame:
-    """A row per study and dataset, COLUMNS: the trained policy's utility less its best opponent's, on test.
+    """COLUMNS: the trained policy's utility less an opponent's, on test, over the seeds that have it.
 
-    The opponent is the one with the greatest mean utility on dev, over the seeds that have it, which alone are
-    compared: a strong one that ran beside one seed is not forgotten for the others' sake. Where there is but one, dev
-    need not say. low, high: the 95% interval of Student's t over seeds (NaN for one); above: seeds with a difference
-    above 0.
+    Of a study on a dataset the first row is the comparison that was chosen: with the opponent that is `best_on_dev`,
+    by its mean utility there over its seeds, each less what the opponents of all seeds have at that seed. So a strong
+    one that ran beside one seed is not forgotten for the others' sake, nor weak for a seed that was hard. Where there
+    is but one, dev need not say. low, high: the 95% interval of Student's t over seeds (NaN for one); above: seeds
+    with a difference above 0.
     """
     groups: dict[tuple[str, str], list[Figures]] = {}
     for found in kept:
         groups.setdefault((found.study, found.dataset), []).append(found)
-    return pd.DataFrame([(*key, *_verdict(group)) for key, group in groups.items()], columns=COLUMNS)
+    rows = [(*key, *row) for key, group in groups.items() for row in _compared(group)]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _opponents(primary: dict[str, Any]) -> list[str]:
     return [name for name in primary.get("policies", ()) if name.startswith(OPPONENTS)]
 
 
-def _verdict(group: list[Figures]) -> tuple[str, int, float, float, float, int, str]:
+def _compared(group: list[Figures]) -> list[tuple[str, bool, int, float, float, float, int, str]]:
+    """The best opponent on dev, then the others, by their values there."""
     dev = pd.DataFrame([{n: f.primary.get("dev", {}).get(n, np.nan) for n in _opponents(f.primary)} for f in group])
-    best = dev.mean().fillna(-np.inf).idxmax()
-    values = [f.primary["policies"] for f in group if best in f.primary["policies"]]
-    differences = np.array([v[TRAINED][0] - v[best][0] for v in values])
+    of_all = dev.loc[:, dev.notna().all()].mean(axis=1).fillna(0.0)
+    ordered = dev.sub(of_all, axis=0).mean().fillna(-np.inf).sort_values(ascending=False, kind="stable").index
+    return [(name, n == 0, *_against(group, name)) for n, name in enumerate(ordered)]
+
+
+def _against(group: list[Figures], opponent: str) -> tuple[int, float, float, float, int, str]:
+    values = [f.primary["policies"] for f in group if opponent in f.primary["policies"]]
+    differences = np.array([v[TRAINED][0] - v[opponent][0] for v in values])
     low, high = statistics.t_interval(differences)
     mean, above = float(differences.mean()), int((differences > 0).sum())
-    return best, len(values), mean, low, high, above, _said(low, high)
+    return len(values), mean, low, high, above, _said(low, high)
 
 
 def _said(low: float, high: float) -> str:
