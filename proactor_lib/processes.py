@@ -55,7 +55,12 @@ def last_line(text: str) -> str:
 
 def cores() -> int:
     """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(own_cores())
+
+
+def own_cores() -> list[int]:
+    """The numbers of the machine's cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def family(pid: int | None = None, itself: bool = True) -> list[psutil.Process]:

@@ -123,6 +123,10 @@ def test_a_gpu_that_breaks_leaves_the_servers_that_are_healthy(tmp_path):
     for _ in range(3):
         c._start_failed(broken)
     assert c.failure is None and not c._stopping.is_set() and c.wait_ready(0) is c
+    for _ in range(3):
+        c._start_failed(Member(b, broken.server))
+    with pytest.raises(ServerDied, match="slot b: no GPU"):  # none is left
+        c.wait_ready(0)
 
 
 # a server that is killed, hangs, or never starts

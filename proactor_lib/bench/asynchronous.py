@@ -5,12 +5,11 @@ that was killed goes on with the sides that are missing.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from proactor_lib import models
+from proactor_lib import models, processes
 from proactor_lib.bench import isolated
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text, write_json
@@ -84,7 +83,7 @@ DEFAULTS = {
 
 def _cores(side: str) -> dict:
     """ART-F splits the machine's cores between server and trainer; a synchronous loop gives all to whoever works."""
-    cores = range(len(os.sched_getaffinity(0)))
+    cores = range(processes.cores())
     half = max(1, len(cores) // 2)
     if side == "artf":
         return {"trainer_cores": _listed(cores[:half]), "server_cores": _listed(cores[half:] or cores)}

@@ -121,12 +121,16 @@ class Cluster:
         ServerDied if that fails or takes too long.
         """
         deadline = time.monotonic() + timeout
-        while len(self.serving()) < min(self.rule.least, len(self._slots) if self._was_ready else self.rule.least):
+        while self.failure or len(self.serving()) < self._least():
             if self.failure or time.monotonic() > deadline:
                 raise self.failure or ServerDied(f"the cluster was not ready after {timeout:.0f} s: {self._folder}")
             time.sleep(0.05)
         self._was_ready = True
         return self
+
+    def _least(self) -> int:
+        """How many servers must serve: where it was ready before, no more than there are slots left."""
+        return min(self.rule.least, len(self._slots)) if self._was_ready else self.rule.least
 
     def stop(self) -> None:
         """End all servers and the router."""

@@ -1,16 +1,15 @@
 """Which GPU does what, decided before anything starts; places for servers: a GPU each, or a share of the cores."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proactor_lib import processes
 from proactor_lib.errors import UserError
 from proactor_lib.params import Params
 from proactor_lib.rewards import REWARDS
 from proactor_lib.rewards.params import SERVE
 
-# The cores that this process might use when it began: those of a job's share of a node, say.
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+CORES = processes.own_cores()  # when this process began: it may pin itself later
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 WINDOW = 3  # steps
 KL_LIMIT = 0.01  # nats a token, mean over steps without stale samples; a matched trainer and server have 0.002
-STALE_KL_LIMIT = 0.1  # the same of stale samples, whose policy is a few steps older: more than such steps explain
+STALE_KL_LIMIT = 0.1  # the same of stale samples, whose policy is a few steps older; a guess, not measured
 UNSCORED_LIMIT = 0.5  # of the outputs
 GIVE_UP = 20  # steps in a row with `unscored`, after which a run that learns nothing ends
 
