@@ -6,7 +6,6 @@ What they cannot show was run by hand with Ray itself: LOG.md.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from proactor_lib import processes
+from proactor_lib.artf.serving.process import free_port
 
 from support.waiting import wait_until
 
@@ -70,11 +70,8 @@ class Job:
         for name in ("srun", "scancel", "scontrol", "ray", "proactor", "hostname"):
             (tools / name).write_text(STAND_IN.format(python=sys.executable, folder=str(folder)))
             (tools / name).chmod(0o755)
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
         slurm = {"SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "n[1-9]", "SLURM_CPUS_ON_NODE": "16", "NODES": nodes,
-                 "SLURM_JOB_NUM_NODES": str(len(nodes.split())), "RAY_PORT": str(port)}  # fmt: skip
+                 "SLURM_JOB_NUM_NODES": str(len(nodes.split())), "RAY_PORT": str(free_port())}  # fmt: skip
         self.process = subprocess.Popen([SCRIPTS / script, *arguments], cwd=folder, env=os.environ | slurm)
 
     def calls(self, name):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from proactor_lib import models, processes, ray_session
+from proactor_lib.artf.serving import process as serving_process
 from proactor_lib.artf.serving.process import ServerProcess
 from proactor_lib.artf.serving.router import Router
 from proactor_lib.notebook import own_kernel
@@ -57,6 +59,15 @@ def test_rollouts_ask_through_no_proxy(monkeypatch):
         monkeypatch.setenv(name, "socks5://127.0.0.1:9")
     client = CompletionClient("http://127.0.0.1:8000", 10)
     assert client._client._mounts == {} and client._client.trust_env is False
+
+
+def test_a_servers_port_is_free_and_none_that_a_connection_is_given_meanwhile(monkeypatch):
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(20_000 <= serving_process.free_port() < first for _ in range(20))
+    with socket.socket() as taken:
+        taken.bind((serving_process.HOST, 0))
+        monkeypatch.setattr(serving_process, "PORTS", [taken.getsockname()[1]] * 100)
+        assert serving_process.free_port() != taken.getsockname()[1]
 
 
 def test_sockets_lie_in_a_short_folder(tmp_path, long_temp, monkeypatch):

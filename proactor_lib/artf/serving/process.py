@@ -1,7 +1,9 @@
 """A child process that serves HTTP on loopback: started, waited for, and ended with everything that it started."""
 
+import contextlib
 import functools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,6 +17,8 @@ from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.processes import LAUNCHER, follow_parent, short_temp_folder
 
 HOST = "127.0.0.1"
+# Below what Linux deals out to connections (32768 and up): a model server binds its port a minute after it was chosen.
+PORTS = range(20_000, 32_000)
 PROXIES = tuple(f(f"{kind}_proxy") for kind in ("http", "https", "all") for f in (str.lower, str.upper))
 
 
@@ -26,7 +30,11 @@ def http() -> httpx.Client:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """A TCP port that nobody listens on now, and that no connection is given while a server starts."""
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind((HOST, port))
+            return port
     with socket.socket() as s:
         s.bind((HOST, 0))
         return s.getsockname()[1]
