@@ -90,6 +90,15 @@ def test_what_cannot_be_is_said_with_the_way_out(preset, settings, where, says):
     assert [s for s in sentences if re.search(says, s)], sentences
 
 
+def test_a_step_is_expected_to_wait_for_few_slots_and_few_calls_to_the_judge():
+    def seconds(**settings):
+        (row,) = (r for r in found("h100x8-homeloan", described("h100x8"), settings) if r.what == "expected")
+        return int(row.where.split()[0])
+
+    most = seconds()
+    assert seconds(judge_concurrency=8) > 1.5 * most and seconds(max_num_seqs=4) > 1.5 * most
+
+
 def test_the_way_out_that_is_named_is_one():
     """4-bit servers and shorter rows train a 14B model on GPUs of 24 GB; a judge of its size does not fit."""
     small = {"serve_weights": "nf4", "token_budget": 12032, "judge": "rubric", "judge_url": None}

@@ -1,5 +1,6 @@
 """Training followed from a notebook: the real process, started, found again, stopped, and failing."""
 
+import os
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from proactor_lib.artf.training.warm_start import copy_start_adapter
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate.policy_server import PolicyServer
 from proactor_lib.params import load_params
+from proactor_lib.processes import alone_in
 from proactor_lib.run import Run
 
 from support.runs import SMOKE, opened
@@ -37,6 +39,13 @@ def test_a_users_mistake_in_training_is_its_own_sentence(tmp_path):
     run = Run.open(load_params(SMOKE, {"model": "/no/such/model"}), tmp_path)
     with pytest.raises(UserError, match="^model '/no/such/model': no config.json there; accepted: "):
         list(background.follow(run, every=0.1))
+
+
+def test_a_folder_is_trained_by_one_process_at_a_time(tmp_path, cli):
+    run = opened(tmp_path)
+    with alone_in(run.training):
+        done = cli("train", "--out", run.out)
+    assert done.returncode == 2 and f"training is being run by process {os.getpid()}: wait for it" in done.stderr
 
 
 def test_what_killed_training_is_told_with_its_last_words(tmp_path):

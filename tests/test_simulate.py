@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from proactor_lib.artf.capacity import fit, splits
 from proactor_lib.artf.capacity.simulate import Plan, simulate
-from proactor_lib.artf.capacity.workload import ServiceTimes, Workload, estimate
+from proactor_lib.artf.capacity.workload import ServiceTimes, Workload, estimate, judged
 from proactor_lib.errors import UserError
 from proactor_lib.files import write_json
 
@@ -71,6 +71,15 @@ def test_a_judges_server_reads_and_answers_each_turn():
     two = work.model_copy(update={"dialogues": 2})
     assert simulate(TIMES, two, Plan(2, 1, judges=1), 1).rollout_s > ROLLOUT + 0.8
     assert simulate(TIMES, two, Plan(2, 1, judges=2), 1).rollout_s == pytest.approx(ROLLOUT + 0.7)
+    one_call = two.model_copy(update={"judge_calls": 1})  # whoever asks waits for the call before
+    assert simulate(TIMES, one_call, Plan(2, 1, judges=2), 1).rollout_s == pytest.approx(ROLLOUT + 1.4)
+
+
+def test_a_judge_has_gpus_of_its_own_in_the_synchronous_loop_too():
+    of = splits.GpuCluster(4, TIMES, judged(ONE, 3))
+    assert (of.workload.judge_calls, of.workload.answer_tokens) == (3, 60)
+    plans = [forecast.plan for forecast in splits.loops(of, 2)]
+    assert [plan.gpus for plan in plans] == [4, 4] and all(plan.judges > 0 for plan in plans)
 
 
 def test_more_trainers_share_the_rows_and_padding_costs_its_tokens():

@@ -20,10 +20,15 @@ def simulate(
     steps: Annotated[int, typer.Option(min=2, help="optimiser steps to simulate")] = 8,
     staleness: Annotated[list[int], typer.Option(min=0, help="versions that a sample may lag")] = [0, 1, 2],  # noqa: B006
     judge: Annotated[bool, typer.Option(help="a model of the policy's size judges each turn")] = False,
+    judge_concurrency: Annotated[int, typer.Option(min=1, help="turns about which it is asked at once")] = 64,
     as_json: AsJson = False,
 ) -> None:
     """Predict step time, utilisation and queueing: the synchronous loop against ART-F, at its fastest split of GPUs."""
-    found = _of_run(run) if run else _of_cluster(cluster, service, workload, steps, tuple(staleness), judge)
+    found = (
+        _of_run(run)
+        if run
+        else _of_cluster(cluster, service, workload, steps, tuple(staleness), judge_concurrency * judge)
+    )
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
@@ -47,12 +52,12 @@ def _of_run(out: Path) -> dict:
 
 
 def _of_cluster(name: str, service: Path | None, workload: Path | None, steps: int, staleness: tuple[int, ...],
-                judge: bool) -> dict:  # fmt: skip
+                judge_calls: int) -> dict:  # fmt: skip
     from proactor_lib.artf.capacity import splits
     from proactor_lib.artf.capacity.workload import judged
 
     of = splits.cluster(name, service, workload)
-    of = of._replace(workload=judged(of.workload)) if judge else of
+    of = of._replace(workload=judged(of.workload, judge_calls)) if judge_calls else of
     table = splits.compare(of, staleness, steps)
     return {
         "cluster": name,

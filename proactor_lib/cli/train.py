@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,13 +18,18 @@ def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; tra
     """Warm start, then GRPO, in a run's folder; metrics go to training/metrics.jsonl step by step.
 
     With `trainers` above 1 this process starts so many ranks, waits for them, and ends them all when one ends badly.
+    A second one in the folder is refused while this one runs.
     """
+    from proactor_lib.artf.training import ranks
     from proactor_lib.errors import ProcessError
+    from proactor_lib.processes import alone_in
     from proactor_lib.run import Run
 
     signal.signal(signal.SIGTERM, _leave)
     try:
-        _bring_to_end(Run.read(out))
+        run = Run.read(out)
+        with nullcontext() if ranks.is_rank() else alone_in(run.training):
+            _bring_to_end(run)
     except ProcessError as error:  # not a user's mistake, which whoever follows knows by the word before it
         sys.exit(str(error))
 

@@ -22,6 +22,7 @@ def expected(params: Params, machine: Machine, roles: Roles) -> Iterator[Row]:
     service = model and service_times(params, machine, roles, model)
     if not (service and params.max_steps):
         return
+    service = service.model_copy(update={"slots": min(service.slots, params.max_num_seqs)})
     plan = Plan(params.servers, params.trainers, params.max_staleness, judges=roles.judges)
     seconds = simulate(service, workload(params, bool(roles.judges)), plan, steps=4).step_s
     hours = seconds * params.max_steps / 3600
@@ -40,7 +41,7 @@ def workload(params: Params, judged: bool):
         k=params.num_generations, head_tokens=min(head, prompt / 2), prompt_tokens=prompt, output_tokens=output,
         output_sd=output / 2, max_output=params.max_completion_tokens, token_budget=params.token_budget,
     )  # fmt: skip
-    return workload.judged(step) if judged else step
+    return workload.judged(step, params.judge_concurrency) if judged else step
 
 
 def service_times(params: Params, machine: Machine, roles: Roles, model: ModelSizes):

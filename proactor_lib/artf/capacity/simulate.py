@@ -33,7 +33,8 @@ class Plan:
     @property
     def gpus(self) -> int:
         """GPUs (or slots of cores) that it takes."""
-        return max(self.servers, self.trainers) if self.in_turn else self.servers + self.trainers + self.judges
+        policy = max(self.servers, self.trainers) if self.in_turn else self.servers + self.trainers
+        return policy + self.judges
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class _World:
         self.changed = self.env.event()
         self.batches = simpy.Store(self.env)
         self.servers, self.judges = _Servers(self, plan.servers), _Servers(self, plan.judges, counted=False)
+        self.asking = simpy.Resource(self.env, workload.judge_calls or 2**31)  # calls to the judges in flight
         self.rollouts: list[float] = []
         self.waited = self.trained = self.synced = 0.0
         self._queued, self._since, self._area = 0, 0.0, 0.0
@@ -225,7 +227,9 @@ class _World:
         yield self.servers.send(server, self.workload.cue_tokens, lengths)
         if self.plan.judges:  # a dialogue's questions share a prefix
             w = self.workload
-            yield self.judges.send(server % self.plan.judges, w.question_tokens, [w.answer_tokens])
+            with self.asking.request() as call:
+                yield call
+                yield self.judges.send(server % self.plan.judges, w.question_tokens, [w.answer_tokens])
         yield self.env.timeout(self.service.score_s)
 
     # trainer

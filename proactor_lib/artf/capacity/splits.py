@@ -74,10 +74,15 @@ def fastest(predictions: list[Forecast]) -> Forecast:
 
 
 def loops(of: GpuCluster, steps: int = 8) -> Iterator[Forecast]:
-    """The synchronous loop (the same GPUs serve and train in turn; padded samples, then packed rows)."""
+    """The synchronous loop (the same GPUs serve and train in turn; padded samples, then packed rows).
+
+    A judge, where the workload has one, has the number of GPUs for itself that makes the loop fastest.
+    """
     for packed in (False, True):
         name = f"synchronous, {'packed' if packed else 'padded'}"
-        yield simulate(of.service, of.workload, Plan(of.gpus, of.gpus, packed=packed, in_turn=True, name=name), steps)
+        sizes = range(of.unit, of.gpus, of.unit) if of.workload.answer_tokens else [of.gpus]
+        plans = (Plan(n, n, packed=packed, in_turn=True, judges=of.gpus - n, name=name) for n in sizes)
+        yield fastest([simulate(of.service, of.workload, plan, steps) for plan in plans])
 
 
 def compare(of: GpuCluster, staleness: tuple[int, ...] = (0, 1, 2), steps: int = 8) -> pd.DataFrame:

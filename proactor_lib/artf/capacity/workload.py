@@ -59,6 +59,7 @@ class Workload(Record):
     token_budget: Annotated[int, Field(ge=1)] = 16384  # packed tokens of a row
     question_tokens: Annotated[float, Field(ge=0)] = 0  # what a judge reads of a turn that it has not read before
     answer_tokens: Annotated[int, Field(ge=0)] = 0  # what it says about a turn; 0: no model judges
+    judge_calls: Annotated[int, Field(ge=0)] = 0  # to a judge, in flight at most; 0: all turns at once
     seen: tuple[Step, ...] = ()
 
     def step(self, number: int) -> Step:
@@ -99,10 +100,13 @@ PAPER = Workload(
 )  # fmt: skip
 
 
-def judged(workload: Workload) -> Workload:
-    """With a judge that reads the K outputs of each turn and answers each with a sentence and four marks [ours]."""
-    question = workload.k * (workload.output_tokens + 10)
-    return workload.model_copy(update={"question_tokens": question, "answer_tokens": 60 * workload.k})
+def judged(workload: Workload, calls: int = 0) -> Workload:
+    """With a judge that reads the K outputs of each turn and answers each with a sentence and four marks [ours].
+
+    calls: how many turns it is asked about at once (parameter `judge_concurrency`); 0: all.
+    """
+    question, answer = workload.k * (workload.output_tokens + 10), 60 * workload.k
+    return workload.model_copy(update={"question_tokens": question, "answer_tokens": answer, "judge_calls": calls})
 
 
 class Gpu(NamedTuple):
