@@ -160,7 +160,12 @@ def test_the_utility_is_of_the_dialogues_that_are_shown_by_the_rules_given_and_w
 
 def test_a_run_is_explored_by_its_own_rules(tmp_path):
     run = make_run(tmp_path, theta=0.5, execution_price=1.0)
-    assert Explorer.of(run, "test")._rules == {"theta": 0.5, "price": 1.0}
+    shown = Explorer.of(run, "test")
+    assert shown._rules == {"theta": 0.5, "price": 1.0} and explorer.WORST in shown.order.options
+
+
+def test_where_turns_were_sampled_there_is_no_order_by_utility(tmp_path):
+    assert Explorer.of(make_run(tmp_path, evaluation_turns=2), "test").order.options == (explorer.AS_READ,)
 
 
 def test_a_dialogue_without_references_shows_and_writes_nothing(shown):

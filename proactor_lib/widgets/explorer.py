@@ -25,7 +25,7 @@ class Explorer(w.VBox):
     `references` are as annotated, without corrections: these are read from `overlay_path` and written there. `second`:
     another annotator's references, or the truth. `predictions`: by policy. `split`: where the dialogues are from; a
     correction applies there only. Without it, a correction applies in every split. `rules`: theta and price, by which
-    `score_predictions` scores; its own where none are given.
+    `score_predictions` scores; its own where none are given. None: there is no utility, for turns were sampled.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class Explorer(w.VBox):
         predictions: Mapping[str, Sequence[TurnPrediction]] | None = None,
         second: Sequence[DialogueReferences] = (),
         split: str | None = None,
-        rules: Mapping[str, float] | None = None,
+        rules: Mapping[str, float] | None = {},  # noqa: B006 - never changed
     ):
         self._annotated = {line.dialogue_id: line for line in references}
         self._dialogues = {d.id: d for d in dialogues if d.id in self._annotated}
         self._utility: dict[str, dict[str, float]] = {}  # by policy and dialogue
         self._path, self._predictions, self._quiet = Path(overlay_path), dict(predictions or {}), False
-        self._split, self._rules = split, dict(rules or {})
+        self._split, self._rules = split, rules
         self._corrections = corrections.read(self._path, split) if self._path.exists() else {}
         self._coverage, self._params = _against_log(dialogues, references)
         self._agreement = _means(agreement.pairs(references, second), "iou")
@@ -54,7 +54,8 @@ class Explorer(w.VBox):
     def of(cls, run: Run, split: str = "dev") -> "Explorer":
         """A run's split; corrections go to `run.overlay`; without a second annotator it is the truth, where known."""
         said = predictions.read_all(run, split)
-        rules = {"theta": run.params.theta, "price": run.params.execution_price}
+        p = run.params
+        rules = None if p.evaluation_turns else {"theta": p.theta, "price": p.execution_price}
         return cls(run.dialogues(split), run.annotated(split), run.overlay, said, run.second(split), split, rules)
 
     # what there is to see
@@ -64,7 +65,8 @@ class Explorer(w.VBox):
         self.action = w.Dropdown(options=[ANY_ACTION, *names], description="with")
         self.show = w.Dropdown(options=[EVERY, OUTSIDE, OTHER_PARAMS, DISAGREE, CORRECTED], description="show")
         self.search = w.Text(placeholder="words or an id", description="search", continuous_update=False)
-        self.order = w.Dropdown(options=[AS_READ, WORST, BEST], description="order")
+        orders = [AS_READ] if self._rules is None else [AS_READ, WORST, BEST]
+        self.order = w.Dropdown(options=orders, description="order")
         self.dialogue = w.Dropdown(description="dialogue", layout=w.Layout(width="40em"))
         self.policy = w.Dropdown(options=[NO_POLICY, *self._predictions], description="policy")
         self.reference = w.Dropdown(description="window", layout=w.Layout(width="40em"))
