@@ -27,8 +27,8 @@ def started(monkeypatch, tmp_path):
     class InProcess:
         key = "secret"
 
-        def __init__(self, params, model, weights, folder, slot, key):
-            seen["models"].append(model)
+        def __init__(self, make, slots, rule, folder, **kwargs):
+            seen["models"] += [make(slot, self.key) for slot in slots]
             self.url = seen["at"].removesuffix("/v1")
 
         def wait_ready(self, timeout):
@@ -41,7 +41,8 @@ def started(monkeypatch, tmp_path):
         def __exit__(self, *_):
             seen["running"] -= 1
 
-    monkeypatch.setattr(own, "own_server", InProcess)
+    monkeypatch.setattr(own, "Cluster", InProcess)
+    monkeypatch.setattr(own, "own_server", lambda params, model, weights, folder, slot, key: model)
     monkeypatch.setenv("PROACTOR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(own.models, "resolve", lambda name: name)
     monkeypatch.setattr(own.models, "downloaded", lambda path: path)

@@ -1,7 +1,6 @@
 """Servers of our own for what is asked beside the policy: the oracle before training, the judge beside it."""
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -59,16 +58,12 @@ def judged(params: Params, folder: Path) -> Iterator[Params]:
 
 
 @contextmanager
-def _served(params: Params, model: str, folder: Path, slots: list[Slot]) -> Iterator[Server | Cluster]:
-    """The model by its own name, on these slots, ready."""
+def _served(params: Params, model: str, folder: Path, slots: list[Slot]) -> Iterator[Cluster]:
+    """The model by its own name, on all of these slots, ready; a server that dies is started anew."""
     make = partial(own_server, params, model, models.downloaded(models.resolve(model)), folder)
-    if len(slots) == 1:
-        server = make(slots[0], secrets.token_hex(16))
-    else:
-        every = ScalingPolicy(len(slots), len(slots), params.max_num_seqs)
-        server = Cluster(make, slots, every, folder, start_timeout=params.start_timeout)
-    with server:
-        yield server.wait_ready(params.start_timeout)
+    every = ScalingPolicy(len(slots), len(slots), params.max_num_seqs)
+    with Cluster(make, slots, every, folder, start_timeout=params.start_timeout) as cluster:
+        yield cluster.wait_ready(params.start_timeout)
 
 
 def own_server(params: Params, model: str, weights: str, folder: Path, slot: Slot, key: str) -> Server:
