@@ -12,7 +12,7 @@ One comparison (`same_value`) serves the metrics, the rewards and the annotator.
 - time: on 24 hours; without a part of the day as it is written.
 - truth: `yes` is `true`, `no` is `false`.
 - text: all else, by spelling: case, width and accents do not count (`ü` is also `ue`), nor do punctuation, apostrophes
-  within a word, or spaces, hyphens and dots beside a letter (`guest house`, `AB-12`, `Dr.Johnson`).
+  within a word, or spaces, hyphens, underscores and dots beside a letter (`guest house`, `AB-12`, `one_way`).
 
 `normalise` reads single values and whole turns alike; `Heard` finds values in a turn.
 """
@@ -260,6 +260,8 @@ def normalise(value: str) -> str:
         value = unicodedata.normalize("NFKC", value).translate(_CHARACTERS)
         value = "".join(str(unicodedata.decimal(c, c)) for c in value)
     plain = text = " ".join(value.casefold().replace("`", "'").split())
+    if "_" in text:
+        text = " ".join(text.replace("_", " ").split())
     if _INTERESTING.search(text):
         for needed, pattern, replacement in _RULES:
             if needed in text:
@@ -325,7 +327,7 @@ class Heard:
     """A text in which values are looked for."""
 
     def __init__(self, text: str):
-        self.text = f" {normalise(text)} "
+        self.text = f" {normalise(_NUMBERED.sub(' ', text) if chr(10) in text else text)} "
 
     def says(self, value: str) -> bool:
         """Whether the value stands in the text, by the rules of `same_value`; a word of the text is never cut."""
@@ -337,11 +339,21 @@ class Heard:
         )
 
     def says_like(self, value: str, threshold: float) -> bool:
-        """Whether the text has a passage that is as like `value` as `threshold`, by characters or by words."""
+        """Whether the text has a passage that is as like `value` as `threshold`, by characters or by the value's words;
+        the numbers of the value are among its words.
+
+        A text that is shorter than the value is compared as a whole: it is no passage of the value that is looked for.
+        """
         from rapidfuzz import fuzz
 
         text, sought = self.text.strip(), normalise(value)
-        return max(fuzz.partial_ratio(sought, text), fuzz.token_set_ratio(sought, text)) >= 100 * threshold - 1e-9
+        said = {word: f" {word} " in self.text for word in sought.split()}
+        if not all(there for word, there in said.items() if _DIGIT.search(word)):
+            return False
+        if len(text) < len(sought):
+            return max(fuzz.ratio(sought, text), fuzz.token_sort_ratio(sought, text)) >= 100 * threshold - 1e-9
+        found = sum(len(word) for word, there in said.items() if there) / max(1, sum(map(len, said)))
+        return max(fuzz.partial_ratio(sought, text) / 100, found) >= threshold - 1e-9
 
     def _says_transcribed(self, value: str) -> bool:
         """Whether it stands there with `ue` for `ü`, or the other way round."""
@@ -366,6 +378,8 @@ class Heard:
         return "".join(words), {0, *accumulate(map(len, words))}
 
 
+_NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)  # the number of a list's item says nothing
+_DIGIT = re.compile(r"\d")
 _LETTER = re.compile(r"[^\W\d_]")
 _BETWEEN = re.compile(r"[ -]+")
 _DATE = re.compile(r"\d{4}(-\d\d-\d\d)")

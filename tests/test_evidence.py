@@ -124,6 +124,100 @@ def test_a_new_value_of_a_second_call_is_looked_for_after_the_first():
     assert windows(texts, *calls)[1] == (3, 3, 4, {"mail": 3})
 
 
+def test_a_second_call_at_the_same_turn_opens_like_the_first():
+    texts = ["Monday or Tuesday at 9 am", "ok", "both", "fine"]
+    calls = [(4, "book_visit", {"day": day, "hour": "9 am"}) for day in ("Monday", "Tuesday")]
+    assert [w[:3] for w in windows(texts, *calls)] == [(1, 1, 4), (1, 1, 4)]
+
+
+def test_a_number_in_pieces_is_known_with_its_last_one():
+    texts = ["my card number", "yes?", "seven one five", "mhm", "one three nine", "go on", "zero seven eight", "ok"]
+    card = (8, "check_card", {"number": "715139078"})
+    assert windows(texts, card) == [(1, 7, 8, {"number": 7})]
+    assert windows(texts[:6], (6, *card[1:]))[0][1] == 6  # not said to its end
+
+
+def test_a_value_that_nobody_says_is_known_from_the_first_call_that_had_it():
+    calls = [(t, "send_bill", {"post": "P-77", "mail": mail}) for t, mail in ((2, "a@b.com"), (4, "c@d.com"))]
+    found = windows(["to a@b.com", "ok", "and c@d.com", "ok"], *calls)
+    assert [w[3]["post"] for w in found] == [2, 2] and found[1][:3] == (3, 3, 4)
+
+
+def test_a_short_value_is_another_one_in_another_parameter():
+    """The three travellers of a bus do not make the three rooms old, nor does a name that is used again become new."""
+
+    def opened(**second):
+        log = (
+            ObservedAction(turn=2, name="bus", params={"travellers": "3", "city": "Bath"}, evidence={"travellers": 1}),
+            ObservedAction(turn=4, name="hotel", params={"stars": "5"}, evidence={"stars": 3}, intent_turn=3),
+            ObservedAction(turn=8, name="hotel", params=second, evidence=dict.fromkeys(second, 7), intent_turn=3),
+        )
+        turns = tuple(Turn(speaker="user", text="Hm.") for _ in range(8))
+        dialogue = Dialogue(id="d", domain="clinic", turns=turns, observed=log)
+        return evidence.annotate(dialogue, CLINIC).references[2].window.open
+
+    assert opened(rooms="3") == 7 and opened(place="Bath") == opened(stars="5") == 5
+
+
+HOTEL = Catalog(
+    domain="hotel",
+    actions=(
+        Action(name="hotel_find", group="hotel", params=(Parameter(name="place"),)),
+        Action(name="hotel_check", group="hotel", params=(Parameter(name="house"), Parameter(name="card"))),
+        Action(name="hotel_book", group="hotel", params=(Parameter(name="house"), Parameter(name="card"))),
+        Action(name="pay_all", params=(Parameter(name="by", values=("cash", "gift card", "cheque")),)),
+    ),
+)
+
+
+def hotel_windows(texts, *observed):
+    """(open, ready, close) of each reference; the user speaks first, then the agent."""
+    turns = tuple(Turn(speaker=("user", "agent")[i % 2], text=text) for i, text in enumerate(texts))
+    log = tuple(ObservedAction(turn=t, name=n, params=p) for t, n, p in observed)
+    found = evidence.annotate(Dialogue(id="d", domain="hotel", turns=turns, observed=log), HOTEL).references
+    return [(r.window.open, r.window.ready, r.window.close) for r in found]
+
+
+def test_a_booking_that_repeats_its_check_opens_with_the_answer_to_it():
+    house = {"house": "Hilton", "card": "0815"}
+    texts = [
+        "The Hilton, on card 0815",
+        "It has a room. Shall I?",
+        "What does it cost?",
+        "90",
+        "Do it",
+        "Done",
+        "Again",
+    ]
+    check, book = (1, "hotel_check", house), (5, "hotel_book", house)
+    assert hotel_windows(texts, check, book) == [(1, 1, 1), (2, 2, 5)]
+    assert hotel_windows(texts, check, book, (7, *book[1:]))[2] == (
+        7,
+        7,
+        7,
+    )  # the same once more is no booking of a check
+    other = (5, "hotel_book", house | {"card": "4711"})
+    assert hotel_windows(texts, check, other)[1] == (5, 5, 5)
+
+
+def test_the_first_call_of_a_group_is_mentioned_in_the_groups_words():
+    texts = ["I look for a hotel.", "Where?", "In Bath.", "The Hilton?", "No hotel so dear. The Inn, card 0815", "Ok"]
+    calls = (3, "hotel_find", {"place": "Bath"}), (6, "hotel_check", {"house": "the Inn", "card": "0815"})
+    assert hotel_windows(texts, *calls) == [(1, 3, 3), (5, 5, 6)]
+
+
+def test_the_answer_to_a_call_mentions_nothing_but_what_it_asks():
+    calls = (1, "hotel_find", {"place": "Bath"}), (3, "hotel_find", {"place": "Ely"})
+    assert hotel_windows(["In Bath", "That place is full.", "In Ely", "Yes"], *calls)[1] == (3, 3, 3)
+    assert hotel_windows(["In Bath", "Full. Another place?", "In Ely", "Yes"], *calls)[1] == (2, 3, 3)
+
+
+def test_an_agent_that_names_several_values_says_none_and_common_words_mention_nothing():
+    pay = (4, "pay_all", {"by": "cash"})
+    assert hotel_windows(["That is all.", "Cash or gift card?", "Cash", "Ok"], pay) == [(3, 3, 4)]
+    assert hotel_windows(["That is all.", "By cash?", "Yes", "Ok"], pay) == [(2, 2, 4)]
+
+
 def test_an_action_without_parameters_opens_at_its_mention_or_trigger():
     assert windows(["hello", "please close my case", "well", "ok"], (4, "close_case", {}))[0][:3] == (2, 2, 4)
     assert windows(["hello", "well", "ok"], (3, "close_case", {}))[0][:3] == (3, 3, 3)

@@ -113,6 +113,7 @@ SAME = [
     ("2026-11-28T10:00:00Z", "2026-11-28 10:00"), ("2026年11月28日", "2026-11-28"), ("11月28日", "2026-11-28"),
     ("28. November 2026", "2026-11-28"), ("28 de noviembre de 2026", "2026-11-28"), ("1er mars", "March 1"),
     ("15.30 Uhr", "15:30"), ("15h30", "3:30 pm"), ("12:30pm", "12:30"),
+    ("one_way", "One-way"), ("basic_economy", "Basic Economy"),
     ("guest house", "guesthouse"), ("AB-12", "AB12"), ("Dr.Johnson", "Dr. Johnson"), ("john's", "johns"),
     ("Café", "Cafe"), ("Zürich", "Zuerich"), ("Zürich", "Zurich"), ("straße", "strasse"), ("e\u0301", "\u00e9"),
     ("ｶﾞｽ", "ガス"), ("\u30ab\u3099ス", "ガス"), ("10:30:00", "10:30"), ("9:05:00 pm", "21:05"), (".5", "0.5"),
@@ -169,6 +170,8 @@ def test_values_that_a_person_keeps_apart(a, b):
         ("it costs 4", "4 pm", False),
         ("from June 11th on", "11th", True),
         ("from June 21st on", "11th", False),
+        ("I need:\n1. Trip type\n2) Bags", "2", False),  # numbers of a list
+        ("I need\n3 bags", "3", True),
     ],
 )
 def test_a_value_is_found_in_what_is_said_by_the_same_rules(text, value, said):
@@ -178,3 +181,18 @@ def test_a_value_is_found_in_what_is_said_by_the_same_rules(text, value, said):
 def test_what_compares_equal_has_one_key_but_for_years_and_transcriptions():
     for a, b in SAME:
         assert key(a) == key(b) or "0000-" in key(a) + key(b) or {a, b} == {"Zürich", "Zuerich"}, (a, b)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "like"),
+    [
+        ("ok", "book the closing", False),
+        ("street", "068 First Street Harper Valley", False),
+        ("hello this is harper valley national bank", "068 First Street Harper Valley CA 25306", False),
+        ("it is 068 first street in harper valley CA 25306", "068 First Street Harper Valley CA 25306", True),
+        ("well, the toilet leaks again", "the toilet is leaking", True),
+        ("toilets leak", "the toilet is leaking", True),  # shorter, and like it as a whole
+    ],
+)
+def test_a_text_is_like_a_value_that_it_has_a_passage_of(text, value, like):
+    assert Heard(text).says_like(value, 0.6) is like

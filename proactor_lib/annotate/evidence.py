@@ -1,20 +1,23 @@
 """The evidence annotator: windows from the log, with hindsight, deterministic. [ours]
 
 One reference for each logged action; `close` is its trigger. A value is known from the turn where the corpus's own
-state first holds it, else from the turn where it is first said; one that is found nowhere takes the trigger's turn and
-is counted. A list or an object is known when all its parts are; a free text from the turn where something like it is
-said; one that may be anything is waited for by nobody, nor is an empty list or object, which is known from `ready` on.
+state first holds it, else from the turn where it is first said, at once or by one speaker in pieces; one that is found
+nowhere is known from the first call that had it, else it takes the trigger's turn and is counted. Where the agent names
+several of a parameter's values it says none of them. A list or an object is known when all its parts are; a free text
+from the turn where something like it is said; one that may be anything is waited for by nobody, nor is an empty list or
+object, which is known from `ready` on.
 `ready` is the first turn at which every required parameter is known (where the catalog requires none: every one of the
 call) and the preconditions that were logged have run. `open` is the first sign of the need after the last call of the
-same action: a value that no earlier call had used, the intent where the corpus's own state has one, else a mention of
-the action shortly before: a word that only its name, description or parameters have. It is never after `ready`.
+same action at an earlier turn: a value that no earlier call had used, the intent where the corpus's own state has one,
+else a mention of the action shortly before (a word that only its name, description or parameters have, or only its
+group, whose first call it is), else an earlier call of its group with the same values. It is never after `ready`.
 """
 
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from proactor_lib.comparison import counted_from, leaves
 from proactor_lib.days import says_day
@@ -33,7 +36,92 @@ from proactor_lib.values import Heard, key
 
 MENTION = 10  # turns before the first value in which a mention of the action counts as its need
 GAP = 7  # turns between two mentions of one need, or the last one and the first value
+PIECES = 5  # characters of a value that may be said in several turns
+AGENT = "agent"  # the speaker whose questions and answers tell no need
 ENDING = 3  # letters of a word that may differ: identity, identify; prequalify, prequalification
+
+# Words of names and descriptions that any sentence may have.
+EVERYWHERE = frozenset(
+    [
+        "about",
+        "after",
+        "all",
+        "and",
+        "any",
+        "are",
+        "ask",
+        "been",
+        "before",
+        "for",
+        "from",
+        "get",
+        "give",
+        "have",
+        "her",
+        "his",
+        "how",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "know",
+        "like",
+        "make",
+        "may",
+        "more",
+        "new",
+        "not",
+        "of",
+        "off",
+        "on",
+        "once",
+        "only",
+        "or",
+        "other",
+        "our",
+        "out",
+        "over",
+        "please",
+        "put",
+        "say",
+        "see",
+        "set",
+        "she",
+        "should",
+        "some",
+        "still",
+        "take",
+        "tell",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "to",
+        "under",
+        "up",
+        "use",
+        "using",
+        "want",
+        "was",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+    ]
+)
 
 _WORD = re.compile(r"[A-Z]?[a-z]+(?<=[A-Za-z]{2})")
 
@@ -90,8 +178,8 @@ class _Reader:
     def __init__(self, dialogue: Dialogue, catalog: Catalog, tally: Tally, opened: Mapping[str, int]):
         self.dialogue, self.catalog, self.tally, self.given = dialogue, catalog, tally, opened
         self.ran: dict[str, list[int]] = {}  # turns, by action
-        self.used: set[str] = set()  # keys of values
-        self._texts: list[Heard] | None = None
+        self.used: dict[str, int] = {}  # the turn of the first call with it, by `_sign` of a value
+        self.calls: list[ObservedAction] = []
 
     def reference(self, id: str, o: ObservedAction) -> ReferenceAction:
         """The next logged action as a reference."""
@@ -121,7 +209,8 @@ class _Reader:
 
     def remember(self, o: ObservedAction, found: dict[str, int | None]) -> None:
         self.ran.setdefault(o.name, []).append(o.turn)
-        self.used |= {key(v) for v in o.params.values()}
+        self.used = {_sign(p, v): o.turn for p, v in o.params.items()} | self.used
+        self.calls.append(o)
         self.tally.references += 1
         self.tally.values += len(found)
         self.tally.not_found += sum(t is None for t in found.values())
@@ -130,66 +219,126 @@ class _Reader:
         """When the preconditions first ran; those that the log does not have are taken as done before."""
         return [self.ran[name][0] for name in action.preconditions if name in self.ran]
 
-    def last(self, name: str) -> int:
-        """When the action ran last; 0 if it did not yet."""
-        return self.ran.get(name, [0])[-1]
+    def last(self, o: ObservedAction) -> int:
+        """The turn of the action's last call, this turn's left out; 0 if there is none."""
+        return max((turn for turn in self.ran.get(o.name, ()) if turn < o.turn), default=0)
 
     def known(self, o: ObservedAction, param: str, value: str, how: dict) -> int | None:
         """The turn that gives evidence for the value, up to the trigger; None if it is found nowhere.
 
-        A value that the call before it had not is looked for after that call first.
+        A value that the call before it had not is looked for after that call first; one that nobody says is known
+        from the first call that had it.
         """
         if param in o.evidence:
             return min(o.evidence[param], o.turn)
-        start = self.last(o.name) if key(value) not in self.used else 0
+        before = self.used.get(_sign(param, value))
+        start = self.last(o) if before is None else 0
         threshold = how["text_threshold"] if how.get("match") == "text" else None
-        sought = _sought(value)
-        after = self.all_said(sought, start + 1, o.turn, threshold)
-        return after or (self.all_said(sought, 1, start, threshold) if start else None)
+        others = self.offered(o.name, param, value)
+        spans = [(start + 1, o.turn), *([(1, start)] if start else [])]
+        found = (self.all_said(_sought(value), *span, threshold, others) for span in spans)
+        return next(filter(None, found), before)
 
-    def all_said(self, values: list[str], first: int, last: int, threshold: float | None) -> int | None:
-        """The turn of [first, last] by which each of the values was said; None where one was not, or there is none."""
-        turns = [self.said(value, first, last, threshold) for value in values]
+    def offered(self, name: str, param: str, value: str) -> list[str]:
+        """The other values that the catalog knows of the parameter."""
+        params = self.catalog.by_name[name].params if name in self.catalog.by_name else ()
+        values = next((p.values for p in params if p.name == param), ())
+        return [v for v in values if key(v) != key(value)]
+
+    def all_said(
+        self, values: list[str], first: int, last: int, threshold: float | None, others: list[str]
+    ) -> int | None:
+        """The turn of [first, last] by which each of the values was said; None where one was not, or there is none.
+
+        others: values between which an agent that names one of them too leaves the choice.
+        """
+        turns = [self.said(value, first, last, threshold, others) for value in values]
         return max(turns) if turns and None not in turns else None
 
-    def said(self, value: str, first: int, last: int, threshold: float | None) -> int | None:
-        """The first turn of [first, last] where the value is said; with a threshold, something that is so like it."""
-        heard = list(enumerate(self.texts[first - 1 : last], start=first))
-        said = (turn for turn, text in heard if self.is_said(value, text))
-        like = (turn for turn, text in heard if threshold is not None and text.says_like(value, threshold))
-        return next(said, None) or next(like, None)
+    def said(self, value: str, first: int, last: int, threshold: float | None, others: list[str]) -> int | None:
+        """The first turn of [first, last] where the value is said, at once or in pieces; with a threshold, something
+        that is so like it."""
+        texts = self.texts[first - 1 : last]
+        heard = [(turn, text) for turn, text in enumerate(texts, start=first) if not self.lets_choose(turn, others)]
+        pieces = [(turn, text) for begin, turn, text in self.pieces if first <= begin and turn <= last]
+        rules = [lambda text: self.is_said(value, text)]
+        if threshold is not None:
+            rules.append(lambda text: text.says_like(value, threshold))
+        for rule in rules:
+            for places in (heard, pieces if len(key(value)) >= PIECES else []):
+                if found := next((turn for turn, text in places if rule(text)), None):
+                    return found
+        return None
 
     def is_said(self, value: str, text: Heard) -> bool:
         today = self.dialogue.date
         return text.says(value) or (today is not None and says_day(text, value, today))
 
-    @property
+    def lets_choose(self, turn: int, others: list[str]) -> bool:
+        """Whether the agent names one of these values."""
+        return self.dialogue.turns[turn - 1].speaker == AGENT and any(self.texts[turn - 1].says(v) for v in others)
+
+    @cached_property
     def texts(self) -> list[Heard]:
         """What was said at each turn."""
-        if self._texts is None:
-            self._texts = [Heard(t.text) for t in self.dialogue.turns]
-        return self._texts
+        return [Heard(t.text) for t in self.dialogue.turns]
+
+    @cached_property
+    def pieces(self) -> list[tuple[int, int, Heard]]:
+        """What a speaker said in two to four turns of its own in a row, with the first and the last of them: shortest
+        and earliest first."""
+        turns, found = self.dialogue.turns, []
+        for speaker in dict.fromkeys(t.speaker for t in turns):
+            own = [n for n, t in enumerate(turns, start=1) if t.speaker == speaker]
+            for count in range(2, 5):
+                rows = [own[i : i + count] for i in range(len(own) - count + 1)]
+                found += [(row[0], row[-1], Heard(" ".join(turns[n - 1].text for n in row))) for row in rows]
+        return sorted(found, key=lambda piece: (piece[1], piece[1] - piece[0]))
 
     def opened(self, o: ObservedAction, found: dict[str, int]) -> int:
         """The first sign of the need, after the last call of the same action."""
-        last = self.last(o.name)
-        fresh = [t for p, t in found.items() if t > last and key(o.params[p]) not in self.used]
+        last = self.last(o)
+        fresh = [t for p, t in found.items() if t > last and _sign(p, o.params[p]) not in self.used]
         if o.intent_turn is not None:
             repeated = last and fresh  # the intent stays active between two calls
             return max(last + 1, min([*fresh, *([] if repeated else [o.intent_turn])]))
         first = min([*fresh, o.turn])
-        return self.mentioned(o.name, max(last + 1, first - MENTION), first) or first
+        mentioned = self.mentioned(o, max(last + 1, first - MENTION), first)
+        return mentioned or (first if fresh else max(last + 1, self.continues(o)))
 
-    def mentioned(self, name: str, first: int, last: int) -> int | None:
-        """Back from `last`, the first turn of [first, last] that mentions the action, at most GAP from the next one."""
-        stems = _own_stems(self.catalog.wording).get(name, ())
+    def mentioned(self, o: ObservedAction, first: int, last: int) -> int | None:
+        """Back from `last`, the first turn of [first, last] that mentions the action, at most GAP from the next one.
+
+        The first call of a group is mentioned in words that only its group has, too.
+        """
+        own, shared = _stems(self.catalog.wording, tuple(self.groups.items()))
+        group = self.groups.get(o.name)
+        first_of_group = group and not any(self.groups.get(c.name) == group and c.turn < o.turn for c in self.calls)
+        stems = [*own.get(o.name, ()), *(shared.get(group, ()) if first_of_group else ())]
         found, following = None, last
         for turn in range(last, first - 1, -1):
             if following - turn > GAP:
                 break
-            if any(s in self.texts[turn - 1].text for s in stems):
+            if any(s in self.texts[turn - 1].text for s in stems) and not self.answers(turn):
                 found = following = turn
         return found
+
+    def answers(self, turn: int) -> bool:
+        """Whether the agent tells there what a call at the turn before found, and asks nothing."""
+        said = self.dialogue.turns[turn - 1]
+        return said.speaker == AGENT and "?" not in said.text and any(c.turn == turn - 1 for c in self.calls)
+
+    def continues(self, o: ObservedAction) -> int:
+        """The turn after the last call before it with its values, if that was another action of its group (a check
+        before a booking); else its own turn."""
+        group, before = self.groups.get(o.name), (c for c in reversed(self.calls) if c.turn < o.turn)
+        last = next((c for c in before if o.params and o.params.items() <= c.params.items()), o)
+        return last.turn + 1 if last.name != o.name and group and self.groups.get(last.name) == group else o.turn
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The group of each action that has one."""
+        return {a.name: a.group for a in self.catalog.actions if a.group}
 
 
 def _sought(value: str) -> list[str]:
@@ -197,19 +346,37 @@ def _sought(value: str) -> list[str]:
     return [leaf for leaf in leaves(value) if leaf.strip()]
 
 
+def _sign(param: str, value: str) -> str:
+    """By what a value is known again: short ones (`3`, `yes`) only with their parameter's name."""
+    found = key(value)
+    return f"{param}={found}" if len(found) < 3 or found in ("true", "false") else found
+
+
 @lru_cache(maxsize=16)
-def _own_stems(wording: tuple[tuple[str, str], ...]) -> dict[str, list[str]]:
-    """The stems of each action's words that no other action has, as they stand in a normalised text.
+def _stems(
+    wording: tuple[tuple[str, str], ...], groups: tuple[tuple[str, str], ...]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The stems of each action's words that no other action has, and of each group's that no other group has, as they
+    stand in a normalised text.
 
     A name's word of two letters stands alone (` id `), a longer one may end otherwise; a description's words of less
-    than four letters say nothing.
+    than four letters, and words that any sentence may have, say nothing.
     """
-    stems = {
-        name: {_stem(w.lower()) for w in [*_WORD.findall(name), *(w for w in _WORD.findall(text) if len(w) > 3)]}
-        for name, text in wording
-    }
+    stems, group_of = {}, dict(groups)
+    for name, text in wording:
+        words = [*_WORD.findall(name), *(w for w in _WORD.findall(text) if len(w) > 3)]
+        stems[name] = {_stem(w.lower()) for w in words if w.lower() not in EVERYWHERE}
     shared = Counter(s for of_one in stems.values() for s in of_one)
-    return {name: [s for s in of_one if shared[s] == 1] for name, of_one in stems.items()}
+    own = {name: [s for s in of_one if shared[s] == 1] for name, of_one in stems.items()}
+    places: dict[str, set[str]] = {}
+    for name, of_one in stems.items():
+        for s in of_one:
+            places.setdefault(s, set()).add(group_of.get(name, name))
+    of_groups: dict[str, list[str]] = {}
+    for s, where in places.items():
+        if len(where) == 1 and shared[s] > 1:
+            of_groups.setdefault(*where, []).append(s)
+    return own, of_groups
 
 
 def _stem(word: str) -> str:

@@ -4,15 +4,15 @@ A folder with `apis/apis/*.json` (or `apis/*.json`) and `dialogues/*.json`, one 
 two, where it has request types: `hotel_book.Check`, `hotel_book.Book`), its domain (`hotel`) a service. A query of the
 wizard is a logged action at its own moment and the turn before it, with its operators (`at most 40`, `Cheap or
 Moderate`). What the knowledge base answered, guides' instructions and suggestions that were not picked are nobody's
-words; but an answer is evidence of its values. The corpus has no splits: a dialogue's id draws one. Its days (`Monday`)
-are the task's, not the calendar's, so that no dialogue has a date.
+words; but an answer is evidence of its fields' values from the next turn on. The corpus has no splits: a dialogue's id
+draws one. Its days (`Monday`) are the task's, not the calendar's, so that no dialogue has a date.
 """
 
 import ast
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proactor_lib.datasets.raw import parsed, reason
@@ -26,6 +26,9 @@ SPLITS = {"train": range(8), "dev": range(8, 9), "test": range(9, 10)}  # tenths
 REQUEST = "RequestType"
 CHOSEN = ("id", "QuestionNum")  # what the wizard picks from an answer or by itself: nobody says it
 SPOKEN = {("User", "utter"): "user", ("Wizard", "utter"): "agent", ("Wizard", "pick_suggestion"): "agent"}
+YES_NO = {"Yes": "yes|yeah|yep|yup|sure|i do|i did|i have", "No": "no|nope|nah|not|i don't|i haven't|i didn't"}
+HOUR = "at|by|around|about|till|until|from|to|after|before|between|and|or|is"  # before an hour without am or pm
+COUNTED = r"(?:minute|hour|degree|kilomet|mile|people|person|guest|friend|star|dollar|percent|night|day|room)|km|[%$]"
 TYPES = {"Integer": "integer", "Boolean": "boolean"}
 SEARCHES = ("search", "balance", "status", "directions", "weather", "trivia")  # APIs that change nothing end so [ours]
 OPERATORS = {
@@ -114,20 +117,22 @@ def _dialogue(raw: dict, catalog: Catalog) -> Dialogue:
     turns: list[Turn] = []
     observed: list[ObservedAction] = []
     times: list[float] = []  # of the observed
-    answered: dict[str, int] = {}  # values that the knowledge base gave, each with the turn before its first answer
+    answered: dict[
+        tuple[str, str], int
+    ] = {}  # the turn after the knowledge base's first answer with it, by field, value
     origin = min((e["UnixTime"] for e in raw["Events"] if "UnixTime" in e), default=0)
     for event in raw["Events"]:
         time = event.get("UnixTime", origin) - origin
         if speaker := SPOKEN.get((event["Agent"], event["Action"])):
             turns.append(Turn(speaker=speaker, text=event["Text"], start=time))
         elif event["Action"] == "query":
-            query = _query(event, turns, answered)
-            if query not in observed:  # else it is sent again in silence
+            query = _query(event, turns, answered, catalog)
+            if not any(_same(query, o) for o in observed):  # else it is sent again in silence
                 observed.append(query)
                 times.append(time)
         elif event["Action"] == "return_item":
-            for value in (event.get("Item") or {}).values():
-                answered.setdefault(key(str(value)), max(1, len(turns)))
+            for name, value in (event.get("Item") or {}).items():
+                answered.setdefault((_parameter_of(name), key(str(value))), len(turns) + 1)
     services = tuple(dict.fromkeys(domain(c["Task"]) for c in raw["Scenario"]["WizardCapabilities"]))
     return Dialogue(
         id=f"star-{raw['DialogueID']}",
@@ -139,43 +144,80 @@ def _dialogue(raw: dict, catalog: Catalog) -> Dialogue:
     )
 
 
-def _query(event: dict, turns: list[Turn], answered: dict[str, int]) -> ObservedAction:
+def _same(one: ObservedAction, other: ObservedAction) -> bool:
+    return (one.turn, one.name, one.params) == (other.turn, other.name, other.params)
+
+
+def _parameter_of(field: str) -> str:
+    """What queries call an answer's field: `Name` for `HotelName`, ..."""
+    return "Name" if field in ("HotelName", "VenueName", "RestaurantName") else field
+
+
+def _query(event: dict, turns: list[Turn], answered: dict[tuple[str, str], int], catalog: Catalog) -> ObservedAction:
     read = {k: constraint(v) for given in event["Constraints"] for k, v in given.items() if v not in (None, "null")}
     kind, _ = read.pop(REQUEST, (None, None))
-    turn = max(1, len(turns))
-    found = {name: _known(text, parts, turns, answered) for name, (text, parts) in read.items()}
-    found |= {name: found[name] or turn for name in CHOSEN if name in found}
+    action = f"{event['APIName']}.{kind}" if kind else event["APIName"]
+    options = {p.name: p.values for p in catalog.by_name[action].params} if action in catalog.by_name else {}
+    found = {}
+    for name, (text, parts) in read.items():
+        known = _known(name, text, parts, options.get(name, ()), turns, answered)
+        found[name] = known and min(known, max(1, len(turns)))
     return ObservedAction(
-        turn=turn,
-        name=f"{event['APIName']}.{kind}" if kind else event["APIName"],
+        turn=max(1, len(turns)),
+        name=action,
         params={name: text for name, (text, _) in read.items()},
         evidence={name: first for name, first in found.items() if first},
     )
 
 
-def _known(text: str, parts: list[str], turns: list[Turn], answered: dict[str, int]) -> int | None:
-    """The turn by which all of the values were said or answered; None where one was not, or an annotator sees it."""
-    if parts == [text] and any(Heard(t.text).says(text) for t in turns):
+def _known(name: str, text: str, parts: list[str], options: tuple[str, ...], turns: list[Turn],
+           answered: dict[tuple[str, str], int]) -> int | None:  # fmt: skip
+    """The turn by which all of the values were said or answered, the query's where nobody says them; None where an
+    annotator sees it, or one was not found."""
+    if text in YES_NO:
+        return _agreed(name, text, turns) or len(turns)
+    choices = {n for n, t in enumerate(turns, start=1) if t.speaker == "agent" and _said(options, t.text) > 1}
+    literally = [n for n, t in enumerate(turns, start=1) if Heard(t.text).says(text)]
+    if parts == [text] and literally and choices.isdisjoint(literally):
         return None
-    first = [_first(part, turns, answered) for part in parts]
-    return None if None in first else max(first, default=None)
+    first = []
+    for part in parts:
+        heard = (n for n, t in enumerate(turns, start=1) if n not in choices and _said([part], t.text))
+        first.append(min(filter(None, (next(heard, None), answered.get((name, key(part))))), default=None))
+    if None not in first:
+        return max(first, default=None)
+    return len(turns) if name in CHOSEN or literally else None
 
 
-def _first(value: str, turns: list[Turn], answered: dict[str, int]) -> int | None:
-    said = re.compile(spoken(value), re.IGNORECASE)
-    heard = (i for i, t in enumerate(turns, start=1) if said.search(t.text) or Heard(t.text).says(value))
-    return min((turn for turn in (next(heard, None), answered.get(key(value))) if turn), default=None)
+def _said(values: Iterable[str], text: str) -> int:
+    """How many of the values the text says, in people's words too."""
+    heard = Heard(text)
+    return sum(bool(re.search(spoken(v), text, re.IGNORECASE)) or heard.says(v) for v in values)
+
+
+def _agreed(name: str, value: str, turns: list[Turn]) -> int | None:
+    """The first turn of the user that begins with this answer, after the agent used a word of the parameter's name."""
+    words, answer = re.findall("[A-Z][a-z]{2,}", name), re.compile(rf"\W*({YES_NO[value]})\b", re.IGNORECASE)
+    asked = False
+    for turn, said in enumerate(turns, start=1):
+        if said.speaker == "user" and asked and answer.match(said.text):
+            return turn
+        asked = said.speaker == "agent" and any(w.lower() in said.text.lower() for w in words)
+    return None
 
 
 def spoken(value: str) -> str:
     """A pattern for what people say for one of STAR's values [ours].
 
-    `Hilton` for Hilton Hotel, `walk` for Walking, a number alone for a day of the month or an hour.
+    `Hilton` for Hilton Hotel, `walk` for Walking, a number alone for a day of the month, or after a word such as `at`
+    for an hour.
     """
     if number := re.fullmatch(r"(\d+)(st|nd|rd|th| [ap]m)", value.lower()):
-        return rf"(?<!\d){number[1]}(?!\d)"
+        before = rf"(?:\b(?:{HOUR})\s|^\W*)" if number[2].endswith("m") else ""
+        return rf"{before}(?<![\d.:]){number[1]}(?![\w:]|\.\d|\s*(?:{COUNTED}))"
     short = re.sub(r"( hotel| inn| venue| apartments| city|(?<=\w{3})ing)$", "", value.lower())
-    return rf"\b{re.escape(short)}"
+    ending = r"(?:e|es|ed|ing|s)?" if value.lower().endswith("ing") else ""
+    return rf"\b{re.escape(short)}{ending}(?!\w)"
 
 
 def constraint(value: str) -> tuple[str, list[str]]:
