@@ -17,13 +17,13 @@ def agreement(a: str, b: str, match: str = "exact", text_threshold: float = 0.6,
     match: `exact` by `same_value`, a list or an object by its parts; `text`: 1 from a similarity of `text_threshold`
     on; `any`: 1. today: the dialogue's day, where it is known; values that name one day from there agree (`days`).
     """
-    if match == "any" or _same(a, b, today):
+    if match == "any" or a == b:
         return 1.0
-    if match == "text":
-        return float(similarity(a, b) >= text_threshold - 1e-9)
-    if a[:1] in _OPENING and b[:1] in _OPENING:
+    if match == "exact" and a[:1] in _OPENING and b[:1] in _OPENING:
         return _by_parts(_parsed(a), _parsed(b), today)
-    return 0.0
+    if _same(a, b, today):
+        return 1.0
+    return float(match == "text" and similarity(a, b) >= text_threshold - 1e-9)
 
 
 def counted_from(value: str, today: date | None) -> dict[str, date]:

@@ -270,7 +270,7 @@ class PredictedAction(Record):
     """What an agent would prepare (`candidate`) or trigger (`ready`) now."""
 
     name: str
-    params: dict[str, Value] = {}
+    params: ParamValues = {}
     status: Status = "ready"
     confidence: Annotated[float, Field(ge=0, le=1)] | None = None  # that it is ready, where a policy has one
 

@@ -52,6 +52,7 @@ def test_a_list_or_an_object_agrees_by_its_parts():
     assert agreement("[]", "[]") == agreement('{"a": null}', '{"a": ""}') == 1
     assert agreement("[1]", "1") == 1 and agreement("[1", "[2") == agreement('[["a"]]', '["b"]') == 0
     assert agreement("[1]", "2") == agreement('["a"]', '{"a": 1}') == 0
+    assert agreement('["a","b"]', '["ab"]') == agreement("[1,234]", "[1234]") == agreement("[1,2]", "[1.2]") == 0
 
 
 def test_free_text_agrees_from_a_similarity_on_and_anything_agrees_with_anything():

@@ -53,6 +53,15 @@ def test_an_extension_of_a_right_execution_is_ignored():
     assert executed([], {4: ready(city="Oslo"), 5: ready(city="Oslo", day="friday")}) == [(4, None, 0), (5, None, 0)]
 
 
+def test_of_two_predictions_that_fit_equally_the_shorter_one_is_executed_whatever_its_parameters_are_called():
+    """Both fit by 5/6; the other extends it, and is ignored."""
+    wanted = [reference(city="Oslo", day="friday")]
+    for name in "az":
+        longer = ready(city="Oslo", day="friday", **{name: "1", name + "2": "2"})
+        for output in ([ready(city="Oslo"), longer], [longer, ready(city="Oslo")]):
+            assert executed(wanted, {4: output}) == [(4, "book-2", 1)]
+
+
 def test_two_references_of_one_name():
     """Both open at 4: the better fit takes its own, whatever the order. Alone, the earlier close comes first."""
     two = [reference(id="a", window=(2, 4, 9), day="friday"), reference(id="b", window=(2, 4, 6), day="sunday")]

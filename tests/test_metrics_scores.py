@@ -212,6 +212,10 @@ class TestSampledTurns:
     def test_only_the_turns_asked_are_scored(self):
         assert self.found({3: candidate()})["ac"] == 1 / 2  # turns 3 and 5
 
+    def test_what_was_said_at_another_turn_triggers_nothing(self):
+        found = self.found({4: ready()})
+        assert (found["missed"], found["opportunity_timing"]) == (1, 0)
+
     def test_a_reference_counts_only_if_it_can_be_executed_at_a_turn_asked(self):
         """Nothing was asked at turn 9; `book` is due at 5: until then a trigger is worth 1."""
         assert (self.found({})["missed"], self.found({})["opportunity_timing"]) == (1, 0)

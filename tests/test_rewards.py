@@ -321,3 +321,20 @@ def test_no_stages_weights_teach_a_weak_model_not_to_trigger(stage):
     w = getattr(load_params(), stage)
     gain, loss = w["pt"] + w["rar"], min(w["rac"] / 2, max(0, w["ftr"] - w["rar"]))
     assert loss / (gain + loss) <= 0.2 + 1e-9
+
+
+@pytest.mark.parametrize("name", [r for r in REWARDS if r != "adaptive_ruler"])
+def test_the_order_of_an_outputs_lines_changes_nothing(name):
+    """Both lines fit the first reference equally, the second line the other one too."""
+    references = [reference(id="r1", city=("Oslo", 1)), reference(id="r2", day=("friday", 1))]
+    lines = ["ready: book | city=Oslo | seat=4", "ready: book | city=Oslo | day=friday"]
+    one, other = values(name, group("\n".join(lines), "\n".join(lines[::-1]), references=references))
+    assert one == pytest.approx(other)
+
+
+@pytest.mark.parametrize("name", ["weighted_metric", "adaptive_metric", "custom_ruler", "general_ruler"])
+def test_the_order_of_the_references_changes_nothing(name):
+    """Two of the same name and values, of which the second is known at turn 8 only."""
+    two = [reference(window=(3, 4, 8), city=("Oslo", 2)), reference(window=(1, 3, 5), city=("Oslo", 8))]
+    found = [values(name, group("candidate: book | city=Oslo", references=refs)) for refs in (two, two[::-1])]
+    assert found[0] == found[1]

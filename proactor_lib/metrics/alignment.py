@@ -63,14 +63,16 @@ def prediction_key(prediction: PredictedAction, values: Values = "normalised") -
     return prediction.name, tuple(sorted(items if values == "exact" else ((k, value_key(v)) for k, v in items)))
 
 
+def tie_break(prediction: PredictedAction, values: Values = "normalised") -> tuple[int, PredictionKey]:
+    """Which of two predictions that fit equally goes first: the one with fewer parameters, then by its key [ours]."""
+    return len(prediction.params), prediction_key(prediction, values)
+
+
 def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised") -> list[PredictedAction]:
     """The output of a turn as a set [ours]: of equal predictions one is left, `ready` if any of them is.
 
     In the order in which each was first said.
     """
-    predictions = list(predictions)
-    if len(predictions) < 2:
-        return predictions
     predictions = list(predictions)
     if len(predictions) < 2:
         return predictions
@@ -90,10 +92,11 @@ def pair(
 ) -> list[Pair]:
     """Predictions and references matched one to one at `turn`, whatever the predictions' status [ours].
 
-    Greedily: by highest s, then earliest close, earliest open, id. Which references cover the turn is the caller's.
+    Greedily: by highest s, then earliest close, earliest open, id, and by what the prediction is (`tie_break`), never
+    by its place. Which references cover the turn is the caller's.
     """
     found = [
-        (-s, r.window.close, r.window.open, r.id, i, j)
+        (-s, r.window.close, r.window.open, r.id, tie_break(p), i, j)
         for i, p in enumerate(predictions)
         for j, r in enumerate(references)
         if matches(s := alignment(p, r, turn), theta)

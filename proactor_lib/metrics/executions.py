@@ -33,7 +33,7 @@ class Offer(NamedTuple):
     close: int
     open: int
     id: str
-    key: PredictionKey  # breaks ties by what the prediction is, never by where it stands in an output
+    tie: tuple[int, PredictionKey]  # breaks ties by what the prediction is, never by where it stands in an output
     place: int  # the prediction's in the output
     reference: int
 
@@ -69,7 +69,8 @@ class Executor:
             if i not in self._taken and r.window.covers(turn):
                 s = alignment(prediction, r, turn, self._values)
                 if matches(s, least):
-                    offers.append(Offer(1 - s, r.window.close, r.window.open, r.id, key, place, i))
+                    tie = len(prediction.params), key
+                    offers.append(Offer(1 - s, r.window.close, r.window.open, r.id, tie, place, i))
         return offers
 
     def _pairs(self, offers: list[Offer]) -> dict[int, int]:

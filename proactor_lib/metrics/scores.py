@@ -97,9 +97,10 @@ def score_predictions(
     checked = Checked(dialogues)
     references_of = {r.dialogue_id: r.references for r in map(checked.reference, references)}
     outputs = defaultdict(list)
-    for prediction in map(checked.prediction, predictions):
-        outputs[prediction.dialogue_id].append(prediction)
     evaluated_turns = _sampled(evaluated_turns, checked.lengths)
+    for prediction in map(checked.prediction, predictions):
+        if evaluated_turns is None or prediction.turn in evaluated_turns.get(prediction.dialogue_id, ()):
+            outputs[prediction.dialogue_id].append(prediction)
     predicted, triggered, executed = [], [], []
     for dialogue_id in sorted(checked.lengths):
         known, lines = references_of.get(dialogue_id, ()), sorted(outputs[dialogue_id], key=lambda o: o.turn)

@@ -7,6 +7,7 @@ belongs to the right output.
 from collections.abc import Iterable, Sequence
 
 from proactor_lib.metrics import as_set, is_due, pair, prediction_key
+from proactor_lib.metrics.alignment import PredictionKey
 from proactor_lib.schema import PredictedAction, ReferenceAction
 
 
@@ -53,5 +54,8 @@ def served(actions: Sequence[PredictedAction], references: Sequence[ReferenceAct
 
 
 def distinct(references: Iterable[ReferenceAction]) -> list[ReferenceAction]:
-    """The first of each name and values."""
-    return list({prediction_key(PredictedAction(name=r.name, params=r.values())): r for r in references}.values())
+    """One of each name and values: the first to close, then to open, then by id."""
+    first: dict[PredictionKey, ReferenceAction] = {}
+    for r in sorted(references, key=lambda r: (r.window.close, r.window.open, r.id)):
+        first.setdefault(prediction_key(PredictedAction(name=r.name, params=r.values())), r)
+    return list(first.values())

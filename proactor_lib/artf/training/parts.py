@@ -56,6 +56,9 @@ class TrunkKeys:
         torch.autograd.backward(whole, grads)
 
 
+TERMS = ("token_index", "old_log_probs", "advantages", "segment_id")  # of a packed row's loss terms, one number each
+
+
 def split(row: dict[str, torch.Tensor], token_budget: int) -> list[dict[str, torch.Tensor]]:
     """A packed `DialogueRow` if it has at most `token_budget` tokens, else its trunk, then parts of its branches.
 
@@ -77,7 +80,7 @@ def _part(row: dict[str, torch.Tensor], start: int, stop: int) -> dict[str, torc
     edges, terms, tokens = row["tree_cu_seqlens_q"], row["token_index"], slice(start, stop)
     inside = (terms >= start) & (terms < stop)
     per_token = {k: row[k][tokens] for k in ("input_ids", "position_ids", "shift_labels", "tree_cu_seqlens_k")}
-    per_term = {k: v[inside] for k, v in row.items() if v.shape == terms.shape and not k.startswith("tree_")}
+    per_term = {k: row[k][inside] for k in TERMS if k in row}
     edges = edges[(edges > start) & (edges <= stop)] - start
     trunk = edges.new_tensor([0] if start == 0 else [0, 0])  # a part of branches has none of its own
     whole = {"tree_kv_index": row["tree_kv_index"][tokens] - start, "tree_cu_seqlens_q": torch.cat([trunk, edges])}

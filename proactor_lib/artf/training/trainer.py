@@ -277,14 +277,13 @@ def step_statistics(sums: torch.Tensor) -> dict[str, float | None]:
 
 ROW = ("input_ids", "position_ids", "shift_labels")  # of N tokens
 TREE = ("tree_kv_index", "tree_cu_seqlens_q", "tree_cu_seqlens_k")
-TERMS = ("token_index", "old_log_probs", "advantages", "segment_id")  # of M loss terms
 
 
 def unpadded(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """This rank's row of a micro-batch as it was packed."""
     row = {key: batch[key][batch["attention_mask"].bool()] for key in ROW}
     row |= {key: batch[key][batch[key] >= 0] for key in TREE}
-    row |= {key: batch[key][batch["token_index"] >= 0] for key in TERMS}
+    row |= {key: batch[key][batch["token_index"] >= 0] for key in parts.TERMS}
     return row | {"tree_max_seqlens": batch["tree_max_seqlens"][0]}
 
 
