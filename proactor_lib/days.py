@@ -4,7 +4,8 @@ With the day of a dialogue known, a value that is a day (a date, a weekday, or s
 name that day, in English, German, Spanish, French or Chinese:
 
 - `today` to `the day after tomorrow`, and the same backwards, by their words; `in 3 days` by its number;
-- a weekday alone is that day within a week from today, today too; with `next` (`coming`, `que viene`, ...) it is that
+- `the 9th` (`of this month`) is the next day of that number, in English;
+- a weekday alone is that day within a week from today, today too (`Saturday this week`); with `next` (`coming`, `que viene`, ...) it is that
   day within two weeks from tomorrow; with `last` it is the past week's.
 
 Weekdays are CLDR's (Babel). French `hier` is left out: it is a German word too.
@@ -24,7 +25,7 @@ BEHIND, AHEAD = 7, 14  # days from today about which people speak so
 _WORDS = {
     -2: r"day before yesterday|vorgestern|anteayer|avant hier|前天",
     -1: r"(?<!before )yesterday|gestern|ayer|昨[天日]",
-    0: r"today|tonight|this (?:morning|afternoon|evening)|heute|hoy|esta (?:manana|tarde|noche)|aujourd'hui"
+    0: r"(?:later )?today|tonight|this (?:morning|afternoon|evening)|heute|hoy|esta (?:manana|tarde|noche)|aujourd'hui"
     r"|ce soir|今[天日晚]",
     1: r"(?<!after )tomorrow|(?<!guten )(?<!heute )(?<!am )morgen|(?<!pasado )(?<!la )(?<!esta )manana"
     r"|(?<!apres )demain|明[天日早晚]",
@@ -37,6 +38,8 @@ _LAST_BEFORE = r"(?:last|past|letzte[nrms]?|vergangene[nrms]?|上个?)"
 _LAST_AFTER = r"(?:pasado|dernier|passe)"
 _ALONE = re.compile(r"(?:on |this |by |am |an |diese[nrms]? |el |este |le |ce |para el |这|这个|本)?")
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
+_NTH = re.compile(r"(?:on )?(?:the )?(\d{1,2})th( of (?:this|the) month)?")
+_THE_NTH = re.compile(r" the (\d{1,2})th(?: of (this|the) month| (?!of ))")
 
 
 def same_day(a: str, b: str, today: date) -> bool:
@@ -51,13 +54,21 @@ def is_day(value: str, today: date) -> bool:
 
 def says_day(heard: Heard, value: str, today: date) -> bool:
     """Whether the text names the day that the value is."""
+    numbered = {_numbered(match, today) for match in _THE_NTH.finditer(heard.text)}
     for offset in _offsets(value, today):
         day = today + timedelta(offset)
-        if (-BEHIND <= offset <= AHEAD and _pattern(offset, day.weekday()).search(_plain(heard.text))) or heard.says(
-            day.isoformat()
-        ):
+        if day in numbered or heard.says(day.isoformat()):
+            return True
+        if -BEHIND <= offset <= AHEAD and _pattern(offset, day.weekday()).search(_plain(heard.text)):
             return True
     return False
+
+
+def _numbered(match: re.Match, today: date) -> date | None:
+    """The next day with this number, of this month where that is said."""
+    ahead = [today + timedelta(n) for n in range(62)]
+    of_this = [day for day in ahead if not match[2] or day.month == today.month]
+    return next((day for day in of_this if day.day == int(match[1])), None)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -71,6 +82,9 @@ def _offsets(value: str, today: date) -> frozenset[int]:
         return frozenset((day - today).days for day in ahead[:1])
     if not 1 < len(text) < 40:
         return frozenset()
+    if match := _NTH.fullmatch(text):
+        day = _numbered(match, today)
+        return frozenset([(day - today).days] if day else [])
     plain = _ALONE.sub("", _plain(text), count=1)
     near = range(-BEHIND, AHEAD + 1)
     return frozenset(n for n in near if _pattern(n, (today + timedelta(n)).weekday()).fullmatch(plain))
@@ -103,7 +117,7 @@ def _pattern(offset: int, weekday: int) -> re.Pattern:
         ways.append(rf"(?:in (?:{n}) (?:days|tagen)|en (?:{n}) dias|dans (?:{n}) jours|(?:{n}) ?天[之以]?后)")
     if 0 <= offset <= 7:
         ways.append(
-            rf"(?<!next )(?<!last )(?<!past )(?<!letzten )(?<!上)(?<!下)(?<!下个)(?:{names})(?! {_LAST_AFTER}\b)"
+            rf"(?<!next )(?<!last )(?<!past )(?<!letzten )(?<!上)(?<!下)(?<!下个)(?:{names})(?: this week)?(?! {_LAST_AFTER}\b)"
         )
     if 1 <= offset <= AHEAD:
         ways.append(rf"{_NEXT_BEFORE} ?(?:{names})|(?:{names}) {_NEXT_AFTER}")

@@ -16,10 +16,11 @@ from proactor_lib.values import Heard
 TODAY = date(2026, 11, 28)
 
 TEXTS = {
-    "2026-11-28": ["today please", "heute noch", "hoy mismo", "aujourd'hui", "今天可以吗", "on Saturday", "Ce soir."],
-    "2026-11-29": ["Tomorrow at 3", "Morgen um drei", "mañana, por favor", "demain matin", "明天下午3点", "am Sonntag",
+    "2026-12-09": ["on the 9th", "the ninth, please"],
+    "2026-11-28": ["later today", "today please", "heute noch", "hoy mismo", "aujourd'hui", "今天可以吗", "on Saturday", "Ce soir."],
+    "2026-11-29": ["Sunday this week", "Tomorrow at 3", "Morgen um drei", "mañana, por favor", "demain matin", "明天下午3点", "am Sonntag",
                    "el domingo", "dimanche", "星期天", "周日", "礼拜天"],
-    "2026-11-30": ["the day after tomorrow", "übermorgen", "pasado mañana", "après-demain", "后天", "in two days",
+    "2026-11-30": ["the 30th of this month", "the day after tomorrow", "übermorgen", "pasado mañana", "après-demain", "后天", "in two days",
                    "Montag", "el lunes que viene", "lundi prochain", "下周一"],
     "2026-12-01": ["in 3 days", "in drei Tagen", "en tres días", "dans trois jours", "三天后", "3天以后", "Tuesday"],
     "2026-12-04": ["next Friday", "nächsten Freitag", "kommenden Freitag", "el próximo viernes", "vendredi", "周五"],
@@ -51,6 +52,8 @@ def test_a_date_is_heard_in_what_people_say_for_it(value, text):
         ("2026-12-30", "in 3 days"),
         ("2026-11-28", "the daytoday"),
         ("3", "in 3 days"),
+        ("2026-12-09", "the 9th of May"),
+        ("2026-12-09", "the 9th of this month"),
     ],
 )
 def test_a_day_is_not_heard_in_what_names_another(value, text):
@@ -58,10 +61,19 @@ def test_a_day_is_not_heard_in_what_names_another(value, text):
 
 
 def test_two_ways_to_name_a_day_agree():
-    same = [("tomorrow", "2026-11-29"), ("Sunday", "tomorrow"), ("next Friday", "Dec 4"), ("周五", "el viernes"),
+    same = [("the 9th", "2026-12-09"), ("9th", "December 9th"), ("30th of this month", "2026-11-30"),
+            ("tomorrow", "2026-11-29"), ("Sunday", "tomorrow"), ("next Friday", "Dec 4"), ("周五", "el viernes"),
             ("on Tuesday", "in 3 days"), ("2026-12-11", "next Friday"), ("04.12.2026", "Freitag")]  # fmt: skip
     assert all(same_day(a, b, TODAY) and same_day(b, a, TODAY) for a, b in same)
-    apart = [("tomorrow", "today"), ("Sunday", "Monday"), ("2026-12-11", "Friday"), ("Fritz", "Freitag"), ("", "")]
+    apart = [
+        ("the 9th", "2027-01-09"),
+        ("9th of this month", "2026-12-09"),
+        ("tomorrow", "today"),
+        ("Sunday", "Monday"),
+        ("2026-12-11", "Friday"),
+        ("Fritz", "Freitag"),
+        ("", ""),
+    ]
     assert not any(same_day(a, b, TODAY) for a, b in apart)
     assert agreement("tomorrow", "2026-11-29") == 0 and agreement("tomorrow", "2026-11-29", today=TODAY) == 1
     assert agreement('["tomorrow", "2 beds"]', '["2026-11-29", "2 beds"]', today=TODAY) == 1

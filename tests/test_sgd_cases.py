@@ -6,6 +6,8 @@ import pytest
 from proactor_lib import datasets
 from proactor_lib.annotate import evidence
 from proactor_lib.errors import UserError
+from proactor_lib.metrics.alignment import alignment
+from proactor_lib.schema import PredictedAction
 
 SLOT = {"name": "area", "description": "area", "is_categorical": False, "possible_values": []}
 INTENT = {
@@ -43,8 +45,19 @@ def test_speakers_in_any_case_and_a_slot_without_a_value(tmp_path, user, system,
     assert tuple(reference.window.model_dump().values()) == (1, 3, 3) and reference.params["area"].turn == 3
 
 
+def test_days_are_told_from_the_corpus_own_day(tmp_path):
+    """1 March 2019 was a Friday."""
+    corpus = load(
+        tmp_path, turn("USER", "A cafe this Saturday", {"area": ["this Saturday"]}),
+        turn("SYSTEM", "found", call={"area": "2019-03-02"}),
+    )  # fmt: skip
+    (reference,) = evidence.annotate(corpus.dialogues[0], corpus.catalog).references
+    assert alignment(PredictedAction(name="Cafe.FindCafe", params={"area": "this Saturday"}), reference, 1) == 1
+    assert alignment(PredictedAction(name="Cafe.FindCafe", params={"area": "this Sunday"}), reference, 1) == 0.5
+
+
 def test_a_split_without_any_service_call_logs_no_triggers(tmp_path):
     corpus = load(tmp_path, turn("USER", "A cafe in the north", {"area": ["north"]}), turn("SYSTEM", "There are two."))
-    assert corpus.dialogues[0].observed is None and not corpus.logged
+    assert corpus.dialogues[0].observed is corpus.dialogues[0].date is None and not corpus.logged
     with pytest.raises(UserError, match="no log of triggers.*use the oracle annotator"):
         evidence.annotate(corpus.dialogues[0], corpus.catalog)

@@ -1,11 +1,12 @@
 """Schema-Guided Dialogue in its public raw format: per split a folder of `schema.json` and `dialogues_*.json`(.gz).
 
 A service call is a logged action `Service.Method` at the user turn before it. The dialogue state that the corpus gives
-at user turns says where each of the call's values, and the intent, first stood. A split without any service call (as
-MultiWOZ in this form) logs no triggers.
+at user turns says where each of the call's values, and the intent, first stood. All take place on one day, so that
+"this Saturday" is a date. A split without any service call (as MultiWOZ in this form) logs no triggers and has no day.
 """
 
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 from proactor_lib.catalog.json_schema import Notes
@@ -13,6 +14,8 @@ from proactor_lib.datasets.raw import parsed, reason
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
+
+DAY = date(2019, 3, 1)  # that SGD's crowd was told
 
 
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
@@ -112,6 +115,7 @@ def _dialogue(raw: dict, by_service: dict[str, tuple[str, ...]], logged: bool) -
         domain="sgd",
         turns=tuple(Turn(speaker=t["speaker"].lower(), text=t["utterance"]) for t in raw["turns"]),
         observed=tuple(_observed(raw["turns"])) if logged else None,
+        date=DAY if logged else None,
         services=tuple(raw["services"]),
         actions=tuple(name for service in raw["services"] for name in by_service[service]),
     )
