@@ -5,8 +5,8 @@ name that day, in English, German, Spanish, French or Chinese:
 
 - `today` to `the day after tomorrow`, and the same backwards, by their words; `in 3 days` by its number;
 - `the 9th` (`of this month`) is the next day of that number, in English;
-- a weekday alone is that day within a week from today, today too (`Saturday this week`); with `next` (`coming`, `que viene`, ...) it is that
-  day within two weeks from tomorrow; with `last` it is the past week's.
+- a weekday alone is that day within a week from today, today too (`Saturday this week`); with `next` (`coming`, `que
+  viene`, ...) it is that day within two weeks from tomorrow; with `last` it is the past week's.
 
 Weekdays are CLDR's (Babel). French `hier` is left out: it is a German word too.
 """
@@ -117,7 +117,8 @@ def _pattern(offset: int, weekday: int) -> re.Pattern:
         ways.append(rf"(?:in (?:{n}) (?:days|tagen)|en (?:{n}) dias|dans (?:{n}) jours|(?:{n}) ?天[之以]?后)")
     if 0 <= offset <= 7:
         ways.append(
-            rf"(?<!next )(?<!last )(?<!past )(?<!letzten )(?<!上)(?<!下)(?<!下个)(?:{names})(?: this week)?(?! {_LAST_AFTER}\b)"
+            rf"(?<!next )(?<!last )(?<!past )(?<!letzten )(?<!上)(?<!下)(?<!下个)"
+            rf"(?:{names})(?: this week)?(?! {_LAST_AFTER}\b)"
         )
     if 1 <= offset <= AHEAD:
         ways.append(rf"{_NEXT_BEFORE} ?(?:{names})|(?:{names}) {_NEXT_AFTER}")

@@ -17,10 +17,13 @@ TODAY = date(2026, 11, 28)
 
 TEXTS = {
     "2026-12-09": ["on the 9th", "the ninth, please"],
-    "2026-11-28": ["later today", "today please", "heute noch", "hoy mismo", "aujourd'hui", "今天可以吗", "on Saturday", "Ce soir."],
-    "2026-11-29": ["Sunday this week", "Tomorrow at 3", "Morgen um drei", "mañana, por favor", "demain matin", "明天下午3点", "am Sonntag",
+    "2026-11-28": ["later today",
+                   "today please", "heute noch", "hoy mismo", "aujourd'hui", "今天可以吗", "on Saturday", "Ce soir."],
+    "2026-11-29": ["Sunday this week",
+                   "Tomorrow at 3", "Morgen um drei", "mañana, por favor", "demain matin", "明天下午3点", "am Sonntag",
                    "el domingo", "dimanche", "星期天", "周日", "礼拜天"],
-    "2026-11-30": ["the 30th of this month", "the day after tomorrow", "übermorgen", "pasado mañana", "après-demain", "后天", "in two days",
+    "2026-11-30": ["the 30th of this month",
+                   "the day after tomorrow", "übermorgen", "pasado mañana", "après-demain", "后天", "in two days",
                    "Montag", "el lunes que viene", "lundi prochain", "下周一"],
     "2026-12-01": ["in 3 days", "in drei Tagen", "en tres días", "dans trois jours", "三天后", "3天以后", "Tuesday"],
     "2026-12-04": ["next Friday", "nächsten Freitag", "kommenden Freitag", "el próximo viernes", "vendredi", "周五"],
