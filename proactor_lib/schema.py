@@ -163,6 +163,7 @@ class ObservedAction(Record):
     name: str
     params: ParamValues = {}
     evidence: dict[str, TurnIndex] = {}  # where the corpus's own state first holds each value; empty: it has no state
+    spellings: dict[str, tuple[str, ...]] = {}  # other ways in which a value was named, where the corpus says so
     intent_turn: TurnIndex | None = None  # where the corpus's own state first shows the intent; None: it has no state
     time: NonNegative | None = None  # its true moment, seconds into the dialogue; None: its turn's
 
@@ -209,7 +210,8 @@ class Window(Record):
 class ReferenceParam(Record):
     """A value, the first turn that gives evidence for it, and how another value is compared with it.
 
-    today: of a value that is a day, the dialogue's day, where it is known (`days`).
+    today: of a value that is a day, the dialogue's day, where it is known (`days`). spellings: other ways to write the
+    value, each of which is as right (`SFO` for `San Francisco`).
     """
 
     value: Value
@@ -217,6 +219,7 @@ class ReferenceParam(Record):
     match: Match = "exact"
     text_threshold: Share = 0.6
     today: datetime.date | None = None
+    spellings: tuple[str, ...] = ()
 
 
 class ReferenceAction(Record):

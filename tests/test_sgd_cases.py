@@ -56,6 +56,17 @@ def test_days_are_told_from_the_corpus_own_day(tmp_path):
     assert alignment(PredictedAction(name="Cafe.FindCafe", params={"area": "this Sunday"}), reference, 1) == 0.5
 
 
+def test_a_value_may_be_written_as_the_user_said_it(tmp_path):
+    corpus = load(
+        tmp_path, turn("USER", "A cafe at SFO", {"area": ["SFO", "san francisco"]}),
+        turn("SYSTEM", "found", call={"area": "San Francisco"}),
+    )  # fmt: skip
+    (reference,) = evidence.annotate(corpus.dialogues[0], corpus.catalog).references
+    assert (reference.params["area"].value, reference.params["area"].spellings) == ("San Francisco", ("SFO",))
+    for area, s in (("SFO", 1), ("San Francisco", 1), ("SF", 0.5)):
+        assert alignment(PredictedAction(name="Cafe.FindCafe", params={"area": area}), reference, 1) == s
+
+
 def test_a_split_without_any_service_call_logs_no_triggers(tmp_path):
     corpus = load(tmp_path, turn("USER", "A cafe in the north", {"area": ["north"]}), turn("SYSTEM", "There are two."))
     assert corpus.dialogues[0].observed is corpus.dialogues[0].date is None and not corpus.logged

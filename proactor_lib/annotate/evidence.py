@@ -199,7 +199,9 @@ class _Reader:
             id=id,
             name=o.name,
             params={
-                p: ReferenceParam(value=v, turn=known[p], **how.get(p, {}), **counted_from(v, self.dialogue.date))
+                p: ReferenceParam(
+                    value=v, turn=known[p], **how.get(p, {}), **counted_from(v, self.dialogue.date), **_named(o, p)
+                )
                 for p, v in o.params.items()
             },
             window=Window(open=min(opened, ready), ready=ready, close=o.turn),
@@ -339,6 +341,11 @@ class _Reader:
     def groups(self) -> dict[str, str]:
         """The group of each action that has one."""
         return {a.name: a.group for a in self.catalog.actions if a.group}
+
+
+def _named(o: ObservedAction, param: str) -> dict[str, tuple[str, ...]]:
+    """How else the value was named, where the corpus says so."""
+    return {"spellings": o.spellings[param]} if param in o.spellings else {}
 
 
 def _sought(value: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Schema-Guided Dialogue in its public raw format: per split a folder of `schema.json` and `dialogues_*.json`(.gz).
 
 A service call is a logged action `Service.Method` at the user turn before it. The dialogue state that the corpus gives
-at user turns says where each of the call's values, and the intent, first stood. All take place on one day, so that
-"this Saturday" is a date. A split without any service call (as MultiWOZ in this form) logs no triggers and has no day.
+at user turns says where each of the call's values, and the intent, first stood, and how else a value was named (`SFO`).
+All take place on one day, so that "this Saturday" is a date. A split without any service call (as MultiWOZ in this form) logs no triggers and has no day.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from proactor_lib.datasets.raw import parsed, reason
 from proactor_lib.errors import UserError
 from proactor_lib.files import read_text
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn
+from proactor_lib.values import same_value
 
 DAY = date(2019, 3, 1)  # that SGD's crowd was told
 
@@ -142,12 +143,15 @@ def _call(service: str, method: str, params: dict, turn: int, history: list, bef
     """`history`: the state at each user turn so far; `before`: the turn of the last call of the same method, or 0."""
     held = history[-1][1]["slot_values"] if history else {}
     intent = (t for t, state in history if t > before and state["active_intent"] == method)
+    others = {p: tuple(said for said in held.get(p, ()) if not same_value(said, str(v))) for p, v in params.items()}
+    spellings = {p: said for p, said in others.items() if said}
     return ObservedAction(
         turn=turn,
         name=f"{service}.{method}",
         params=params,
         evidence={p: turn for p in params if (turn := _first_held(history, p, held.get(p, ())))},
         intent_turn=next(intent, None),
+        **({"spellings": spellings} if spellings else {}),
     )
 
 

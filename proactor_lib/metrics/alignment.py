@@ -30,7 +30,10 @@ def f1(
         agreeing = sum(a == b for a, b, _ in shared)
     else:
         agreeing = sum(
-            agreement(a, b, c.match, c.text_threshold, c.today) if c else agreement(a, b) for a, b, c in shared
+            max(agreement(a, v, c.match, c.text_threshold, c.today) for v in (b, *c.spellings))
+            if c
+            else agreement(a, b)
+            for a, b, c in shared
         )
     return 2 * agreeing / (len(predicted) + len(reference))
 
