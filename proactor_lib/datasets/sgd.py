@@ -2,7 +2,8 @@
 
 A service call is a logged action `Service.Method` at the user turn before it. The dialogue state that the corpus gives
 at user turns says where each of the call's values, and the intent, first stood, and how else a value was named (`SFO`).
-All take place on one day, so that "this Saturday" is a date. A split without any service call (as MultiWOZ in this form) logs no triggers and has no day.
+All take place on one day, so that "this Saturday" is a date. A split without any service call (as MultiWOZ in this
+form) logs no triggers and has no day.
 """
 
 from collections.abc import Iterator, Sequence
