@@ -13,12 +13,11 @@ else a mention of the action shortly before (a word that only its name, descript
 group, whose first call it is), else an earlier call of its group with the same values. It is never after `ready`.
 """
 
-import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
+from proactor_lib.annotate.mentions import stems_of
 from proactor_lib.comparison import counted_from, leaves
 from proactor_lib.days import says_day
 from proactor_lib.errors import UserError
@@ -38,92 +37,6 @@ MENTION = 10  # turns before the first value in which a mention of the action co
 GAP = 7  # turns between two mentions of one need, or the last one and the first value
 PIECES = 5  # characters of a value that may be said in several turns
 AGENT = "agent"  # the speaker whose questions and answers tell no need
-ENDING = 3  # letters of a word that may differ: identity, identify; prequalify, prequalification
-
-# Words of names and descriptions that any sentence may have.
-EVERYWHERE = frozenset(
-    [
-        "about",
-        "after",
-        "all",
-        "and",
-        "any",
-        "are",
-        "ask",
-        "been",
-        "before",
-        "for",
-        "from",
-        "get",
-        "give",
-        "have",
-        "her",
-        "his",
-        "how",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "know",
-        "like",
-        "make",
-        "may",
-        "more",
-        "new",
-        "not",
-        "of",
-        "off",
-        "on",
-        "once",
-        "only",
-        "or",
-        "other",
-        "our",
-        "out",
-        "over",
-        "please",
-        "put",
-        "say",
-        "see",
-        "set",
-        "she",
-        "should",
-        "some",
-        "still",
-        "take",
-        "tell",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "to",
-        "under",
-        "up",
-        "use",
-        "using",
-        "want",
-        "was",
-        "when",
-        "where",
-        "which",
-        "while",
-        "who",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-    ]
-)
-
-_WORD = re.compile(r"[A-Z]?[a-z]+(?<=[A-Za-z]{2})")
 
 
 @dataclass
@@ -313,7 +226,7 @@ class _Reader:
 
         The first call of a group is mentioned in words that only its group has, too.
         """
-        own, shared = _stems(self.catalog.wording, tuple(self.groups.items()))
+        own, shared = stems_of(self.catalog.wording, tuple(self.groups.items()))
         group = self.groups.get(o.name)
         first_of_group = group and not any(self.groups.get(c.name) == group and c.turn < o.turn for c in self.calls)
         stems = [*own.get(o.name, ()), *(shared.get(group, ()) if first_of_group else ())]
@@ -357,34 +270,3 @@ def _sign(param: str, value: str) -> str:
     """By what a value is known again: short ones (`3`, `yes`) only with their parameter's name."""
     found = key(value)
     return f"{param}={found}" if len(found) < 3 or found in ("true", "false") else found
-
-
-@lru_cache(maxsize=16)
-def _stems(
-    wording: tuple[tuple[str, str], ...], groups: tuple[tuple[str, str], ...]
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The stems of each action's words that no other action has, and of each group's that no other group has, as they
-    stand in a normalised text.
-
-    A name's word of two letters stands alone (` id `), a longer one may end otherwise; a description's words of less
-    than four letters, and words that any sentence may have, say nothing.
-    """
-    stems, group_of = {}, dict(groups)
-    for name, text in wording:
-        words = [*_WORD.findall(name), *(w for w in _WORD.findall(text) if len(w) > 3)]
-        stems[name] = {_stem(w.lower()) for w in words if w.lower() not in EVERYWHERE}
-    shared = Counter(s for of_one in stems.values() for s in of_one)
-    own = {name: [s for s in of_one if shared[s] == 1] for name, of_one in stems.items()}
-    places: dict[str, set[str]] = {}
-    for name, of_one in stems.items():
-        for s in of_one:
-            places.setdefault(s, set()).add(group_of.get(name, name))
-    of_groups: dict[str, list[str]] = {}
-    for s, where in places.items():
-        if len(where) == 1 and shared[s] > 1:
-            of_groups.setdefault(*where, []).append(s)
-    return own, of_groups
-
-
-def _stem(word: str) -> str:
-    return f" {word} " if len(word) == 2 else f" {word[: max(4, len(word) - ENDING)]}"
