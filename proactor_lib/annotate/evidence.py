@@ -36,7 +36,7 @@ from proactor_lib.values import Heard, key
 MENTION = 10  # turns before the first value in which a mention of the action counts as its need
 GAP = 7  # turns between two mentions of one need, or the last one and the first value
 PIECES = 5  # characters of a value that may be said in several turns
-AGENT = "agent"  # the speaker whose questions and answers tell no need
+AGENTS = ("agent", "assistant")  # speakers whose offers and answers tell no need
 
 
 @dataclass
@@ -191,7 +191,7 @@ class _Reader:
 
     def lets_choose(self, turn: int, others: list[str]) -> bool:
         """Whether the agent names one of these values."""
-        return self.dialogue.turns[turn - 1].speaker == AGENT and any(self.texts[turn - 1].says(v) for v in others)
+        return self.dialogue.turns[turn - 1].speaker in AGENTS and any(self.texts[turn - 1].says(v) for v in others)
 
     @cached_property
     def texts(self) -> list[Heard]:
@@ -241,7 +241,7 @@ class _Reader:
     def answers(self, turn: int) -> bool:
         """Whether the agent tells there what a call at the turn before found, and asks nothing."""
         said = self.dialogue.turns[turn - 1]
-        return said.speaker == AGENT and "?" not in said.text and any(c.turn == turn - 1 for c in self.calls)
+        return said.speaker in AGENTS and "?" not in said.text and any(c.turn == turn - 1 for c in self.calls)
 
     def continues(self, o: ObservedAction) -> int:
         """The turn after the last call before it with its values, if that was another action of its group (a check
