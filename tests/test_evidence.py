@@ -216,6 +216,8 @@ def test_an_agent_that_names_several_values_says_none_and_common_words_mention_n
     pay = (4, "pay_all", {"by": "cash"})
     assert hotel_windows(["That is all.", "Cash or gift card?", "Cash", "Ok"], pay) == [(3, 3, 4)]
     assert hotel_windows(["That is all.", "By cash?", "Yes", "Ok"], pay) == [(2, 2, 4)]
+    card = (4, "pay_all", {"by": "gift card"})  # nor does it say one in pieces
+    assert hotel_windows(["Hi", "Cash or a gift card?", "The second", "Right"], card) == [(4, 4, 4)]
 
 
 def test_an_action_without_parameters_opens_at_its_mention_or_trigger():

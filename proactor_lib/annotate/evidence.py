@@ -16,6 +16,7 @@ group, whose first call it is), else an earlier call of its group with the same 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from proactor_lib.annotate.mentions import stems_of
 from proactor_lib.comparison import counted_from, leaves
@@ -37,6 +38,13 @@ MENTION = 10  # turns before the first value in which a mention of the action co
 GAP = 7  # turns between two mentions of one need, or the last one and the first value
 PIECES = 5  # characters of a value that may be said in several turns
 AGENTS = ("agent", "assistant")  # speakers whose offers and answers tell no need
+
+
+class Place(NamedTuple):
+    """Where something was said: the turns, and their text."""
+
+    turns: tuple[int, ...]
+    text: Heard
 
 
 @dataclass
@@ -173,17 +181,17 @@ class _Reader:
     def said(self, value: str, first: int, last: int, threshold: float | None, others: list[str]) -> int | None:
         """The first turn of [first, last] where the value is said, at once or in pieces; with a threshold, something
         that is so like it."""
-        texts = self.texts[first - 1 : last]
-        heard = [(turn, text) for turn, text in enumerate(texts, start=first) if not self.lets_choose(turn, others)]
-        pieces = [(turn, text) for begin, turn, text in self.pieces if first <= begin and turn <= last]
         rules = [lambda text: self.is_said(value, text)]
         if threshold is not None:
             rules.append(lambda text: text.says_like(value, threshold))
-        for rule in rules:
-            for places in (heard, pieces if len(key(value)) >= PIECES else []):
-                if found := next((turn for turn, text in places if rule(text)), None):
-                    return found
-        return None
+
+        def where(rule, places: list[Place]) -> int | None:
+            inside = (p for p in places if first <= p.turns[0] and p.turns[-1] <= last and rule(p.text))
+            return next((p.turns[-1] for p in inside if not any(self.lets_choose(n, others) for n in p.turns)), None)
+
+        in_pieces = len(key(value)) >= PIECES
+        found = (where(rule, self.alone) or (in_pieces and where(rule, self.pieces)) for rule in rules)
+        return next(filter(None, found), None)
 
     def is_said(self, value: str, text: Heard) -> bool:
         today = self.dialogue.date
@@ -199,16 +207,19 @@ class _Reader:
         return [Heard(t.text) for t in self.dialogue.turns]
 
     @cached_property
-    def pieces(self) -> list[tuple[int, int, Heard]]:
-        """What a speaker said in two to four turns of its own in a row, with the first and the last of them: shortest
-        and earliest first."""
+    def alone(self) -> list[Place]:
+        """Each turn."""
+        return [Place((turn,), text) for turn, text in enumerate(self.texts, start=1)]
+
+    @cached_property
+    def pieces(self) -> list[Place]:
+        """Two to four turns of one speaker in a row: the first to end first, of these the shortest."""
         turns, found = self.dialogue.turns, []
         for speaker in dict.fromkeys(t.speaker for t in turns):
             own = [n for n, t in enumerate(turns, start=1) if t.speaker == speaker]
-            for count in range(2, 5):
-                rows = [own[i : i + count] for i in range(len(own) - count + 1)]
-                found += [(row[0], row[-1], Heard(" ".join(turns[n - 1].text for n in row))) for row in rows]
-        return sorted(found, key=lambda piece: (piece[1], piece[1] - piece[0]))
+            rows = [tuple(own[i : i + count]) for count in range(2, 5) for i in range(len(own) - count + 1)]
+            found += [Place(row, Heard(" ".join(turns[n - 1].text for n in row))) for row in rows]
+        return sorted(found, key=lambda place: (place.turns[-1], -place.turns[0]))
 
     def opened(self, o: ObservedAction, found: dict[str, int]) -> int:
         """The first sign of the need, after the last call of the same action."""
