@@ -21,7 +21,8 @@ import support  # noqa: F401 (first: it keeps each test process to one thread)
 # Files whose tests run in one process, so that what they share is started once; any other file is a group of its own.
 GROUPS = {
     "training": ("test_resume", "test_training_faults", "test_ranks", "test_packing", "test_bench_packing",
-                 "test_trainer_step", "test_trainer_base", "test_bench_async", "test_gpu_check", "test_export"),
+                 "test_packed_losses", "test_trainer_step", "test_trainer_base", "test_bench_async", "test_gpu_check",
+                 "test_export"),
     "vllm": ("test_cluster_vllm", "test_oracle_vllm", "test_evaluate", "test_judges"),
     "browser": ("test_watch_browser", "test_service_page", "test_annotation_notebook", "test_report",
                 "test_sweep_report"),

@@ -188,6 +188,16 @@ class TestTwoReferencesOfOneName:
         for said in ([ready(day="friday"), ready(day="monday")], [ready(day="monday"), ready(day="friday")]):
             assert triggered(two, {3: said}, theta=0.5) == {"a": 3, "b": 3}
 
+    def test_of_two_that_fit_equally_the_shorter_one_goes_first_whatever_its_parameters_are_called(self):
+        """Both fit the first reference by 5/6; the second is left to the longer one, which fits it by 3/4."""
+        wanted = [
+            reference(window=(1, 1, 1), id="r1", x="1", y="2"),
+            reference(window=(1, 1, 2), id="r2", x="1", v="3"),
+        ]
+        for name in "wz":
+            longer = ready(x="1", y="2", **{name: "9", name + "2": "9"})
+            assert metrics([needs(*wanted)], says({1: [ready(x="1"), longer]}))["opportunity_timing"] == 1 / 2
+
     def test_the_same_prediction_twice_in_a_turn_is_one(self):
         two = [reference(window=(2, 2, 5), id="a"), reference(window=(2, 2, 9), id="b")]
         assert triggered(two, {3: [ready(), ready()]}) == {"a": 3, "b": None}

@@ -28,6 +28,7 @@ class Match(NamedTuple):
     misfit: float  # 1 - s
     close: int
     reference_order: tuple  # breaks ties by what the reference is, never by where it stands in a file
+    parameters: int  # of the prediction: of two that fit equally the one with fewer comes first (`tie_break`)
     said: PredictionKey
     reference: int
 
@@ -35,7 +36,9 @@ class Match(NamedTuple):
 def claim(turn: int, prediction: PredictionKey, s: float, index: int, reference: ReferenceAction) -> Match:
     """The claim of a ready prediction with alignment `s` on the dialogue's reference number `index`."""
     w = reference.window
-    return Match(not w.covers(turn), 1 - s, w.close, (w.open, w.ready, reference.id), prediction, index)
+    return Match(
+        not w.covers(turn), 1 - s, w.close, (w.open, w.ready, reference.id), len(prediction[1]), prediction, index
+    )
 
 
 class Matcher:

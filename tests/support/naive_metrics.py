@@ -3,8 +3,7 @@
 An independent reading by which the library is checked. Of the library it takes what is said, when two values are one
 (`same_value`), and an order among predictions (`prediction_key`). Where SPEC.md is silent it follows the library's
 documentation: what a repeat is for opportunity timing (metrics/timing.py), which of two predictions that fit equally
-goes first (for executions `alignment.tie_break`, for opportunity timing `timing.Match`: the smaller key), what needs
-and arguments are (metrics/glossary.py). What is undefined is None.
+goes first (`alignment.tie_break`), what needs and arguments are (metrics/glossary.py). What is undefined is None.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -168,7 +167,7 @@ def opportunity_documented(references: Sequence[ReferenceAction], outputs: Outpu
     for turn, output in outputs.items():
         waiting = dict(enumerate(ready(output)))
         while pairs := [
-            (not covers(r, turn), -s, r.window.close, r.window.open, r.window.ready, r.id, prediction_key(p), i, j)
+            (not covers(r, turn), -s, r.window.close, r.window.open, r.window.ready, r.id, order(p), i, j)
             for i, p in waiting.items()
             for j, r in enumerate(references)
             if (s := fit(p, r, turn)) >= theta and first.get(j) != turn
