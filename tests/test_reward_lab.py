@@ -193,6 +193,14 @@ def swept(folder, **said):
     return folder
 
 
+def test_adaptive_ruler_on_one_base_alone_is_a_mixture_too(tmp_path):
+    """Then `ruler_base` does not vary, and the sweep's table lacks it."""
+    table = questions.cells(swept(tmp_path, rac="silent", adaptive_ruler="oracle_late"))
+    found = questions.answers(table.assign(**{"held_out.trained.opportunity_timing": [0.25, 0.75]}))
+    (row,) = found[(found.a == "adaptive_ruler on rac") & (found.metric == "opportunity_timing")].itertuples()
+    assert (row.units, row.difference, row.verdict) == (1, 0.5, "cannot be told")
+
+
 def test_one_seed_is_compared_on_its_dialogues(tmp_path):
     """rac came out silent: it misses all, triggers nothing. custom_ruler came out late, general_ruler at random."""
     folder = swept(tmp_path, rac="silent", custom_ruler="oracle_late", general_ruler="random")

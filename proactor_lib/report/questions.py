@@ -148,13 +148,22 @@ def _params(cell: Mapping[str, Any]) -> Params:
     return validate({k: v for k, v in cell["values"].items() if k in Params.model_fields}, f"cell {cell['id']}")
 
 
+def cells(folder: Path | str) -> pd.DataFrame:
+    """The sweep's table, with the metric that a cell's Adaptive RULER stands on also where all have the same."""
+    store = Store(folder)
+    found, planned = table(store), read_definition(store)["cells"]
+    if "ruler_base" not in found:
+        found["ruler_base"] = [cell["values"].get("ruler_base") for cell in planned]
+    return found
+
+
 def answers_of(folder: Path | str) -> pd.DataFrame | str:
     """`answers` of a sweep's folder, then `on_dialogues`, and `left_out` in attrs; a sentence where it has not run."""
     if not (Path(folder) / "sweep.json").exists():
         there = Path(folder).resolve()
         return f"no training ablation in {there} yet: `proactor sweep run params/sweeps/rewards.yaml --out {there}`"
     tables = trained(folder)
-    found = pd.concat([answers(table(Store(folder))), on_dialogues(tables)], ignore_index=True)
+    found = pd.concat([answers(cells(folder)), on_dialogues(tables)], ignore_index=True)
     found.attrs["left_out"] = left_out(tables)
     return found
 
