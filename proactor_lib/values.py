@@ -327,7 +327,8 @@ class Heard:
     """A text in which values are looked for."""
 
     def __init__(self, text: str):
-        self.text = f" {normalise(_NUMBERED.sub(' ', text) if chr(10) in text else text)} "
+        unnumbered = _NUMBERED.sub(" ", text) if "\n" in text else text
+        self.text = f" {normalise(unnumbered)} "
 
     def says(self, value: str) -> bool:
         """Whether the value stands in the text, by the rules of `same_value`; a word of the text is never cut."""

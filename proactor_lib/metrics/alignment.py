@@ -9,6 +9,7 @@ from proactor_lib.values import key as value_key
 
 Values = Literal["normalised", "exact"]
 PredictionKey = tuple[str, tuple[tuple[str, str], ...]]
+TieBreak = tuple[int, PredictionKey]
 NO_COMPARISONS: Mapping[str, ReferenceParam] = {}
 
 
@@ -66,9 +67,9 @@ def prediction_key(prediction: PredictedAction, values: Values = "normalised") -
     return prediction.name, tuple(sorted(items if values == "exact" else ((k, value_key(v)) for k, v in items)))
 
 
-def tie_break(prediction: PredictedAction, values: Values = "normalised") -> tuple[int, PredictionKey]:
+def tie_break(key: PredictionKey) -> TieBreak:
     """Which of two predictions that fit equally goes first: the one with fewer parameters, then by its key [ours]."""
-    return len(prediction.params), prediction_key(prediction, values)
+    return len(key[1]), key
 
 
 def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised") -> list[PredictedAction]:
@@ -99,7 +100,7 @@ def pair(
     by its place. Which references cover the turn is the caller's.
     """
     found = [
-        (-s, r.window.close, r.window.open, r.id, tie_break(p), i, j)
+        (-s, r.window.close, r.window.open, r.id, tie_break(prediction_key(p)), i, j)
         for i, p in enumerate(predictions)
         for j, r in enumerate(references)
         if matches(s := alignment(p, r, turn), theta)

@@ -12,7 +12,16 @@ U_c = (sum of the timing scores of right executions - c x false executions) / re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from proactor_lib.metrics.alignment import PredictionKey, Values, alignment, as_set, matches, prediction_key
+from proactor_lib.metrics.alignment import (
+    PredictionKey,
+    TieBreak,
+    Values,
+    alignment,
+    as_set,
+    matches,
+    prediction_key,
+    tie_break,
+)
 from proactor_lib.schema import PredictedAction, ReferenceAction
 
 PRICE = 0.25  # of a false execution, in missed opportunities, unless said otherwise
@@ -33,7 +42,7 @@ class Offer(NamedTuple):
     close: int
     open: int
     id: str
-    tie: tuple[int, PredictionKey]  # breaks ties by what the prediction is, never by where it stands in an output
+    tie: TieBreak  # breaks ties by what the prediction is, never by where it stands in an output
     place: int  # the prediction's in the output
     reference: int
 
@@ -69,8 +78,7 @@ class Executor:
             if i not in self._taken and r.window.covers(turn):
                 s = alignment(prediction, r, turn, self._values)
                 if matches(s, least):
-                    tie = len(prediction.params), key
-                    offers.append(Offer(1 - s, r.window.close, r.window.open, r.id, tie, place, i))
+                    offers.append(Offer(1 - s, r.window.close, r.window.open, r.id, tie_break(key), place, i))
         return offers
 
     def _pairs(self, offers: list[Offer]) -> dict[int, int]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from proactor_lib.metrics.alignment import PredictionKey
+from proactor_lib.metrics.alignment import PredictionKey, TieBreak, tie_break
 from proactor_lib.schema import ReferenceAction
 
 
@@ -28,17 +28,19 @@ class Match(NamedTuple):
     misfit: float  # 1 - s
     close: int
     reference_order: tuple  # breaks ties by what the reference is, never by where it stands in a file
-    parameters: int  # of the prediction: of two that fit equally the one with fewer comes first (`tie_break`)
-    said: PredictionKey
+    tie: TieBreak
     reference: int
+
+    @property
+    def said(self) -> PredictionKey:
+        """The prediction."""
+        return self.tie[1]
 
 
 def claim(turn: int, prediction: PredictionKey, s: float, index: int, reference: ReferenceAction) -> Match:
     """The claim of a ready prediction with alignment `s` on the dialogue's reference number `index`."""
     w = reference.window
-    return Match(
-        not w.covers(turn), 1 - s, w.close, (w.open, w.ready, reference.id), len(prediction[1]), prediction, index
-    )
+    return Match(not w.covers(turn), 1 - s, w.close, (w.open, w.ready, reference.id), tie_break(prediction), index)
 
 
 class Matcher:
