@@ -64,6 +64,16 @@ def test_simulated_calls_come_from_seed_split_and_index():
     assert text(homeloan.simulate("dev", 7, seed=1)[0]) != calls["dev", 7]
 
 
+def test_a_call_that_has_used_all_values_of_a_parameter_ends():
+    call, truth = homeloan.simulate("train", 88, seed=22)  # five documents are asked for, and one is corrected
+    said = [action.params["doc"] for action in call.observed if action.name == "request_docs"]
+    assert len(said) == len(set(said)) == 3 and len(truth.references) == 4
+    drawing = homeloan._Call("any")
+    bureaus = [drawing.value("bureau") for _ in range(4)]
+    assert sorted(bureaus[:3]) == ["Equifax", "Experian", "TransUnion"] and bureaus[3] is None
+    assert {tuple(drawing._versions("bureau", "Equifax")) for _ in range(100)} == {("Equifax",)}  # no other is left
+
+
 def test_simulated_log_can_be_left_out():
     with_log = datasets.load("homeloan", None, "test", limit=3)
     without = datasets.load("homeloan", None, "test", limit=3, log=False)

@@ -150,8 +150,11 @@ class _Call:
 
     # values
 
-    def value(self, param: str) -> str:
-        """A value of `param` that this call has not used yet."""
+    def value(self, param: str) -> str | None:
+        """A value of `param` that this call has not used yet; None where it has used all that there are."""
+        few = self.says["values"].get(param, ())
+        if few and self.used.issuperset(map(normalise, few)):
+            return None
         while True:
             value = self._draw(param)
             if normalise(value) not in self.used:
@@ -223,9 +226,10 @@ class _Call:
     def _versions(self, param: str, value: str) -> list[str]:
         """What the borrower says one after the other for a parameter; the last one counts."""
         draw = self.rng.random()
-        if draw < RETURNED:
-            return [value, self.value(param), value]
-        return [self.value(param), value] if draw < CORRECTED else [value]
+        other = self.value(param) if draw < CORRECTED else None
+        if other is None:
+            return [value]
+        return [value, other, value] if draw < RETURNED else [other, value]
 
     def _answer(self, topic: _Topic, param: str, said: str | None, open_end: bool) -> _Line:
         text = self.line(topic, "give", param, {param: said} if said else {})
@@ -285,9 +289,10 @@ class _Call:
 
         for name in self.rng.choices(list(actions), weights=[1 + len(a.preconditions) for a in actions.values()], k=9):
             add(name)
-        return [_Topic(name, self._values(actions[name])) for name in order]
+        drawn = [(name, self._values(actions[name])) for name in order]
+        return [_Topic(name, values) for name, values in drawn if None not in values.values()]
 
-    def _values(self, action: Action) -> dict[str, str]:
+    def _values(self, action: Action) -> dict[str, str | None]:
         return {p.name: self.value(p.name) for p in action.params if p.required or self.chance(0.6)}
 
     def block(self, group: list[_Topic]) -> list[_Exchange]:
