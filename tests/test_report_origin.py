@@ -2,8 +2,9 @@
 
 import json
 import os
+import subprocess
 
-from proactor_lib import report
+from proactor_lib import provenance, report
 from proactor_lib.artf.training import inputs
 from proactor_lib.files import write_json, write_jsonl
 
@@ -53,3 +54,22 @@ def test_corrections_after_training_are_said(tmp_path):
         os.utime(run.overlay, (then + later, then + later))
         report.build(run.out)
         assert ("learnt from those before" in " ".join(json.loads(run.summary.read_text())["warnings"])) == said
+
+
+def test_only_changes_of_what_runs_are_told(tmp_path, monkeypatch):
+    """A deleted outputs/ or an edited README ran nothing; a changed notebook or a new module did."""
+    for name in ("proactor_lib/a.py", "notebooks/01.ipynb", "outputs/.gitkeep", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "1"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "proactor_lib")
+    (tmp_path / "outputs" / ".gitkeep").unlink()
+    (tmp_path / "README.md").write_text("2")
+    assert provenance.commit()["dirty"] is False and len(provenance.commit()["commit"]) == 40
+    (tmp_path / "notebooks" / "01.ipynb").write_text("2")
+    assert provenance.commit()["dirty"] is True
+    (tmp_path / "notebooks" / "01.ipynb").write_text("1")
+    (tmp_path / "proactor_lib" / "b.py").write_text("1")
+    assert provenance.commit()["dirty"] is True
