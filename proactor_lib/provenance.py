@@ -33,7 +33,7 @@ def _output(*command: str) -> str | None:
 
 
 def commit() -> dict:
-    """`commit` (40 hex digits) and `dirty` (the package or the notebooks have uncommitted changes; parameters a run keeps
+    """`commit` (40 hex digits) and `dirty` (uncommitted changes of the package or the notebooks; parameters a run keeps
     itself); both None when the package is not in a git tree.
     """
     changes = _output("git", "status", "--porcelain", "--", ".", "../notebooks")
