@@ -51,6 +51,7 @@ def killed(tmp_path_factory):
         max_steps=4,
         policy_sync="adapter",
         trainers=2,
+        trainer_dtype="float32",
     )
     (run.out / "recorded").mkdir()
     run.training.mkdir()
