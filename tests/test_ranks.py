@@ -75,7 +75,7 @@ def test_two_ranks_take_the_steps_of_one(killed, tmp_path):
     one, two = (torch.load(folder / "steps.pt") for folder in (tmp_path, killed[0].out / "recorded"))
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert len(one["loss"]) == 10 and len(set(one["loss"])) == 10
-    assert two["loss"] == pytest.approx(one["loss"], rel=1e-2)  # bfloat16, where the processor has it
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     assert two["statistics"][0]["tokens_packed"] >= one["statistics"][0]["tokens_packed"] > 0
     assert len(one["gradients"]) == 2 * 7 * 2 and one["gradients"].keys() == two["gradients"].keys()
     for name, gradient in one["gradients"].items():

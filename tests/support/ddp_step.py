@@ -53,9 +53,8 @@ class Gradients(TrainerCallback):
 
 def main(out: Path) -> None:
     """Rank 0 writes the steps' losses, the first one's gradients, and statistics to OUT/steps.pt."""
-    params = Params(
-        model=models.TINY, quantization="none", max_steps=STEPS, token_budget=SHAPE.token_budget, device="cpu"
-    )
+    params = Params(model=models.TINY, quantization="none", max_steps=STEPS, token_budget=SHAPE.token_budget,
+                    device="cpu", trainer_dtype="float32")  # fmt: skip
     kept, worker, sync, gradients = [], Given(), Published(), Gradients()
     base = trainer_base(models.resolve(models.TINY), params)
     trainer = DialogueTrainer(
