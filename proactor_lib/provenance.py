@@ -33,8 +33,9 @@ def _output(*command: str) -> str | None:
 
 
 def commit() -> dict:
-    """`commit` (40 hex digits) and `dirty` (uncommitted changes of the package or the notebooks; parameters a run keeps
-    itself); both None when the package is not in a git tree.
+    """`commit` (40 hex digits) and `dirty`; both None when the package is not in a git tree.
+
+    dirty: the package or the notebooks have uncommitted changes. A run keeps its parameters itself.
     """
     changes = _output("git", "status", "--porcelain", "--", ".", "../notebooks")
     return {"commit": _output("git", "rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}

@@ -242,7 +242,7 @@ def test_a_lost_node_costs_only_its_running_cells(folder, cluster):
     found = collect(folder / "out")
     assert list(found.state) == ["done"] * 3 and list(found.attempts) == [1] * 3
     assert list(found.score) == [draws(seed)[0] for seed in (1, 2, 3)]
-    assert [p for p in tree if processes.alive(p)] == []
+    wait_until(lambda: gone(tree), 60)  # a worker that Ray was just starting sees later that its raylet is dead
     assert leftovers(folder / "out") == []
 
 
