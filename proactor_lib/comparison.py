@@ -69,7 +69,7 @@ def _parsed(value: str) -> Any:
 def _by_parts(a: Any, b: Any, today: date | None) -> float:
     """Twice what agrees as a share of both sizes: objects key by key, lists by the best pairs, whatever their order."""
     if isinstance(a, dict) and isinstance(b, dict):
-        agreeing, sizes = sum(_by_parts(a[k], b[k], today) for k in a.keys() & b.keys()), len(a) + len(b)
+        agreeing, sizes = sum(_by_parts(a[k], b[k], today) for k in a if k in b), len(a) + len(b)
     elif isinstance(a, list) and isinstance(b, list):
         agreeing, sizes = _best_pairs([[_by_parts(x, y, today) for y in b] for x in a]), len(a) + len(b)
     elif isinstance(a, list | dict) or isinstance(b, list | dict):

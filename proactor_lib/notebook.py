@@ -73,9 +73,10 @@ def parameters(path: Path) -> dict[str, Any]:
 
 def _assignments(tree: ast.Module):
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for target in targets:
-            if isinstance(target, ast.Name) and node.value is not None:
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Name):
                 yield target.id, _literal(node.value)
 
 

@@ -35,8 +35,8 @@ def _readable(name: str) -> str:
 def _free(name: str) -> str:
     if name in (*PROMPTS, *FIXED_POLICIES) or name.endswith(TUNED):
         raise ValueError("another policy has this name; accepted: any other")
-    if not re.fullmatch(r"[^\s/\\.][^\s/\\]*", name):
-        raise ValueError("files are named by it; accepted: a name without white space, / and \\, and no . before it")
+    if not re.fullmatch(r"[^\s/\\._][^\s/\\]*", name):  # matplotlib leaves out of legends what begins with _
+        raise ValueError("files are named by it; accepted: a name without white space, / and \\, and no . or _ first")
     return name
 
 

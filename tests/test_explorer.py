@@ -107,6 +107,15 @@ def test_corrections_are_there_when_it_is_opened_again(shown):
     assert [d for _, d in again.dialogue.options] == ["a"]
 
 
+def test_the_last_correction_counts_whatever_names_the_reference(tmp_path):
+    overlay, first = tmp_path / "overlay.jsonl", {"dialogue_id": "a", "window": {"open": 5, "ready": 6, "close": 8}}
+    by_name, by_id = first | {"name": "book", "occurrence": 2}, first | {"reference_id": "r1"}
+    overlay.write_text("".join(json.dumps(c) + "\n" for c in (by_name, by_id)))
+    shown = Explorer(DIALOGUES, LINES, overlay)
+    shown.numbers["close"].value = 9
+    assert shown.span.value == (5, 9) and corrections.apply(LINES, overlay)[0].references[0].window.close == 9
+
+
 def test_a_correction_is_written_and_shown_again_in_its_own_split_only(shown):
     """Dialogue a is in both splits; what was corrected before splits were told apart is shown in each."""
     shown.numbers["close"].value = 8

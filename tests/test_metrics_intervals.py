@@ -115,6 +115,15 @@ def test_comparisons_pair_dialogues():
     assert compare({"x": better[:3], "y": worse[:3]}, metrics=["ac"]).verdict.item() == "unclear"  # p >= 1/4
 
 
+def test_the_interval_of_a_difference_stays_where_two_shares_can_be_apart():
+    """Eleven dialogues of twelve: Student's t alone would go beyond 1, and beyond -1."""
+    blank = evaluate_predictions([dialogue(f"d{i:02}") for i in range(12)], [], [])
+    right = np.array([0.0] + [1.0] * 11)
+    all_but_one, none = (blank.assign(ac=a, max_ac=a, scored_turns=1) for a in (right, 0.0))
+    found = compare({"a": all_but_one, "b": none}, [("a", "b"), ("b", "a")], ["ac"])
+    assert found.high[0] == 1 and found.low[1] == -1 and found.difference[0] == pytest.approx(11 / 12)
+
+
 def test_methods_alike_but_for_chance_are_seldom_told_apart():
     """By p and, for the primary endpoint, by its interval: 4 of 80 expected, 10 is three standard errors away."""
     rng = np.random.default_rng(1)

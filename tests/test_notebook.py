@@ -31,7 +31,7 @@ def living(marker):
 
 
 def test_parameters_are_names_and_literal_defaults(tmp_path):
-    text = "import os\na: float = 1e-4\nb = c = 'x'\nd = (1, 2)\ne = os.sep\n"
+    text = "import os\na: float = 1e-4\nb = c = 'x'\nd = (1, 2)\ne = os.sep\nf: int\nfor g in d: pass\n"
     path = write_notebook(tmp_path / "n.ipynb", parameters=text)
     assert notebook.parameters(path) == {"a": 1e-4, "b": "x", "c": "x", "d": (1, 2), "e": "os.sep"}
 

@@ -213,6 +213,20 @@ def test_methods_differ_by_shape_too_and_faults_can_be_seen_on_windows():
     assert (max(window, fault) + 0.05) / (min(window, fault) + 0.05) > 1.5
 
 
+def test_methods_of_another_round_of_colours_differ_too_and_labels_on_colours_can_be_read():
+    names = [str(i) for i in range(20)]
+    drawn = zip(*(by(names).values() for by in (plots.colours, plots.markers, plots.style.dashes)), strict=True)
+    assert len(set(drawn)) == 20
+    for colour in plots.style.COLOURS:
+        dark, light = sorted((luminance(colour), luminance(plots.style.ink(colour))))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_names_are_no_formulas_and_a_long_dialogue_can_be_read():
+    paid = plots.timeline(dialogue(turns=400), [reference("pay_$5_or_$10", (1, 2, 3))], [])
+    assert readable(paid) and len(paid.axes[0].get_xticks()) <= 21
+
+
 def test_utility_falls_with_the_price_by_the_false_executions():
     frame = pd.DataFrame({"method": ["a", "a", "b", "b"], "price": [0, 1.0] * 2, "utility": [1, -0.5, 0.5, 0.5]})
     ax = plots.utility_curve(frame.assign(low=frame.utility - 0.1, high=frame.utility + 0.1)).axes[0]

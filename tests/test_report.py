@@ -224,7 +224,7 @@ def test_the_cost_is_time_and_tokens():
     said.append(TurnPrediction(dialogue_id="d", turn=2))
     scored = SimpleNamespace(predictions={"trained": said})
     assert text.cost({"01": 60.0, "03": 365.0}, steps, scored) == (
-        "It cost 7 min 5 s for all stages; 1,500 tokens sampled in training; 5,000 tokens trained on; "
+        "It cost 7 min 5 s for all stages; 1,500 tokens sampled in GRPO; 5,000 tokens that GRPO trained on; "
         "42 tokens read and written by the policies on held-out dialogues."
     )
     assert text.cost({}, pd.DataFrame(), None) == ""
@@ -352,6 +352,7 @@ def test_no_two_policies_have_one_mark():
         "oracle_late": "OL", "oracle_early": "OE", "sft": "S", "silent": "SI",
     }  # fmt: skip
     assert len(set(text.initials(["a_b", "ab", "a", "a_bc", "abc"]).values())) == 5
+    assert len(set(text.initials(["base", "B", "b", "_a", "a", "A"]).values())) == 6
 
 
 def test_durations_and_numbers():

@@ -2,9 +2,9 @@
 
 import pytest
 from proactor_lib.evaluate import evaluate_run
-from proactor_lib.evaluate.agents import Fixed
+from proactor_lib.evaluate.agents import Agent, Fixed, Unanswered
 from proactor_lib.evaluate.conversation import Background, Conversation, verdict
-from proactor_lib.schema import Action, Catalog, Turn
+from proactor_lib.schema import Action, Catalog, Turn, TurnPrediction
 from proactor_lib.widgets import Watch
 from proactor_lib.widgets.watch import TYPED
 
@@ -110,6 +110,27 @@ def test_the_widget_replays_to_the_end_and_starts_again(run):
     assert shown.conversation.turns == [] and not shown.step.disabled
     shown.rest.click()
     assert "nothing" in shown.now.value
+
+
+class Hesitant(Agent):
+    """Is silent at the first turn, gives no answer at the second, and is not asked again."""
+
+    async def follow(self, case, known, done):
+        turn = len(case.dialogue.turns)
+        if turn == 2:
+            raise Unanswered("no answer")
+        if turn == 1:
+            done(TurnPrediction(dialogue_id=case.dialogue.id, turn=turn))
+
+
+def test_a_turn_without_an_answer_stops_the_replay_and_one_that_nobody_asked_about_is_no_silence(run):
+    shown = Watch({"hesitant": Hesitant()}, run.split("test"), run.catalog)
+    shown.rest.click()
+    assert len(shown.conversation.turns) == 2 and "no answer" in shown.now.value and not shown.rest.disabled
+    shown.rest.click()
+    turns = len(shown.conversation.turns)
+    assert turns == len(run.dialogues("test")[0].turns) and shown.rest.disabled and "not asked" in shown.now.value
+    assert not any(shown.conversation.unsaid(t) for t in range(2, turns + 1))
 
 
 def test_the_widget_takes_a_typed_conversation_as_text(run):

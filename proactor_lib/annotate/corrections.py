@@ -48,10 +48,15 @@ def read(path: Path, split: str | None = None) -> dict[str, dict[tuple, Correcti
     corrections: dict[str, dict[tuple, Correction]] = {}
     for correction in read_jsonl(path, Correction):
         if split is None or correction.split in (None, split):
-            known = corrections.setdefault(correction.dialogue_id, {})
-            known.pop(correction.key, None)
-            known[correction.key] = correction
+            put(corrections, correction)
     return corrections
+
+
+def put(corrections: dict[str, dict[tuple, Correction]], correction: Correction) -> None:
+    """Add a correction to those by dialogue id and key, as the last of its dialogue: of two of a reference it counts."""
+    known = corrections.setdefault(correction.dialogue_id, {})
+    known.pop(correction.key, None)
+    known[correction.key] = correction
 
 
 def append(path: Path, correction: Correction) -> None:

@@ -84,9 +84,11 @@ class Conversation:
         return [Judged(a, verdict(a, turn, self.references, self._theta)) for a in line.actions] if line else []
 
     def unsaid(self, turn: int) -> list[ReferenceAction]:
-        """References that could be triggered at `turn` and were not, by any fitting action."""
+        """References that could be triggered at `turn` and were not, by any fitting action; none where nobody asked."""
         line = self.said.get(turn)
-        said = [a for a in (line.actions if line else ()) if a.status == "ready"]
+        if line is None:
+            return []
+        said = [a for a in line.actions if a.status == "ready"]
         return [
             r for r in self.references or ()
             if r.window.ready <= turn <= r.window.close

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib.metrics import statistics
-from proactor_lib.metrics.intervals import METRICS, PRIMARY, same_dialogues, stacked
+from proactor_lib.metrics.intervals import METRICS, PRIMARY, bounds, same_dialogues, stacked
 from proactor_lib.metrics.scores import DialogueTable
 
 
@@ -38,11 +38,13 @@ def compare(
         return of_methods[:, a] - of_methods[:, b]
 
     e = statistics.bootstrap(differences, count, bootstrap, seed)
+    least, most = bounds(METRICS)  # a difference stays where one of two values within them can be
+    low, high = np.maximum(e.low, least - most), np.minimum(e.high, most - least)
     p = np.where(np.isnan(e.low), np.nan, statistics.p_value(e.value, e.samples, count))
     equal = np.array([[rows[x].equals(rows[y])] for x, y in pairs])
     same = equal | ((e.value == 0) & (np.nan_to_num(e.samples) == 0).all(axis=0))
     found = pd.DataFrame([(x, y, m) for x, y in pairs for m in METRICS], columns=["a", "b", "metric"])
-    columns = {"difference": e.value, "low": e.low, "high": e.high, "p": p, "same": same}
+    columns = {"difference": e.value, "low": low, "high": high, "p": p, "same": same}
     found = found.assign(**{name: column.ravel() for name, column in columns.items()})
     return _judged(found[found.metric.isin(list(metrics))].reset_index(drop=True))
 

@@ -91,10 +91,16 @@ def same_dialogues(tables: Mapping[str, DialogueTable]) -> list[DialogueTable]:
     return aligned
 
 
+def bounds(names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value that each metric can have, shapes (names,)."""
+    least, most = np.array([BOUNDS.get(n, (0, 1)) for n in names], float).reshape(-1, 2).T
+    return least, most
+
+
 def with_intervals(names: Iterable[str], value: np.ndarray, low: np.ndarray, high: np.ndarray) -> pd.DataFrame:
     """One row per name: `metric`, value, low, high; shapes (names,). An interval stays where its metric can be."""
     names = list(names)
-    least, most = np.array([BOUNDS.get(n, (0, 1)) for n in names], float).reshape(-1, 2).T
+    least, most = bounds(names)
     return pd.DataFrame(
         {"metric": names, "value": value, "low": np.maximum(low, least), "high": np.minimum(high, most)}
     )

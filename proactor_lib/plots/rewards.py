@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from proactor_lib.metrics.glossary import NAMES
 from proactor_lib.params import Params
-from proactor_lib.plots.style import COLOURS, WIDTH, colours, dashes, figure
+from proactor_lib.plots.style import COLOURS, WIDTH, colours, dashes, figure, legend_above
 from proactor_lib.rewards.adaptive_metric import AdaptiveMetric
 from proactor_lib.rewards.adaptive_ruler import AdaptiveRuler
 from proactor_lib.rewards.rubric_judge import RubricJudge
@@ -39,7 +40,7 @@ def schedules(params: Params) -> Figure:
         panels[2].plot(u, [ruler.weight(x) for x in u], color=COLOURS[0])
         panels[0].set(title="eased progress (bold: this run's schedule)")
         panels[1].set(title="Adaptive Metric's weights", ylim=(0, None))
-        panels[2].set(title="Adaptive RULER's $\\lambda_u$", ylim=(0, 1))
+        panels[2].set(title="Adaptive RULER's λ", ylim=(0, 1))
         for ax in panels:
             ax.set_xlabel("training progress u")
     return made
@@ -112,4 +113,5 @@ def contrasts(answers: pd.DataFrame, over: str = "seeds") -> Figure:
         ax.invert_yaxis()
         said = f"difference, paired over {over}, 95% interval; the arrow points where the paper's finding does"
         ax.set(xlabel=said)
+        legend_above(made, [Line2D([], [], color=c, lw=3, label=question) for question, c in paint.items()], 1)
     return made

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -17,7 +19,7 @@ STYLE = {
     "ytick.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "axes.axisbelow": True, "axes.titlelocation": "left", "legend.frameon": False,
     "figure.constrained_layout.use": True, "figure.dpi": 110, "savefig.dpi": 200, "svg.fonttype": "none",
-    "pdf.fonttype": 42,
+    "pdf.fonttype": 42, "text.parse_math": False,  # names of actions and policies are no formulas
 }  # fmt: skip
 
 
@@ -27,13 +29,20 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def markers(names: Iterable[str]) -> dict[str, str]:
-    """A marker for each name, so that no figure depends on colour alone."""
-    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(names)}
+    """A marker for each name, so that no figure depends on colour alone; another in each round of colours."""
+    return {name: MARKERS[(i + i // len(COLOURS)) % len(MARKERS)] for i, name in enumerate(names)}
 
 
 def dashes(names: Iterable[str]) -> dict[str, str]:
-    """A line style for each name: solid for the first round of colours, then dashed."""
-    return {name: DASHES[i % len(DASHES)] for i, name in enumerate(names)}
+    """A line style for each name; another in each round of colours."""
+    return {name: DASHES[(i + i // len(COLOURS)) % len(DASHES)] for i, name in enumerate(names)}
+
+
+def ink(colour: str) -> str:
+    """Black or white (#rrggbb), whichever can be read better on `colour`: by relative luminance, as in WCAG 2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    luminance = float(np.dot([0.2126, 0.7152, 0.0722], linear))
+    return "#ffffff" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#000000"
 
 
 @contextmanager

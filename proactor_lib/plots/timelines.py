@@ -99,7 +99,8 @@ def draw(ax, dialogue: Dialogue, references, predictions, theta: float, lanes: L
     _draw_speakers(ax, dialogue, len(lanes))
     ax.set(xlim=(0.3, turns + 0.7), ylim=(len(lanes) + 0.35, -0.6))
     ax.set_yticks(list(lanes.values()), list(lanes))
-    ax.set_xticks([1, *range(5, turns + 1, 5)])
+    every = 5 * -(-turns // 100)  # at most 20 of them, or so
+    ax.set_xticks([1, *range(every, turns + 1, every)])
     ax.tick_params(length=0)
     ax.grid(axis="y", visible=False)
     ax.spines[["left", "bottom"]].set_visible(False)

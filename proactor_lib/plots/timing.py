@@ -30,8 +30,8 @@ def trigger_times(methods: Mapping[str, pd.DataFrame], rows: int = 60) -> Figure
     """When each reference was first triggered, against its window: one row per reference, one panel per method.
 
     `methods`: the `references` frame of each method's `Scores`, on the same references. Turns count from `ready`. Of
-    more references than `rows`, evenly spaced ones are drawn, in order of window length. Triggers beyond the panel sit
-    at its edge, missed ones in the margin. Raises ValueError without references.
+    more references than `rows`, evenly spaced ones are drawn, in order of their turns from ready to close. Triggers
+    beyond the panel sit at its edge, missed ones in the margin. Raises ValueError without references.
     """
     _need_references(methods)
     frames = {name: f.assign(before=f.open - f.ready, after=f.close - f.ready) for name, f in methods.items()}
@@ -90,9 +90,9 @@ def survival(methods: Mapping[str, pd.DataFrame], bootstrap: int = 500, seed: in
     """The share of references not yet triggered, from `open` through `ready` to past `close`, with 95% bands.
 
     `methods`: as for `trigger_times`. Windows are of different lengths, so each is stretched: open to ready is the
-    first half of the axis, ready to past close the second. What a curve lacks at the left edge was triggered before
-    open; what remains at the right edge never was, or too late. Bands are from a bootstrap over dialogues. Raises
-    ValueError without references.
+    first half of the axis, ready to past close the second. What a curve lacks at the left edge was triggered
+    before open or at it; what remains at the right edge never was, or too late. Bands are from a bootstrap over
+    dialogues. Raises ValueError without references.
     """
     _need_references(methods)
     paint, dash = colours(methods), dashes(methods)

@@ -18,7 +18,7 @@ def reward_curves(runs: Mapping[str, pd.DataFrame], window: int = 0) -> Figure:
     """Mean group reward by optimiser step: smoothed, with a 95% band of the smoothed mean, and each step faint.
 
     `runs`: frames with `step` and `reward_mean`. `window`: steps that are averaged; 0: a tenth of the run. The band is
-    the mean +- 1.96 standard errors over the window's steps [ours].
+    the mean +- 1.96 standard errors over the window's steps [ours]; one step has none.
     """
     paint, dash = colours(runs), dashes(runs)
     with figure(size=(WIDTH, 3.0)) as (made, ax):
@@ -36,7 +36,7 @@ def reward_curves(runs: Mapping[str, pd.DataFrame], window: int = 0) -> Figure:
 
 def _standard_error(values: pd.Series, window: int) -> pd.Series:
     rolling = values.rolling(window, center=True, min_periods=1)
-    return (rolling.std(ddof=1) / np.sqrt(rolling.count())).fillna(0.0)
+    return rolling.std(ddof=1) / np.sqrt(rolling.count())
 
 
 def training_curves(

@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from proactor_lib.files import atomic
+from proactor_lib.plots.style import ink
 
 LIMIT_BYTES = 10_000_000
 
@@ -32,6 +33,7 @@ def _environment() -> jinja2.Environment:
         "duration": duration,
         "setting": setting,
         "seconds": seconds,
+        "ink": ink,
     }
     return env
 

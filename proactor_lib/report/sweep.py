@@ -83,8 +83,8 @@ def _is(state: str) -> str:
     return {"missing": "have not run", "timeout": "ran out of time", "refused": "were refused"}.get(state, state)
 
 
-def _figures(table: pd.DataFrame, metrics: list[str]) -> list[Markup]:
-    """The first metric against every factor, then the next metric, as long as there is room."""
+def _figures(table: pd.DataFrame, metrics: list[str]) -> list[tuple[Markup, str]]:
+    """The first metric against every factor, then the next metric, as long as there is room; each with its caption."""
     drawn = []
     for metric in metrics:
         for factor in ablation.factors(table):
@@ -92,7 +92,8 @@ def _figures(table: pd.DataFrame, metrics: list[str]) -> list[Markup]:
                 numeric = pd.api.types.is_numeric_dtype(table[factor])
                 many = factor not in ablation.tested(table) and numeric
                 made = (summary.scatter if many else summary.effects)(table, factor, metric)
-                drawn.append(render.image(made, f"{metric} by {factor}"))
+                mean = "" if many else "; the diamond is their mean, the line its 95% interval over cells"
+                drawn.append((render.image(made, f"{metric} by {factor}"), f"A dot a cell{mean}."))
     return drawn
 
 

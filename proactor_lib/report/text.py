@@ -1,6 +1,7 @@
 """What reports say in sentences: what was done, and what the data say came of it."""
 
 from collections.abc import Iterable, Mapping
+from itertools import chain, count
 
 import pandas as pd
 
@@ -88,12 +89,12 @@ def primary(scored: EvalResults | None) -> list[str]:
 
 
 def cost(seconds: Mapping[str, float], steps: pd.DataFrame, scored: EvalResults | None) -> str:
-    """What the run cost: time by `stage_seconds`, tokens sampled and trained on, tokens of the evaluation.
+    """What the run cost: time by `stage_seconds`, tokens that GRPO sampled and trained on, tokens of the evaluation.
 
     Empty where none of it was recorded.
     """
     told = [f"{duration(sum(seconds.values()))} for all stages"] if seconds else []
-    for column, what in (("output_tokens", "tokens sampled in training"), ("tokens_packed", "tokens trained on")):
+    for column, what in (("output_tokens", "tokens sampled in GRPO"), ("tokens_packed", "tokens that GRPO trained on")):
         if column in steps:
             told.append(f"{steps[column].sum():,.0f} {what}")
     lines = [line for said in scored.predictions.values() for line in said] if scored else []
@@ -181,6 +182,7 @@ def initials(names: Iterable[str]) -> dict[str, str]:
     marks: dict[str, str] = {}
     for name in names:
         words = name.split("_")
-        tries = ["".join(w[:1] for w in words), *(name[:n] for n in range(1, len(name) + 1)), name + "2"]
-        marks[name] = next(t for t in (t.upper() for t in tries) if t not in marks.values())
+        short = ["".join(w[:1] for w in words), *(name[:n] for n in range(1, len(name) + 1))]
+        tries = (t.upper() for t in chain(short, (f"{name}{n}" for n in count(2))))
+        marks[name] = next(t for t in tries if t not in marks.values())
     return marks

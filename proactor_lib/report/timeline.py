@@ -41,7 +41,7 @@ class Timeline:
 
 
 def median_dialogue(references: pd.DataFrame) -> str:
-    """The id of the dialogue whose mean opportunity timing is the median (of two the lower): neither best nor worst.
+    """The id of the dialogue whose mean opportunity timing is the median (of two the lower).
 
     `references`: one row per reference with dialogue_id and timing, at least one.
     """
@@ -81,7 +81,7 @@ def draw(
 
 
 def _lanes(references: list[ReferenceAction]) -> list[int]:
-    """A lane for each reference, so that windows in one lane do not touch; references in order of their opening."""
+    """A lane for each reference, so that windows in one lane do not overlap; references in order of their opening."""
     ends, lanes = [], []
     for r in references:
         free = next((i for i, end in enumerate(ends) if end < r.window.open), len(ends))

@@ -5,7 +5,11 @@ import pandas as pd
 from scipy import stats
 
 # the columns by which a gain may be told, and what they are
-GAINED = {"reward_mean": "reward", "reward_steady": "reward", "utility": "utility of what is sampled"}
+GAINED = {
+    "reward_mean": "reward",
+    "reward_steady": "reward under one set of weights",
+    "utility": "utility of what is sampled",
+}
 
 
 def gain_column(steps: pd.DataFrame, credit: str) -> str:

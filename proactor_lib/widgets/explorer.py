@@ -216,7 +216,7 @@ class Explorer(w.VBox):
             dialogue_id=line.dialogue_id, split=self._split, name=r.name, occurrence=occurrence, window=window
         )
         corrections.append(self._path, correction)
-        self._corrections.setdefault(line.dialogue_id, {})[correction.key] = correction
+        corrections.put(self._corrections, correction)
         self._utility.clear()  # scored again, by the window as it is now
         self.note.value = f"written to {self._path}"
         self._refresh()

@@ -63,7 +63,10 @@ def render(
         }
         for i, turn in enumerate(dialogue.turns, 1)
     ]
-    return _template().render(lanes=lanes, rows=rows, policy=policy, anticipated=ANTICIPATED, executable=EXECUTABLE)
+    return _template().render(
+        lanes=lanes, rows=rows, policy=policy, observed=bool(dialogue.observed),
+        anticipated=ANTICIPATED, executable=EXECUTABLE,
+    )  # fmt: skip
 
 
 def _mark(lanes: list[Lane], name: str, turn: int, mark: str) -> None:

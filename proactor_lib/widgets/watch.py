@@ -81,9 +81,8 @@ class Watch(w.VBox):
     # what is said
 
     def _next(self, count: int) -> None:
-        turns, self._waiting = self._waiting[:count], self._waiting[count:]
+        del self._waiting[: self._hear(self._waiting[:count])]
         self.step.disabled = self.rest.disabled = not self._waiting
-        self._hear(turns)
 
     def _say(self) -> None:
         if self.text.value.strip():
@@ -91,14 +90,17 @@ class Watch(w.VBox):
             self.text.value = ""
             self._hear([turn])
 
-    def _hear(self, turns: Sequence[Turn]) -> None:
+    def _hear(self, turns: Sequence[Turn]) -> int:
+        """How many were heard: all, or up to the first that the agent does not answer, that one included."""
+        before, problem = len(self.conversation.turns), None
         try:
             for turn in turns:
                 self.conversation.hear(turn)
         except Unanswered as error:
-            self.now.value = f"<p>{escape(str(error))}</p>"
-            return
+            problem = f"<p>{escape(str(error))}</p>"
         self._draw()
+        self.now.value = problem or self.now.value
+        return len(self.conversation.turns) - before
 
     def _draw(self) -> None:
         talk = self.conversation
@@ -107,7 +109,8 @@ class Watch(w.VBox):
             return
         heard = f"<b>[{turn}] {escape(talk.turns[-1].speaker)}:</b> {escape(talk.turns[-1].text)}"
         unsaid = [f"<li>· not triggered: {escape(r.name)} (window {span(r)})</li>" for r in talk.unsaid(turn)]
-        said = [_item(j) for j in talk.judged(turn)] or ["<li><i>nothing</i></li>"]
+        nothing = "nothing" if turn in talk.said else "not asked"
+        said = [_item(j) for j in talk.judged(turn)] or [f"<li><i>{nothing}</i></li>"]
         self.now.value = f"{heard}<ul style='list-style: none'>{''.join([*said, *unsaid])}</ul>"
         self._view.value = transcript.render(
             talk.dialogue, talk.references or (), None, list(talk.said.values()), self.policy.value

@@ -4,7 +4,7 @@ import json
 
 
 def check_page(browser, path):
-    """Open a report: no console line, no request but for the file, every figure drawn; returns the page's text."""
+    """Open a report: no console line, no request but for the file, every figure drawn, all filled in; returns the page's text."""
     browser.get_log("performance"), browser.get_log("browser")
     browser.get(path.resolve().as_uri())
     assert browser.get_log("browser") == []
@@ -15,4 +15,6 @@ def check_page(browser, path):
     script = "return [...document.images].map(i => i.complete && i.naturalWidth > 50 && i.clientWidth > 50)"
     drawn = browser.execute_script(script)
     assert drawn and all(drawn)
-    return browser.execute_script("return document.body.innerText")
+    text = browser.execute_script("return document.body.innerText")
+    assert "{{" not in text
+    return text
