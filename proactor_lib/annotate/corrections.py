@@ -53,7 +53,7 @@ def read(path: Path, split: str | None = None) -> dict[str, dict[tuple, Correcti
 
 
 def put(corrections: dict[str, dict[tuple, Correction]], correction: Correction) -> None:
-    """Add a correction to those by dialogue id and key, as the last of its dialogue: of two of a reference it counts."""
+    """Add to those by dialogue id and key, as the last of its dialogue: of two corrections of a reference it counts."""
     known = corrections.setdefault(correction.dialogue_id, {})
     known.pop(correction.key, None)
     known[correction.key] = correction

@@ -4,7 +4,7 @@ import json
 
 
 def check_page(browser, path):
-    """Open a report: no console line, no request but for the file, every figure drawn, all filled in; returns the page's text."""
+    """Open a report: no console line, no request but for the file, every figure drawn, all filled in; its text."""
     browser.get_log("performance"), browser.get_log("browser")
     browser.get(path.resolve().as_uri())
     assert browser.get_log("browser") == []
