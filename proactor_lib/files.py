@@ -87,6 +87,17 @@ def _opened(path: Path, mode: str, encoding: str | None, shown: Path | None = No
         raise UserError(f"cannot write {shown or path}: {error.strerror}") from None
 
 
+def make_folder(path: Path) -> None:
+    """The folder, and those above it, where they are not there. UserError where none can be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
+            raise
+        reason = "it is a file" if path.is_file() else error.strerror
+        raise UserError(f"cannot write into {path}: {reason}; the name of a folder is wanted") from None
+
+
 def disk_failed(error: BaseException) -> bool:
     """Whether a full or broken disk caused the error: an OSError to Python, others to torch and safetensors."""
     if isinstance(error, OSError):

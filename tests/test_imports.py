@@ -1,5 +1,6 @@
 """What becomes of imported conversations: splits, times, an earlier import, the page that says so."""
 
+import errno
 import json
 
 import pytest
@@ -57,6 +58,46 @@ def test_an_import_replaces_an_earlier_one_and_nothing_else(tmp_path):
     assert "guest.name" not in (out / "catalog.json").read_text()
     (out / "import.md").unlink()
     assert "holds another domain" in str(run(CHAT, out).exception)
+
+
+def import_(chats, out, *further):
+    return CliRunner().invoke(app, ["data", "import", str(chats), "--from", "chat", "--out", str(out), *further])
+
+
+def test_an_import_that_finds_the_disk_full_leaves_the_earlier_one(tmp_path, monkeypatch):
+    """Its catalog may have been corrected by hand; once there is room, a split without dialogues is no more there."""
+    out, chats = tmp_path / "out", written(tmp_path, "a.jsonl", "\n".join(json.dumps(chat_of(n)) for n in "abc"))
+    assert import_(chats, out).exit_code == 0 and (out / "dev.jsonl").exists()
+    (out / "catalog.json").write_text((out / "catalog.json").read_text().replace('"version": "1"', '"version": "7"'))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with monkeypatch.context() as full:
+        full.setattr("proactor_lib.datasets.jsonl.write_jsonl", no_room)
+        assert import_(chats, out).exception.errno == errno.ENOSPC
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    again = import_(chats, out, "--tools", str(out / "catalog.json"), "--split", "1,0,0")
+    assert again.exit_code == 0, again.exception
+    assert sorted(p.name for p in out.iterdir()) == ["catalog.json", "import.md", "train.jsonl"]
+    assert (out / "catalog.json").read_bytes() == before["catalog.json"]  # left as it was, its version too
+
+
+def chat_of(word):
+    call = {"function": {"name": "find", "arguments": {"word": word}}}
+    return [{"role": "user", "content": word}, {"role": "assistant", "tool_calls": [call]}]
+
+
+def no_room(path, records):
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+@pytest.mark.parametrize("command", ["data import", "assess"])
+@pytest.mark.parametrize("below, reason", [("", "it is a file"), ("x", "Not a directory")])
+def test_a_file_where_the_folder_should_be_is_named(tmp_path, cli, command, below, reason):
+    chats, out = written(tmp_path, "a.json", CHAT), written(tmp_path, "out", "mine") / below
+    ran = cli(*command.split(), chats, "--from", "chat", "--out", out)
+    assert (ran.returncode, ran.stdout) == (2, "") and (tmp_path / "out").read_text() == "mine"
+    (sentence,) = ran.stderr.splitlines()
+    assert sentence.startswith(f"proactor: cannot write into {out}") and "the name of a folder is wanted" in sentence
+    assert reason in sentence or command == "assess"
 
 
 @pytest.mark.parametrize("name, marked", [("train.jsonl", False), ("train.jsonl", True), ("other.jsonl", False)])

@@ -39,13 +39,14 @@ def read(
     if trigger_file and form == "chat":
         raise UserError("--triggers is for transcripts: a chat has its calls in itself")
     notes = Notes()
-    actions, named = _actions(tools, notes) if tools else ((), None)
+    actions, given = _actions(tools, notes) if tools else ((), None)
     conversations = [c for path in files for c in _conversations(path, form, options, notes)]
     if trigger_file:
         conversations = triggers.placed(conversations, triggers.read(trigger_file))
     logged = bool(trigger_file) or any(c.calls for c in conversations)
-    final = [a.name for a in actions] if named else ()
-    return collect(conversations, actions, domain or named or files[0].name.partition(".")[0], logged, notes, final)
+    name = domain or (given and given.domain) or files[0].name.partition(".")[0]
+    its = {"final": [a.name for a in actions], "version": given.version} if given else {}
+    return collect(conversations, actions, name, logged, notes, **its)
 
 
 def _conversations(path: Path, form: str, options: transcripts.Options | None, notes: Notes) -> Iterator[Conversation]:
@@ -54,12 +55,12 @@ def _conversations(path: Path, form: str, options: transcripts.Options | None, n
     return transcripts.read(path, form, options or transcripts.Options(), notes)
 
 
-def _actions(path: Path, notes: Notes) -> tuple[tuple[Action, ...], str | None]:
-    """The actions of a catalog, an OpenAPI document or a tool list, and a catalog's domain."""
+def _actions(path: Path, notes: Notes) -> tuple[tuple[Action, ...], Catalog | None]:
+    """The actions of a catalog, an OpenAPI document or a tool list, and the catalog where it is one."""
     value = document(path)
     if isinstance(value, dict) and {"domain", "actions"} <= {*value}:
         given = read_json(path, Catalog)
-        return given.actions, given.domain
+        return given.actions, given
     source = "openapi" if isinstance(value, dict) and {"openapi", "swagger"} & {*value} else "openai"
     found = catalog.read(path, source)
     for note in found.notes:

@@ -4,10 +4,12 @@ The page, `import.md`, says what was read, what was guessed and what was left ou
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from proactor_lib.comparison import leaves
 from proactor_lib.datasets import jsonl
@@ -15,7 +17,7 @@ from proactor_lib.datasets.conversations import CALENDAR, Call, Conversation, No
 from proactor_lib.datasets.inferred import clean, completed, flat
 from proactor_lib.days import says_day
 from proactor_lib.errors import UserError
-from proactor_lib.files import atomic
+from proactor_lib.files import atomic, make_folder
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Turn
 from proactor_lib.values import Heard
 
@@ -60,18 +62,19 @@ def collect(
     logged: bool,
     notes: Notes,
     final: Container[str] = (),
+    version: str = "1",
 ) -> Imported:
     """The conversations as dialogues of one catalog: `given` first, then their own tools, then what is only called.
 
     logged: whether a conversation without a call is one in which nothing was triggered; final: names of given actions
-    that are not guessed at, for they come from a catalog. UserError where nobody speaks
+    that are not guessed at, for they come from a catalog, and `version` that catalog's. UserError where nobody speaks
     in any, or where there is no action at all.
     """
     actions = _described(given, conversations, notes)
     actions = completed(actions, [call for c in conversations for call in c.calls], notes.guessed, final)
     if not actions:
         raise UserError("nothing says what could be triggered: name the actions with --tools FILE or --triggers FILE")
-    catalog = Catalog(domain=domain, actions=actions)
+    catalog = Catalog(domain=domain, version=version, actions=actions)
     reader = _Reader(catalog, logged, len({c.tools for c in conversations}) > 1 and not given)
     dialogues = tuple(reader.dialogue(c, id) for c, id in _identified(conversations, notes))
     if not dialogues:
@@ -235,17 +238,23 @@ def _counts(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def write(imported: Imported, out: Path, parts: dict[str, list[Dialogue]], sources: Sequence[Path]) -> None:
-    """The own-domain folder and its page. An earlier import there is replaced; UserError where that would be a file
-    that is imported, or another's."""
-    targets = [out / name for name in ("catalog.json", *(f"{split}.jsonl" for split in SPLITS))]
-    _refuse_to_destroy(targets, out, sources)
-    for target in targets:
-        target.unlink(missing_ok=True)
-    for name, dialogues in parts.items():
-        if dialogues:
-            jsonl.write(out, name, imported.catalog, dialogues)
-    with atomic(out / PAGE) as f:
-        f.write(page(imported, parts, sources))
+    """The own-domain folder and its page. An earlier import there is replaced once all of the new one is written;
+    UserError where that would be a file that is imported, or another's."""
+    names = ["catalog.json", *(f"{split}.jsonl" for split in SPLITS)]
+    make_folder(out)
+    _refuse_to_destroy([out / name for name in names], out, sources)
+    with TemporaryDirectory(prefix=".import-", dir=out) as folder:
+        aside = Path(folder)
+        for split, dialogues in parts.items():
+            if dialogues:
+                jsonl.write(aside, split, imported.catalog, dialogues)
+        with atomic(aside / PAGE) as f:
+            f.write(page(imported, parts, sources))
+        for name in (PAGE, *names):  # the page first: by it a later import knows the folder
+            if (aside / name).exists():
+                os.replace(aside / name, out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
 
 
 def _refuse_to_destroy(targets: Sequence[Path], out: Path, sources: Sequence[Path]) -> None:
