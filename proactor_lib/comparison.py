@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from proactor_lib.days import is_day, same_day
-from proactor_lib.values import normalise, same_value
+from proactor_lib.values import day_and_time, normalise, same_value
 
 _OPENING = ("[", "{")  # of a list or an object
 
@@ -28,7 +28,7 @@ def agreement(a: str, b: str, match: str = "exact", text_threshold: float = 0.6,
 
 def counted_from(value: str, today: date | None) -> dict[str, date]:
     """`today` for a reference's parameter: the dialogue's day, where the value (or a part of it) is a day."""
-    return {"today": today} if today and any(is_day(leaf, today) for leaf in leaves(value)) else {}
+    return {"today": today} if today and any(is_day(part, today) for part in sought(value)) else {}
 
 
 def _same(a: str, b: str, today: date | None) -> bool:
@@ -54,6 +54,12 @@ def leaves(value: str) -> list[str]:
         return [_text(part)] * (part is not None) if parts is None else [leaf for p in parts for leaf in inside(p)]
 
     return inside(_parsed(value))
+
+
+def sought(value: str) -> list[str]:
+    """What has to be said for the value to be known: its scalar values that are not blank, of a date-time the day and
+    the time."""
+    return [part for leaf in leaves(value) if leaf.strip() for part in day_and_time(leaf) or [leaf]]
 
 
 @lru_cache(maxsize=1 << 14)

@@ -36,15 +36,23 @@ _NEXT_BEFORE = r"(?:next|coming|nachste[nrms]?|naechste[nrms]?|kommende[nrms]?|p
 _NEXT_AFTER = r"(?:next week|que viene|proximo|prochaine?|nachster woche|naechster woche|kommender woche)"
 _LAST_BEFORE = r"(?:last|past|letzte[nrms]?|vergangene[nrms]?|上个?)"
 _LAST_AFTER = r"(?:pasado|dernier|passe)"
-_ALONE = re.compile(r"(?:on |this |by |am |an |diese[nrms]? |el |este |le |ce |para el |这|这个|本)?")
+_AT = re.compile(r"(.+?) (?:(?:at|um|à|a las) )?(\d\d:\d\d)")
+_ALONE = re.compile(r"(?:on |the |this |by |am |an |diese[nrms]? |el |este |le |ce |para el |这|这个|本)?")
 _DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
 _NTH = re.compile(r"(?:on )?(?:the )?(\d{1,2})th( of (?:this|the) month)?")
 _THE_NTH = re.compile(r" the (\d{1,2})th(?: of (this|the) month| (?!of ))")
 
 
 def same_day(a: str, b: str, today: date) -> bool:
-    """Whether both values name one day, in a dialogue of `today`."""
-    return not _offsets(a, today).isdisjoint(_offsets(b, today))
+    """Whether both values name one day, or one time of one day, in a dialogue of `today`."""
+    (x, time), (y, other) = _timed(a), _timed(b)
+    return time == other and not _offsets(x, today).isdisjoint(_offsets(y, today))
+
+
+def _timed(value: str) -> tuple[str, str]:
+    """A value that ends with a time, and the time: else an empty one."""
+    match = _AT.fullmatch(normalise(value))
+    return (match[1], match[2]) if match else (value, "")
 
 
 def is_day(value: str, today: date) -> bool:

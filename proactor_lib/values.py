@@ -2,13 +2,15 @@
 
 One comparison (`same_value`) serves the metrics, the rewards and the annotator. A value's type is seen from its form:
 
-- number: by value, however it is written: digits, words (where they are not English: 2 to 12), separators, a decimal
-  comma (`1.234,50`), k, percent; `3.10` is `3.1`. `m` is a million only behind a currency. Two currencies that are
-  both named must agree. What has a zero before its digits (`007`) is text.
+- number: by value, however it is written: digits, words (where they are not English: 2 to 12), separators (a dot from
+  the second on: `1.234.567`), a decimal comma (`1.234,50`), k, percent; `3.10` is `3.1`. `m` is a million only behind a
+  currency. Two currencies that are both named must agree (`20 EUR`, `€20`); `pounds` are taken for money. What has a
+  zero before its digits (`007`) is text.
 - date: by day; `28/11/2026` and `28.11.2026` are read day first, since no month has that number or no country writes it
   otherwise. `5/3/2026` is read month first, but agrees with either day where that is written with its month, and is
-  heard in either. A date without a year agrees with that day of any year. A time of day may follow. Where the day of
-  a dialogue is known, days told from there (`tomorrow`, `next Friday`) are dates too (`days.py`).
+  heard in either. A date without a year agrees with that day of any year. A time of day may follow (`at 3 pm`), as ISO
+  writes it too; an offset other than UTC's is another time. Where the day of a dialogue is known, days told from there
+  (`tomorrow`, `next Friday`) are dates too (`days.py`).
 - time: on 24 hours; without a part of the day as it is written.
 - truth: `yes` is `true`, `no` is `false`.
 - text: all else, by spelling: case, width and accents do not count (`ü` is also `ue`), nor do punctuation, apostrophes
@@ -22,37 +24,12 @@ import unicodedata
 from functools import cached_property, lru_cache
 from itertools import accumulate
 
-from proactor_lib.numerals import NUMBERS, spelled
+from proactor_lib.numerals import MONTHS, NUMBERS, ORDINALS, SCALES, SMALL, spelled
 
-
-def _numbered(words: str, start: int = 0, step: int = 1) -> dict[str, int]:
-    return {word: start + i * step for i, word in enumerate(words.split())}
-
-
-_SMALL = (
-    _numbered("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen")
-    | _numbered("seventeen eighteen nineteen", start=17)
-    | _numbered("twenty thirty forty fifty sixty seventy eighty ninety", start=20, step=10)
-)
-_SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000, "billion": 1_000_000_000}
-_ORDINALS = (
-    _numbered("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth", start=1)
-    | _numbered("thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth twentieth", start=13)
-    | {"thirtieth": 30}
-)
-_MONTHS = (
-    _numbered("january february march april may june july august september october november december", start=1)
-    | _numbered("jan feb mar apr may jun jul aug sep oct nov dec", start=1)
-    | _numbered("januar februar märz april mai juni juli august september oktober november dezember", start=1)
-    | _numbered("enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre", start=1)
-    | _numbered("janvier février mars avril mai juin juillet août septembre octobre novembre décembre", start=1)
-    | {"sept": 9}
-)
-
-_S = "|".join(sorted(_SMALL, key=len, reverse=True))
-_WORD = rf"(?:{_S}|(?:{'|'.join(_SCALES)})(?: and(?= (?:{_S})\b))?)"
-_ORD = "|".join(sorted(_ORDINALS, key=len, reverse=True))
-_MONTH = rf"({'|'.join(sorted(_MONTHS, key=len, reverse=True))})\b\.?"
+_S = "|".join(sorted(SMALL, key=len, reverse=True))
+_WORD = rf"(?:{_S}|(?:{'|'.join(SCALES)})(?: and(?= (?:{_S})\b))?)"
+_ORD = "|".join(sorted(ORDINALS, key=len, reverse=True))
+_MONTH = rf"({'|'.join(sorted(MONTHS, key=len, reverse=True))})\b\.?"
 _NTH = r"(\d{1,2})(?:st|nd|rd|th|er|\.)?"
 _YEAR = r"(?:,?(?: del?)? (\d{4}))?"
 _PART = r"(morning|afternoon|evening|night)"
@@ -91,25 +68,25 @@ def _parts(words: list[str]) -> list[int]:
     numbers, before = [], None  # before: the value of the word before
     total = current = 0  # finished thousands, and what is below them
     for word in words:
-        value = _SMALL.get(word)
+        value = SMALL.get(word)
         if value is None:
-            scaled = max(current, 1) * _SCALES[word]
+            scaled = max(current, 1) * SCALES[word]
             total, current = (total, scaled) if word == "hundred" else (total + scaled, 0)
         else:
             if not (before is None or before >= 100 or (before >= 20 and 1 <= value <= 9)):
                 numbers.append(total + current)
                 total = current = 0
             current += value
-        before = _SCALES.get(word, value)
+        before = SCALES.get(word, value)
     return [*numbers, total + current]
 
 
 def _ordinal(match: re.Match) -> str:
-    return f"{_ORDINALS[match[2]] + _SMALL.get(match[1], 0)}th"
+    return f"{ORDINALS[match[2]] + SMALL.get(match[1], 0)}th"
 
 
 def _scaled(match: re.Match) -> str:
-    factor = {"k": 1_000, "m": 1_000_000}.get(match[3]) or _SCALES[match[4]]
+    factor = {"k": 1_000, "m": 1_000_000}.get(match[3]) or SCALES[match[4]]
     return f"{float(match[2]) * factor:.2f}".rstrip("0").rstrip(".")
 
 
@@ -121,12 +98,12 @@ def _decimal_comma(match: re.Match) -> str:
     return f"{re.sub('[. ]', '', match[1])}.{match[2]}"
 
 
-def _date(year: str | None, month: int, day: int) -> str:
-    return f"{int(year or 0):04d}-{month:02d}-{day:02d}"
+def _date(year: str | None, month: str | int, day: str | int) -> str:
+    return f"{int(year or 0):04d}-{int(month):02d}-{int(day):02d}"
 
 
 def _named_date(month: str, day: str, year: str | None, whole: str) -> str:
-    return _date(year, _MONTHS[month], int(day)) if 1 <= int(day) <= 31 else whole
+    return _date(year, MONTHS[month], day) if 1 <= int(day) <= 31 else whole
 
 
 def _numeric_date(match: re.Match) -> str:
@@ -155,15 +132,18 @@ def _spoken_time(match: re.Match) -> str:
     return f"{(hour - 2) % 12 + 1}:{60 - minutes:02d}"
 
 
+_SIGNS = {"us$": "$", "usd": "$", "eur": "€", "gbp": "£"}
 # (text without which the rule has nothing to do, pattern, replacement)
 _NUMBER_RULES = [
     ("", re.compile(r"\ban? (?=hundred|thousand|million|billion)"), "one "),
     ("", _ORDINAL, _ordinal),
     ("", _RUN, _number),
+    ("", re.compile(r"\b(us\$|usd|eur|gbp) ?(?=\d)"), lambda m: _SIGNS[m[1]]),
     ("", _SPOKEN_TIME, _spoken_time),  # here, for what follows takes currencies away
     (".", re.compile(r"(?<![\w.])\.(?=\d+\b)"), "0."),
     (",", re.compile(r"(?<![\d.,])(\d{1,3}(?:[. ]\d{3})+|\d+),(\d{1,2})(?![\d,]|\.\d)"), _decimal_comma),
     (",", re.compile(r"(?<=\d),(?=\d{3}\b)"), ""),
+    (".", re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{3}){2,}(?![\w.]*\w)"), lambda m: m[0].replace(".", "")),
     ("e", re.compile(r"(?<![\w.])\d+(?:\.\d+)?e[+-]?\d\b"), _power),
     (" point ", re.compile(r"\b(\d+) point (\d+)((?: \d)*)\b"), lambda m: f"{m[1]}.{m[2]}{m[3].replace(' ', '')}"),
     (" half", re.compile(r"\b(\d+) and (?:a|1) half\b"), r"\1.5"),
@@ -171,7 +151,7 @@ _NUMBER_RULES = [
     (" quarters", re.compile(r"\b(\d+) and 3 quarters\b"), r"\1.75"),
     ("", _SCALED, _scaled),
     ("", re.compile(r"[$€£] ?(?=\d)|(?<=\d) ?[$€£](?!\w)"), ""),
-    ("", re.compile(r"(?<=\d) ?(?:dollars?|bucks?|usd|euros?)\b"), ""),
+    ("", re.compile(r"(?<=\d) ?(?:dollars?|bucks?|usd|euros?|eur|pounds?|gbp)\b"), ""),
     ("", re.compile(r"(?<=\d) ?(?:per ?cent\b|pct\b|%)"), "%"),
     (
         ".",
@@ -181,20 +161,17 @@ _NUMBER_RULES = [
     ("", _PHONE, r"\1\2\3"),
 ]
 _DATE_RULES = [
-    (
-        "年",
-        re.compile(r"(?<!\d)(\d{4})年(\d{1,2})月(\d{1,2})[日号]"),
-        lambda m: f" {_date(m[1], int(m[2]), int(m[3]))} ",
-    ),
-    ("月", re.compile(r"(?<!\d)(\d{1,2})月(\d{1,2})[日号]"), lambda m: f" {_date(None, int(m[1]), int(m[2]))} "),
-    (
-        "",
-        re.compile(r"\b(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?=\b|t\d)"),
-        lambda m: _date(m[1], int(m[3]), int(m[4])),
-    ),
+    ("年", re.compile(r"(?<!\d)(\d{4})年(\d{1,2})月(\d{1,2})[日号]"), lambda m: f" {_date(*m.groups())} "),
+    ("月", re.compile(r"(?<!\d)(\d{1,2})月(\d{1,2})[日号]"), lambda m: f" {_date(None, m[1], m[2])} "),
+    ("", re.compile(r"\b(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?=\b|t\d)"), lambda m: _date(m[1], m[3], m[4])),
     ("", re.compile(r"\b(\d{1,2})([-/.])(\d{1,2})\2(\d{4})\b"), _numeric_date),
     ("/", re.compile(r"\b(\d{1,2})(/)(\d{1,2})/(\d{2})\b"), _numeric_date),
-    (":", re.compile(r"(\d{4}-\d\d-\d\d)[t ](\d\d:\d\d)(?::00(?:\.0+)?)?z?\b"), r"\1 \2"),
+    (":", re.compile(r"(\d{4}-\d\d-\d\d)[t ](\d\d:\d\d)(?::00(?:\.0+)?)?(?:z\b|\+00(?::?00)?\b|\b)"), r"\1 \2"),
+    (
+        "",
+        re.compile(rf"(?<![\w/-])(\d{{1,2}})([-/]){_MONTH}(?:\2(\d{{4}}))?(?![\w/-])"),
+        lambda m: _named_date(m[3], m[1], m[4], m[0]),
+    ),
     (
         "",
         re.compile(rf"\b{_MONTH},? (?:the )?{_NTH}\b(?![:.]\d|%){_YEAR}"),
@@ -230,6 +207,8 @@ _TIME_RULES = [
         lambda m: _clock(m[2], m[3], m[1], m[0]),
     ),
     (":", re.compile(r"\b(\d):(\d{2})\b(?!:)"), r"0\1:\2"),
+    (":", re.compile(r"(?<!\d )\b(\d\d:\d\d),? on (\d{4}-\d\d-\d\d)\b"), r"\2 \1"),
+    (":", re.compile(r"\b(\d{4}-\d\d-\d\d),? (?:at|um|à|a las) (?=\d\d:\d\d\b)"), r"\1 "),
 ]
 _RULES = _NUMBER_RULES + _DATE_RULES + _TIME_RULES
 
@@ -244,7 +223,9 @@ _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese:
 _SEAM = re.compile(rf"(?<={_UNSPACED.pattern})(?=[0-9a-z])|(?<=[0-9a-z])(?={_UNSPACED.pattern})")
 _BESIDE_LETTER = re.compile(r"(?<=[^\W\d_])[ '.-](?=\w)|(?<=\w)[ .-](?=[^\W\d_])")
 _EITHER = re.compile(r" *(\d{1,2})/(\d{1,2})/(\d{4}|\d\d) *")
-_CURRENCY = re.compile(r"\$|€|£|\b(?:dollars?|bucks|usd|euros?|eur|pounds?|gbp)\b")
+_CURRENCY = re.compile(r"\$|€|£|(?<![^\W\d_])(?:dollars?|bucks?|usd|euros?|eur|pounds?|gbp)(?![^\W\d_])")
+_DAY_AND_TIME = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d)")
+_OFFSET = re.compile(r"(?:(?<=:\d\d)\+|(?<=T..:\d\d)-|(?<=T..:..:\d\d)-)\d\d(?::?\d\d)?$", re.IGNORECASE)
 _CURRENCIES = dict.fromkeys("$dbu", "usd") | dict.fromkeys("€e", "eur") | dict.fromkeys("£pg", "gbp")
 
 
@@ -300,8 +281,17 @@ def same_value(a: str, b: str) -> bool:
     return one is None or other is None or one == other
 
 
+def day_and_time(value: str) -> tuple[str, str] | None:
+    """The day and the time of a date-time, as people name them where it takes place: without an offset from UTC.
+
+    None for any other value.
+    """
+    match = _DAY_AND_TIME.fullmatch(normalise(_OFFSET.sub("", value)))
+    return match and (match[1], match[2])
+
+
 def _same_day(x: str, y: str) -> bool:
-    return len(x) == len(y) == 10 and x[4:] == y[4:] and (x == y or "0000-" in (x[:5], y[:5]))
+    return len(x) == len(y) in (10, 16) and x[4:] == y[4:] and (x == y or "0000-" in (x[:5], y[:5]))
 
 
 def _other_day(a: str, b: str = "") -> str | None:
@@ -383,7 +373,7 @@ _NUMBERED = re.compile(r"^\s*\d{1,2}[.)]\s", re.MULTILINE)  # the number of a li
 _DIGIT = re.compile(r"\d")
 _LETTER = re.compile(r"[^\W\d_]")
 _BETWEEN = re.compile(r"[ -]+")
-_DATE = re.compile(r"\d{4}(-\d\d-\d\d)")
+_DATE = re.compile(r"\d{4}(-\d\d-\d\d(?: \d\d:\d\d)?)")
 _DAY = re.compile(r"(\d{1,2})th")
 _CLOCK = re.compile(r"([01]\d|2[0-3]):(\d\d)")
 

@@ -66,11 +66,15 @@ def test_a_day_is_not_heard_in_what_names_another(value, text):
 def test_two_ways_to_name_a_day_agree():
     same = [("the 9th", "2026-12-09"), ("9th", "December 9th"), ("30th of this month", "2026-11-30"),
             ("tomorrow", "2026-11-29"), ("Sunday", "tomorrow"), ("next Friday", "Dec 4"), ("周五", "el viernes"),
+            ("the day after tomorrow", "2026-11-30"), ("tomorrow at 7 pm", "2026-11-29T19:00:00"),
             ("on Tuesday", "in 3 days"), ("2026-12-11", "next Friday"), ("04.12.2026", "Freitag")]  # fmt: skip
     assert all(same_day(a, b, TODAY) and same_day(b, a, TODAY) for a, b in same)
     apart = [
         ("the 9th", "2027-01-09"),
         ("9th of this month", "2026-12-09"),
+        ("tomorrow at 7 pm", "2026-11-29T07:00:00"),
+        ("tomorrow at 7 pm", "2026-11-29"),
+        ("tomorrow at 7 pm", "2026-11-30T19:00:00"),
         ("tomorrow", "today"),
         ("Sunday", "Monday"),
         ("2026-12-11", "Friday"),
@@ -122,6 +126,25 @@ def test_a_dialogue_in_each_language_from_import_to_metrics(tmp_path, words, kno
     ]
     perfect = score_predictions([dialogue], [line], oracle(Case(dialogue, line.references, found.catalog)))
     assert perfect.references.timing.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        (["A table for 4", "On 4 December at 7pm", "thanks"], 2),
+        (["A table for 4 at 7", "next Friday please", "thanks"], 2),
+        (["Für 4 um 19 Uhr", "Danke", "am 4. Dezember"], 3),
+    ],
+)
+@pytest.mark.parametrize("offset", ["", "Z", "+01:00", "-08:00"])
+def test_a_date_time_is_known_when_its_day_and_its_time_are(tmp_path, words, known, offset):
+    """People name no offset; a tool's argument has the one of where they are."""
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(chat(words, f"2026-12-04T19:00:00{offset}", timestamp="2026-11-28T23:30:00-08:00")))
+    found, tally = forms.read([path], "chat"), evidence.Tally()
+    (reference,) = evidence.annotate(found.dialogues[0], found.catalog, tally).references
+    assert (reference.params["day"].turn, reference.window.ready, tally.not_found) == (known, known, 0)
+    assert reference.params["day"].today == TODAY
 
 
 def test_the_day_of_a_system_message_is_guessed_and_shown(tmp_path):

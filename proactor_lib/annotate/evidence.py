@@ -3,9 +3,9 @@
 One reference for each logged action; `close` is its trigger. A value is known from the turn where the corpus's own
 state first holds it, else from the turn where it is first said, at once or by one speaker in pieces; one that is found
 nowhere is known from the first call that had it, else it takes the trigger's turn and is counted. Where the agent names
-several of a parameter's values it says none of them. A list or an object is known when all its parts are; a free text
-from the turn where something like it is said; one that may be anything is waited for by nobody, nor is an empty list or
-object, which is known from `ready` on.
+several of a parameter's values it says none of them. A list or an object is known when all its parts are, a date-time
+when its day and its time are; a free text from the turn where something like it is said; one that may be anything is
+waited for by nobody, nor is an empty list or object, which is known from `ready` on.
 `ready` is the first turn at which every required parameter is known (where the catalog requires none: every one of the
 call) and the preconditions that were logged have run. `open` is the first sign of the need after the last call of the
 same action at an earlier turn: a value that no earlier call had used, the intent where the corpus's own state has one,
@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from proactor_lib.annotate.mentions import stems_of
-from proactor_lib.comparison import counted_from, leaves
+from proactor_lib.comparison import counted_from, sought
 from proactor_lib.days import says_day
 from proactor_lib.errors import UserError
 from proactor_lib.schema import (
@@ -111,7 +111,7 @@ class _Reader:
         opened = self.given.get(id) or self.opened(o, {p: t for p, t in found.items() if t is not None})
         free = {p for p, c in how.items() if c["match"] == "any" and found.get(p) is None}
         wanted = action.required or tuple(known)
-        empty = {p for p, t in found.items() if t is None and not _sought(o.params[p])}
+        empty = {p for p, t in found.items() if t is None and not sought(o.params[p])}
         needed = [known[p] for p in wanted if p in known and p not in free | empty]
         ready = min(o.turn, max([opened, *needed, *self.preconditions(action)]))
         known |= dict.fromkeys(empty, ready)
@@ -159,7 +159,7 @@ class _Reader:
         threshold = how["text_threshold"] if how.get("match") == "text" else None
         others = self.offered(o.name, param, value)
         spans = [(start + 1, o.turn), *([(1, start)] if start else [])]
-        found = (self.all_said(_sought(value), *span, threshold, others) for span in spans)
+        found = (self.all_said(sought(value), *span, threshold, others) for span in spans)
         return next(filter(None, found), before)
 
     def offered(self, name: str, param: str, value: str) -> list[str]:
@@ -270,11 +270,6 @@ class _Reader:
 def _named(o: ObservedAction, param: str) -> dict[str, tuple[str, ...]]:
     """How else the value was named, where the corpus says so."""
     return {"spellings": o.spellings[param]} if param in o.spellings else {}
-
-
-def _sought(value: str) -> list[str]:
-    """What has to be said for the value to be known."""
-    return [leaf for leaf in leaves(value) if leaf.strip()]
 
 
 def _sign(param: str, value: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from proactor_lib.comparison import leaves
+from proactor_lib.comparison import sought
 from proactor_lib.datasets import jsonl
 from proactor_lib.datasets.conversations import CALENDAR, Call, Conversation, Notes, Spoken
 from proactor_lib.datasets.inferred import clean, completed, flat
@@ -158,9 +158,9 @@ class _Reader:
         """The turn by which results had what nobody says of the value; None where they did not, or all was said."""
         counted = self.sources.setdefault((action, param), Counter())
         first = []
-        for leaf in leaves(value):
-            said = next((i for i, text in enumerate(self.said, start=1) if self.has(text, leaf)), None)
-            answered = next((i for i, text in self.answered if said is None and self.has(text, leaf)), None)
+        for part in sought(value):
+            said = next((i for i, text in enumerate(self.said, start=1) if self.has(text, part)), None)
+            answered = next((i for i, text in self.answered if said is None and self.has(text, part)), None)
             counted["said" if said else "answered" if answered else "nowhere"] += 1
             first.append((said or answered, answered))
         found = first and all(turn for turn, _ in first) and any(answered for _, answered in first)
