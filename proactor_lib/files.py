@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS)
+ENDINGS = {".json", ".jsonl", ".ndjson", ".vcon", ".vtt", ".srt", ".csv", ".tsv", ".txt", ".gz"}
+ENDINGS |= {".wav", ".mp3", ".m4a", ".mp4", ".flac", ".ogg", ".opus", ".webm"}  # of what a transcript was made from
 
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -191,6 +193,14 @@ def read_text(path: Path) -> str:
     with _bytes(path) as handle:
         data = handle.read()
     return _decoded(data, path, 1).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def stem(path: Path) -> str:
+    """The file's name without the endings that say what is in it (`ENDINGS`): other dots belong to the name."""
+    name = Path(path).name
+    while (ending := Path(name).suffix).lower() in ENDINGS:
+        name = name.removesuffix(ending)
+    return name
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -186,6 +186,12 @@ def test_messages_with_time_stamps(tmp_path):
     "text, said",
     [
         ('{"messages": []}\n{"messages"', "line 2 is not JSON"),
+        ('{"messages"\n{"messages": []}\n', "line 1 is not JSON"),
+        (
+            '{\n  "messages": [\n    {"role": "user" "content": "Hi"}\n  ]\n}\n',
+            "x.jsonl is not JSON: .*line 3 column 21",
+        ),
+        ("", "x.jsonl is not JSON"),
         ('{"conversations": []}', "no list 'messages'; its keys: conversations"),
         ('[{"role": "human", "content": "Hi"}]', "role 'human'; accepted: system, developer, user"),
         ('[{"role": "user", "content": "Hi"}]', "name the actions with --tools FILE"),

@@ -10,7 +10,7 @@ from proactor_lib.datasets import forms, transcripts
 from proactor_lib.errors import UserError
 from typer.testing import CliRunner
 
-from support.imports import TOOL, observed, turns, written
+from support.imports import BLOCKS, TOOL, observed, turns, written
 from support.shared import SHARED, needs_shared
 
 VTT = """WEBVTT - a call
@@ -72,6 +72,45 @@ def test_subtitles_with_names_before_a_colon(tmp_path):
     assert turns(found.dialogues[0]) == [("customer", "A cake, please.", 1.0), ("Bob Lee", "Which size?", 60.25)]
     assert found.dialogues[0].observed is None and not found.logged
     assert list(found.notes.guessed) == ["what stands before a colon is the speaker (call)"]
+
+
+def test_cues_without_a_blank_line_between_them(tmp_path):
+    """A number before the times is spoken where no cue has one, else the cue's."""
+    tools = written(tmp_path, "tools.json", [TOOL])
+    srt = SRT.replace("\n\n", "\n").replace("A cake,", "Cakes,\n12")
+    vtt = "WEBVTT\n\n00:01.000 --> 00:02.000\n<v Ann>How many?\n00:03.000 --> 00:04.000\n<v Bob>\n12\n"
+    vtt += "00:05.000 --> 00:06.000\n<v Ann>Fine\n"
+    found = [forms.read([written(tmp_path, f"c.{f}", text)], f, tools) for f, text in (("srt", srt), ("vtt", vtt))]
+    assert [turns(f.dialogues[0]) for f in found] == [
+        [("Ann", "Cakes, 12 please.", 1.0), ("Bob Lee", "Which size?", 60.25)],
+        [("Ann", "How many?", 1.0), ("Bob", "12", 3.0), ("Ann", "Fine", 5.0)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["2026.11.28-call.vtt", "2026.11.29-call.vtt"], ["2026.11.28-call", "2026.11.29-call"]),
+        (["call.wav.vtt", "dr.smith.VTT"], ["call", "dr.smith"]),
+    ],
+)
+def test_dots_in_a_files_name_belong_to_its_dialogues_id(tmp_path, names, ids):
+    tools = written(tmp_path, "tools.json", [TOOL])
+    found = forms.read([written(tmp_path, name, VTT) for name in names], "vtt", tools)
+    assert [d.id for d in found.dialogues] == ids and found.catalog.domain == ids[0]
+    chats = [written(tmp_path, name.replace("vtt", "jsonl"), BLOCKS) for name in names if name.endswith("vtt")]
+    assert [d.id for d in forms.read(chats, "chat").dialogues] == [f"{id}-1" for id in ids[: len(chats)]]
+
+
+def test_utterances_of_assemblyai_are_timed_in_milliseconds_and_others_in_seconds(tmp_path):
+    tools = written(tmp_path, "tools.json", [TOOL])
+    said = [{"speaker": "A", "text": "A cake", "start": 250, "end": 1400}, {"speaker": "B", "text": "?", "start": 1500}]
+    values = [{"audio_duration": 2, "utterances": said}, {"utterances": said}]
+    read = [forms.read([written(tmp_path, "a.json", v)], "whisper", tools).dialogues[0].turns for v in values]
+    assert [[(t.start, t.end) for t in t_s] for t_s in read] == [
+        [(0.25, 1.4), (1.5, None)],
+        [(250, 1400), (1500, None)],
+    ]
 
 
 def test_whisper_with_and_without_speakers(tmp_path):
@@ -160,7 +199,10 @@ def test_a_table_with_columns_named_by_options(tmp_path):
     }
     assert "no log of triggers: windows need the oracle annotator" in (out / "import.md").read_text()
     lacking = CliRunner().invoke(app, [str(word) for word in command[:-8]])
-    assert isinstance(lacking.exception, UserError) and "no column 'speaker'" in str(lacking.exception)
+    assert isinstance(lacking.exception, UserError)
+    assert "no column 'speaker'; it has: call, who, said, at;" in str(lacking.exception)
+    with pytest.raises(UserError, match="ValueError: no row below its header"):
+        forms.read([written(tmp_path, "c.csv", "speaker,text\n")], "csv", tools)
 
 
 @pytest.mark.parametrize("rest", ["Bob,Hi\n", "Bob,Hi\n" * 20_000, 'Bob,"Hi"\n'])
@@ -180,9 +222,14 @@ def test_triggers_that_have_no_place_are_named(tmp_path):
         ({"dialogue": "other", "turn": 1, "action": "f"}, "no dialogue 'other'; there are: call"),
         ({"action": "f"}, "needs a turn or a time"),
         ({"turn": 1}, "KeyError: 'action'"),
+        ({"turn": 1.9, "action": "f"}, "turn 1.9 is not a whole number"),
+        ({"turn": float("inf"), "action": "f"}, "turn inf is not a whole number"),
     ]:
         with pytest.raises(UserError, match=said):
             forms.read([path], "vtt", trigger_file=written(tmp_path, "t.jsonl", row))
+    for name, text in [("t.csv", "dialogue,turn,action\ncall,2.0,f\n"), ("t.json", [{"turn": 2.0, "action": "f"}])]:
+        found = forms.read([path], "vtt", trigger_file=written(tmp_path, name, text))  # as pandas writes it
+        assert observed(found.dialogues[0]) == [(2, "f", {})]
     with pytest.raises(UserError, match="no cue"):
         forms.read([written(tmp_path, "empty.vtt", "WEBVTT\n")], "vtt")
 

@@ -29,6 +29,8 @@ from support.shared import SHARED, needs_shared
         (float("nan"), None),
         ("inf", None),
         ("1970-01-02T00:00:01", 86401.0),
+        *[(1_764_331_200 * 1000**n, 1_764_331_200.0) for n in range(4)],  # since 1970, down to nanoseconds
+        ("1764331200500000", 1_764_331_200.5),
     ],
 )
 def test_time_stamps(text, value):
@@ -44,8 +46,9 @@ def test_splits_are_drawn_by_seed_and_what_is_the_same_stays_together():
     assert [sorted(d.id for d in p) for p in parts.values()] == [sorted(d.id for d in p) for p in back.values()]
     assert parts["test"] != imported.split(made, (0.8, 0.1, 0.1), 1)["test"]
     assert [len(p) for p in imported.split(made[:3], (0.8, 0.1, 0.1), 0).values()] == [1, 1, 1]
-    with pytest.raises(UserError, match="three shares"):
-        imported.split(made, (0.8, 0.1), 0)
+    for shares in [(0.8, 0.1), (0.8, 0.1, 0.2), (1.1, 0, -0.1), (float("nan"),) * 3, (0.5, float("nan"), 0.5)]:
+        with pytest.raises(UserError, match="three shares"):
+            imported.split(made, shares, 0)
 
 
 def test_an_import_replaces_an_earlier_one_and_nothing_else(tmp_path):

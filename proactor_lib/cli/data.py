@@ -22,7 +22,7 @@ DataDir = Annotated[Path | None, typer.Option(help="The corpus's folder; none fo
 Split = Annotated[str, typer.Option(help="Of the corpus: train, dev, test.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Dialogues at most.")]
 MaxTurns = Annotated[int | None, typer.Option(min=1, help="Leave out dialogues with more turns.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the simulator.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the simulator, and of what --limit draws.")]
 Log = Annotated[bool, typer.Option(help="Whether the simulator logs triggers.")]
 Transcript = Annotated[str, typer.Option(help="Of Harper Valley's calls: human or recogniser.")]
 

@@ -50,7 +50,9 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="The model's name at --url; without one, what we serve.")] = None,
     params: Annotated[Path | None, typer.Option(help="Parameters (YAML), below the options that are given.")] = None,
     settings: Settings = [],  # noqa: B006
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the simulator.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the simulator, and of what --limit draws.", show_default="0")
+    ] = None,
     log: Annotated[
         bool | None, typer.Option("--log/--no-log", help="Whether the simulator logs triggers.", show_default="log")
     ] = None,

@@ -19,7 +19,7 @@ from proactor_lib.catalog.references import Malformed
 from proactor_lib.datasets.conversations import Call, Conversation, Notes, Result, Spoken, day, seconds
 from proactor_lib.datasets.raw import documents, reason
 from proactor_lib.errors import UserError
-from proactor_lib.files import json_value
+from proactor_lib.files import json_value, stem
 from proactor_lib.schema import Action
 from proactor_lib.values import normalise
 
@@ -36,11 +36,10 @@ AROUND = ("body", "request")  # what holds the chat in a batch's line or in a lo
 
 def read(path: Path, notes: Notes) -> Iterator[Conversation]:
     """The file's chats, in order. UserError names the file, the line, and what is not a chat's."""
-    stem = path.name.partition(".")[0]
     for number, (place, raw) in enumerate(_chats(path), start=1):
         try:
             chat = _unwrapped(raw)
-            id = next((str(chat[key]) for key in IDS if chat.get(key)), f"{stem}-{number}")
+            id = next((str(chat[key]) for key in IDS if chat.get(key)), f"{stem(path)}-{number}")
             if chat.get("system"):
                 notes.left_out.add("a system message is no turn", id)
             events = tuple(_all_events(chat["messages"], id, notes))

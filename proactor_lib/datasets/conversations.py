@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 from proactor_lib.schema import Action
 
 CALENDAR = 1e8  # seconds: a time stamp from here on is a date's (since 1970), one below it is time into the dialogue
-MILLISECONDS = 1e11  # from here on a number counts milliseconds
+MILLISECONDS = 1e11  # from here on a number counts milliseconds, or micro- or nanoseconds
 PLACES = 5  # at which a notice is shown
 
 
@@ -93,8 +93,8 @@ class Notes:
 def seconds(written: Any) -> float | None:
     """A time stamp in seconds: a number, `MM:SS`, `HH:MM:SS,mmm`, or an ISO date-time (UTC where it has no zone).
 
-    A number that would be after the year 5000 is milliseconds. None for what is empty or no finite number;
-    ValueError for anything else.
+    A number that would be after the year 5000 is milliseconds, or micro- or nanoseconds. None for what is empty or no
+    finite number; ValueError for anything else.
     """
     time = _seconds(written)
     return time if time is not None and isfinite(time) else None
@@ -104,7 +104,7 @@ def _seconds(written: Any) -> float | None:
     if written is None:
         return None
     if isinstance(written, int | float):
-        return written / 1000 if written >= MILLISECONDS else written
+        return _as_seconds(written)
     text = str(written).strip().replace(",", ".")
     if not text:
         return None
@@ -113,10 +113,16 @@ def _seconds(written: Any) -> float | None:
         if not 0 <= len(above) <= 2:
             raise ValueError
         time = sum(int(part) * 60 ** (len(above) - i) for i, part in enumerate(above)) + float(last)
-        return time / 1000 if time >= MILLISECONDS else time
+        return _as_seconds(time)
     except ValueError:
         time = datetime.fromisoformat(str(written).strip())
         return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _as_seconds(number: float) -> float:
+    while MILLISECONDS <= number < inf:
+        number /= 1000
+    return number
 
 
 def day(written: Any) -> date | None:

@@ -9,7 +9,7 @@ from proactor_lib.datasets import abcd, chat, sgd, transcripts, triggers
 from proactor_lib.datasets.conversations import Conversation, Notes
 from proactor_lib.datasets.imported import Imported, collect
 from proactor_lib.errors import UserError
-from proactor_lib.files import read_json
+from proactor_lib.files import read_json, stem
 from proactor_lib.schema import Action, Catalog
 
 FORMS = ("chat", *transcripts.SOURCES)
@@ -44,7 +44,7 @@ def read(
     if trigger_file:
         conversations = triggers.placed(conversations, triggers.read(trigger_file))
     logged = bool(trigger_file) or any(c.calls for c in conversations)
-    name = domain or (given and given.domain) or files[0].name.partition(".")[0]
+    name = domain or (given and given.domain) or stem(files[0])
     its = {"final": [a.name for a in actions], "version": given.version} if given else {}
     return collect(conversations, actions, name, logged, notes, **its)
 

@@ -208,7 +208,7 @@ def split(dialogues: Sequence[Dialogue], shares: Sequence[float], seed: int) -> 
     shares: of train, dev and test, their sum 1 (UserError if not). Where there are as many different dialogues as
     splits, no split that has a share is empty.
     """
-    if len(shares) != len(SPLITS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) != len(SPLITS) or not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6):
         raise UserError(
             f"--split {','.join(map(str, shares))}: three shares (train, dev, test) with the sum 1 are wanted"
         )

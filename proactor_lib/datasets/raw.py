@@ -13,15 +13,28 @@ def parsed(path: Path) -> Any:
 
 
 def documents(path: Path) -> Iterator[tuple[str, Any]]:
-    """The file's one JSON value, else (JSONL) each line's, with its place. UserError if it is neither."""
+    """The file's one JSON value, else (JSONL) each line's, with its place. UserError names the line that is neither."""
     text = read_text(path)
     try:
         yield str(path), json_value(text)
         return
     except (ValueError, RecursionError):
         lines = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    for place, line in lines or [(str(path), text)]:
+    for place, line in lines if _are_values(lines[:3]) else [(str(path), text)]:
         yield place, parse_json(line, place)
+
+
+def _are_values(lines: list[tuple[str, str]]) -> bool:
+    """Whether these are lines of JSONL, one of them perhaps with a mistake, and not the beginning of one JSON value."""
+    return len(lines) > 1 and 2 * sum(_is_json(line) for _, line in lines) >= len(lines)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json_value(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def reason(error: Exception) -> str:

@@ -10,13 +10,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from proactor_lib.datasets.conversations import Conversation, Notes, Spoken, day, seconds
 from proactor_lib.datasets.raw import documents, reason
 from proactor_lib.errors import UserError
-from proactor_lib.files import parse_json, read_text
+from proactor_lib.files import parse_json, read_text, stem
 
 NOBODY = "speaker"  # who speaks where nothing says it
 COLUMNS = {
@@ -88,19 +89,32 @@ def _turns(segments: list[Segment], id: str, speakers: dict[str, str], notes: No
 
 def _subtitles(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
     """WebVTT and SRT alike: blocks with a line of times, the text below it, voices as `<v Name>` or `Name: ...`."""
-    id = path.name.partition(".")[0]
+    id = stem(path)
     segments: list[Segment] = []
     for block in re.split(r"\n[ \t]*\n", read_text(path)):
-        lines = block.strip().split("\n")
-        at = next((i for i, line in enumerate(lines) if _TIMING.match(line.strip())), None)
-        if at is not None:
-            times = map(seconds, _TIMING.match(lines[at].strip()).groups())
-            segments += _voices(" ".join(lines[at + 1 :]), *times)
-        elif block.strip() and not block.strip().startswith(_NO_CUE):
+        lines = [line.strip() for line in block.strip().split("\n")]
+        cues = list(_cues(lines))
+        for times, text in cues:
+            segments += _voices(text, *map(seconds, times.groups()))
+        if not cues and block.strip() and not block.strip().startswith(_NO_CUE):
             notes.left_out.add("text without a time", f"{id}: {lines[0][:40]!r}")
     if not segments:
         raise ValueError("no cue (a line like 00:01.000 --> 00:02.500, and text below it)")
     yield id, _named(segments, id, notes)
+
+
+def _cues(lines: list[str]) -> Iterator[tuple[re.Match, str]]:
+    """The times and the text of each cue of a block: several where no blank line is between them.
+
+    A number before its times is a cue's own, and not said in the one before, where the first one has a number too.
+    """
+    starts = [i for i, line in enumerate(lines) if _TIMING.match(line)]
+    numbered = bool(starts) and starts[0] > 0 and lines[starts[0] - 1].isdigit()
+    for i, end in pairwise([*starts, len(lines)]):
+        text = lines[i + 1 : end]
+        if numbered and end < len(lines) and text and text[-1].isdigit():
+            text.pop()
+        yield _TIMING.match(lines[i]), " ".join(text)
 
 
 def _voices(text: str, start: float, end: float) -> Iterator[Segment]:
@@ -127,23 +141,23 @@ def _named(segments: list[Segment], id: str, notes: Notes) -> list[Segment]:
 
 def _whisper(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, list[Segment]]]:
     values = list(documents(path))
-    stem = path.name.partition(".")[0]
     for number, (place, value) in enumerate(values, start=1):
         try:
-            yield stem if len(values) == 1 else f"{stem}-{number}", _segments(value)
+            yield stem(path) if len(values) == 1 else f"{stem(path)}-{number}", _segments(value)
         except ValueError as error:
             raise UserError(f"{place} is not Whisper's JSON: {error}") from None
 
 
 def _segments(value: Any) -> list[Segment]:
-    """Of Whisper and what is built on it (`segments`), of whisper.cpp (`transcription`, in milliseconds), or a list."""
-    if isinstance(value, dict):
-        listed = next((value[k] for k in ("segments", "transcription", "utterances") if k in value), None)
-    else:
-        listed = value
+    """Of Whisper and what is built on it (`segments`), of whisper.cpp (`transcription`, in milliseconds), `utterances`
+    (of AssemblyAI, which tells `audio_duration` beside them, in milliseconds), or a list."""
+    known = [k for k in ("segments", "transcription", "utterances") if isinstance(value, dict) and k in value]
+    listed = value[known[0]] if known else value
     if not isinstance(listed, list):
         keys = ", ".join(value) if isinstance(value, dict) else type(value).__name__
-        raise ValueError(f"no list 'segments' or 'transcription'; it has: {keys}")
+        raise ValueError(f"no list 'segments', 'transcription' or 'utterances'; it has: {keys}")
+    if known == ["utterances"] and "audio_duration" in value:
+        listed = [s | {"offsets": {"from": s.get("start"), "to": s.get("end")}, "start": None} for s in listed]
     return [
         Segment(
             s.get("text") or s.get("transcript") or "",
@@ -167,7 +181,7 @@ def _vcon(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, lis
         if not isinstance(value, dict) or "dialog" not in value:
             kind = "signed or encrypted" if isinstance(value, dict) and {"payload", "ciphertext"} & {*value} else "no"
             raise UserError(f"{place} is {kind} vCon: an object with 'parties' and 'dialog' is read")
-        id = str(value.get("uuid") or f"{path.name.partition('.')[0]}-{number}")
+        id = str(value.get("uuid") or f"{stem(path)}-{number}")
         names = [_party(party, i) for i, party in enumerate(value.get("parties") or ())]
         yield (
             id,
@@ -217,7 +231,9 @@ def _table(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, li
     """A row per segment; rows of one dialogue need not stand together."""
     rows = table(path)
     names = {key: options.columns.get(key, key) for key in COLUMNS}
-    there = set(rows[0]) if rows else set()
+    if not rows:
+        raise ValueError("no row below its header")
+    there = list(rows[0])
     for key, name in names.items():
         if name not in there and (COLUMNS[key] or key in options.columns):
             raise ValueError(
@@ -227,7 +243,7 @@ def _table(path: Path, options: Options, notes: Notes) -> Iterator[tuple[str, li
         notes.guessed.add(f"no column {names['dialogue']!r}: the file is one dialogue", path.name)
     by_dialogue: dict[str, list[Segment]] = {}
     for row in rows:
-        id = row.get(names["dialogue"]) or path.name.partition(".")[0]
+        id = row.get(names["dialogue"]) or stem(path)
         times = (seconds(row.get(names[key])) for key in ("start", "end"))
         segment = Segment(row[names["text"]], row[names["speaker"]] or None, *times, day(row.get(names["start"])))
         by_dialogue.setdefault(id, []).append(segment)

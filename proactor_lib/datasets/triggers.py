@@ -45,13 +45,20 @@ def _trigger(place: str, row: dict[str, Any]) -> Trigger:
         given = {k: v for k, v in row.items() if v not in (None, "")}
         values = given.get("values", {k: v for k, v in given.items() if k not in OWN})
         values = parse_json(values, f"{place}: values") if isinstance(values, str) else values
-        turn = int(given["turn"]) if "turn" in given else None
+        turn = _whole(given["turn"]) if "turn" in given else None
         time = seconds(given.get("time"))
         if turn is time is None or not isinstance(values, dict):
             raise ValueError(f"a trigger needs a turn or a time, and values that are an object; it has: {given}")
         return Trigger(place, str(given.get("dialogue", "")), turn, time, Call(str(given["action"]), values, time))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{place} is not a trigger (dialogue, turn or time, action, values): {reason(error)}") from None
+
+
+def _whole(turn: Any) -> int:
+    """The number of a turn, also as pandas writes it (`1.0`). ValueError for a fraction."""
+    if not float(turn).is_integer():
+        raise ValueError(f"turn {turn} is not a whole number")
+    return int(float(turn))
 
 
 def placed(conversations: Sequence[Conversation], triggers: Sequence[Trigger]) -> list[Conversation]:
