@@ -10,6 +10,7 @@ from proactor_lib.catalog.references import Circle, Malformed, Nowhere, Part, fo
 from proactor_lib.schema import Action, Parameter
 
 DEEPEST = 6  # objects within objects that are flattened
+MANY = 1000  # schemas read at one place, from which each is read once there, not once per way that leads to it
 STRUCTURE = ("properties", "required", "allOf", "anyOf", "oneOf", "$ref")
 FORMS = {
     "properties": (dict,), "required": (list, bool), "enum": (list,), "allOf": (list,), "anyOf": (list,),
@@ -66,6 +67,9 @@ class Schema:
         self.required |= other.required
 
 
+Read = dict[tuple[int, frozenset[int]], Schema]  # by the id of a schema's value, and what was referred to on the way
+
+
 class Reader:
     """Reads parameters from schemas, whose `$ref`s it follows."""
 
@@ -110,9 +114,13 @@ class Reader:
         )
 
     def _item_keys(self, keywords: dict, place: str) -> tuple[str, ...]:
-        """The keys of the objects in a list."""
-        items = keywords.get("items")
-        return tuple(self.merged([items], f"{place}[]").properties) if isinstance(items, Part) else ()
+        """The keys of the objects in a list; what else narrows its items is noted."""
+        if not isinstance(items := keywords.get("items"), Part):
+            return ()
+        schema = self.merged([items], f"{place}[]")
+        for keyword in ("enum", "const", *NARROWING):
+            self.notes.add(f"{keyword!r} has no place in a catalog", f"{place}[]", keyword in schema.keywords)
+        return tuple(schema.properties)
 
     def _type(self, keywords: dict, place: str) -> str:
         named = keywords.get("type")
@@ -132,15 +140,19 @@ class Reader:
         self.notes.add("allowed values that are no scalars", place, any(v is not None for v in values if v not in kept))
         return tuple(kept)
 
-    def merged(self, parts: Iterable[Part], place: str) -> Schema:
-        """What all of `parts` say together; a later one goes before an earlier one."""
-        schema = Schema()
+    def merged(self, parts: Iterable[Part], place: str, read: Read | None = None) -> Schema:
+        """What all of `parts` say together; a later one goes before an earlier one. `read`: at this place so far."""
+        schema, read = Schema(), {} if read is None else read
         for part in parts:
             if not isinstance(part.value, dict):  # `true`: anything
                 continue
-            for said in self.followed(part, place):
-                if said is not None:
-                    schema.take_in(self._own(said, place))
+            key = id(part.value), frozenset(part.scope.above if len(read) < MANY else ())
+            if key not in read:
+                whole = Schema()
+                for said in self.followed(part, place):
+                    whole.take_in(self._own(said, place, read))
+                read[key] = whole
+            schema.take_in(read[key])
         return schema
 
     def followed(self, part: Part, place: str) -> Iterator[Part]:
@@ -158,11 +170,12 @@ class Reader:
                 yield from self.followed(target, place)
         yield own
 
-    def _own(self, part: Part, place: str) -> Schema:
+    def _own(self, part: Part, place: str, read: Read) -> Schema:
         """What a schema says itself, without its `$ref`."""
         value, scope = checked(part.value, place), part.scope
-        above = self.merged([Part(p, scope) for p in value.get("allOf", ())], place)
-        above.take_in(self._chosen([Part(o, scope) for o in value.get("anyOf") or value.get("oneOf") or ()], place))
+        above = self.merged([Part(p, scope) for p in value.get("allOf", ())], place, read)
+        options = [Part(o, scope) for o in value.get("anyOf") or value.get("oneOf") or ()]
+        above.take_in(self._chosen(options, place, read))
         own = {k: v for k, v in value.items() if k not in STRUCTURE}
         if "items" in value:
             own["items"] = Part(value["items"], scope)
@@ -176,16 +189,22 @@ class Reader:
         ))  # fmt: skip
         return above
 
-    def _chosen(self, options: list[Part], place: str) -> Schema:
-        """The alternative that is not null; of several the first, with a note, unless all of them are values."""
-        read = [self.merged([option], place) for option in options]
-        read = [s for s in read if s.keywords.get("type") != "null"]
-        values = [s.keywords.get("enum") or ([s.keywords["const"]] if "const" in s.keywords else None) for s in read]
-        if len(read) > 1 and all(values):
-            shared = {k: v for k, v in read[0].keywords.items() if k != "const"}
+    def _chosen(self, options: list[Part], place: str, read: Read) -> Schema:
+        """The alternative that is not null; of several the first, with a note, unless all of them are values.
+
+        Required is what all of them require.
+        """
+        said = [self.merged([option], place, read) for option in options]
+        said = [s for s in said if s.keywords.get("type") != "null"]
+        values = [s.keywords.get("enum") or ([s.keywords["const"]] if "const" in s.keywords else None) for s in said]
+        if len(said) > 1 and all(values):
+            shared = {k: v for k, v in said[0].keywords.items() if k != "const"}
             return Schema({**shared, "enum": [v for some in values for v in some]})
-        self.notes.add("of several alternatives the first is kept", place, len(read) > 1)
-        return read[0] if read else Schema()
+        self.notes.add("of several alternatives the first is kept", place, len(said) > 1)
+        if not said:
+            return Schema()
+        required = set.intersection(*(s.required for s in said))
+        return Schema(said[0].keywords, said[0].properties, required)
 
 
 def checked(schema: dict, place: str) -> dict:
