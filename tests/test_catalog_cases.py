@@ -309,3 +309,21 @@ def test_extensions_among_paths_are_no_paths_and_names_after_paths_are_plain(tmp
     paths = {"x-internal": True, "/v1.0/p/{id}.json": {"get": {"operationId": " "}}, "/user-groups/_all": {"put": {}}}
     actions, _ = imported(tmp_path, openapi(paths), "openapi")
     assert list(actions) == ["get_v1_0_p_id_json", "put_user-groups__all"]
+
+
+def test_of_parameters_that_come_to_one_name_one_is_left_and_noted(tmp_path):
+    kinds = {"start date": {"type": "string"}, "start_date": {"type": "integer"}, "": {"type": "string"}}
+    actions, notes = imported(tmp_path, [{"name": "f", "parameters": {"properties": kinds}}])
+    assert actions == {"f": {"start_date": ("string", False, ()), "_": ("string", False, ())}}
+    assert "a second parameter of one name was left out: f.start_date" in notes
+    renamed = "start date to start_date, a property without a name to _"
+    assert f"renamed, for an agent could not write it: {renamed}" in notes
+    own = [
+        {"name": "id", "in": where, "schema": {"type": kind}}
+        for where, kind in (("path", "integer"), ("query", "string"))
+    ]
+    paths = {"/p/{id}": {"get": {"operationId": "f", "parameters": own}}}
+    actions, notes = imported(tmp_path, openapi(paths), "openapi")
+    assert (
+        actions == {"f": {"id": ("string", False, ())}} and "of parameters of one name the last is kept: f.id" in notes
+    )

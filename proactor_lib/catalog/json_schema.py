@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +41,25 @@ class Notes(list[str]):
             self[same] += f", {place}"
 
 
+def clean(name: str) -> str:
+    """The name as an agent can write it: `_` for white space, `|` and `=`, and for no name at all."""
+    return re.sub(r"[\s|=]+", "_", name.strip()) or "_"
+
+
 def sanitise_name(name: str, notes: Notes) -> str:
-    """The name without what the agent's output format gives a meaning: white space, `|` and `=`."""
-    clean = re.sub(r"[\s|=]+", "_", name.strip())
-    notes.add("renamed, for an agent could not write it", f"{name} to {clean}", clean != name)
-    return clean
+    """`clean`, with a note where that is another name."""
+    notes.add("renamed, for an agent could not write it", f"{name} to {clean(name)}", clean(name) != name)
+    return clean(name)
+
+
+def flat_name(path: tuple[str, ...]) -> str:
+    """The parameter's name of what these keys lead to: `object.property`."""
+    return ".".join(map(clean, path))
+
+
+def own_path(path: tuple[str, ...]) -> tuple[str, ...]:
+    """A parameter's `path`: the keys where its name does not say them, for they have dots or could not be written."""
+    return () if path == tuple(flat_name(path).split(".")) else path
 
 
 @dataclass
@@ -76,19 +90,17 @@ class Reader:
     def __init__(self, notes: Notes):
         self.notes = notes
 
-    def parameters(self, parts: list[Part], place: str, prefix: str = "", depth: int = 0) -> Iterator[Parameter]:
-        """One parameter for each property; those of an object in it as `object.property`. `depth`: objects around."""
+    def parameters(self, parts: list[Part], place: str, above: tuple[str, ...] = ()) -> Iterator[Parameter]:
+        """One parameter for each property; those of an object in it as `object.property`. `above`: objects around."""
         schema = self.merged(parts, place)
         for name, below in schema.properties.items():
-            yield from self.parameter(f"{prefix}{name}", below, name in schema.required, place, depth)
+            yield from self.parameter((*above, str(name)), below, name in schema.required, place)
         extra = schema.keywords.get("additionalProperties") or schema.keywords.get("patternProperties")
         self.notes.add("properties of any name have no place in a catalog", place, extra)
 
-    def parameter(
-        self, name: str, parts: list[Part], required: bool, place: str, depth: int = 0
-    ) -> Iterator[Parameter]:
-        """The parameter that all of `parts` describe, or those of the object that it is."""
-        here = f"{place}.{name}"
+    def parameter(self, path: tuple[str, ...], parts: list[Part], required: bool, place: str) -> Iterator[Parameter]:
+        """The parameter that all of `parts` describe, or those of the object that it is. `path`: the keys to it."""
+        here = f"{place}.{'.'.join(path)}"
         schema = self.merged(parts, here)
         keywords = schema.keywords
         if keywords.get("readOnly"):
@@ -96,16 +108,20 @@ class Reader:
         if "required" in keywords:  # true or false: how JSON Schema said it until 2010
             self.notes.add("'required' inside a property is taken as that property's own", here)
             required = required or keywords["required"]
-        if schema.properties and depth < DEEPEST:
+        if schema.properties and len(path) <= DEEPEST:
             self.notes.add("objects were flattened", here)
-            inner = self.parameters(parts, place, f"{name}.", depth + 1)
+            inner = self.parameters(parts, place, path)
             yield from (p if required else p.model_copy(update={"required": False}) for p in inner)
             return
         self.notes.add(f"what stands in {DEEPEST} objects is cut there", here, schema.properties)
         for keyword in NARROWING:
             self.notes.add(f"{keyword!r} has no place in a catalog", here, keyword in keywords)
+        name, written = flat_name(path), ".".join(path)
+        renamed = f"{written or 'a property without a name'} to {name}"
+        self.notes.add("renamed, for an agent could not write it", renamed, name != written)
         yield Parameter(
-            name=sanitise_name(name, self.notes),
+            name=name,
+            path=own_path(path),
             type=self._type(keywords, here),
             description=" ".join(str(keywords.get("description") or keywords.get("title") or "").split()),
             required=required,
@@ -219,13 +235,44 @@ def checked(schema: dict, place: str) -> dict:
     return value
 
 
+def places(action: Action, others: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
+    """The keys that lead to each parameter in a call, of `others` too, which the action does not know.
+
+    What would be a part of another one's value (`a.b` beside `a`) is none: its name is its key.
+    """
+    found = {name: tuple(name.split(".")) for name in others}
+    found |= {p.name: p.path or tuple(p.name.split(".")) for p in action.params}
+    values = set(found.values())
+    while inside := [n for n, path in found.items() if any(path[:i] in values for i in range(1, len(path)))]:
+        found |= {name: (name,) for name in inside}
+        values = set(found.values())
+    return found
+
+
 def object_schema(action: Action) -> dict:
-    """The action's parameters as one JSON Schema object; the inverse of `Reader.parameters` for flat names."""
-    return {
-        "type": "object",
-        "properties": {p.name: _property(p) for p in action.params},
-        "required": list(action.required),
-    }
+    """The action's parameters as one JSON Schema object; the inverse of `Reader.parameters`.
+
+    An object that has a required part is required.
+    """
+    paths, whole = places(action), _object()
+    for p in action.params:
+        *above, last = paths[p.name]
+        inner = whole
+        for key in above:
+            _require(inner, key, p.required)
+            inner = inner["properties"].setdefault(key, _object())
+        _require(inner, last, p.required)
+        inner["properties"][last] = _property(p)
+    return whole
+
+
+def _object() -> dict:
+    return {"type": "object", "properties": {}, "required": []}
+
+
+def _require(schema: dict, key: str, required: bool) -> None:
+    if required and key not in schema["required"]:
+        schema["required"].append(key)
 
 
 def _property(p: Parameter) -> dict:
@@ -239,6 +286,19 @@ def _property(p: Parameter) -> dict:
     elif p.type == "object":
         kind |= inner
     return {**kind, **described, **({"enum": [typed(v, p.type) for v in p.values]} if p.values else {})}
+
+
+def arguments(action: Action, values: Mapping[str, str]) -> dict[str, Any]:
+    """A call's arguments as its tool wants them: values of their parameters' types, those of an object in it again."""
+    paths, types = places(action, values), {p.name: p.type for p in action.params}
+    whole: dict[str, Any] = {}
+    for name, value in values.items():
+        *above, last = paths[name]
+        inner = whole
+        for key in above:
+            inner = inner.setdefault(key, {})
+        inner[last] = typed(value, types.get(name, "string"))
+    return whole
 
 
 def typed(value: str, kind: str) -> Any:

@@ -121,7 +121,7 @@ class _Operations:
         own = {k: part.value for k, part in p.items() if k not in ("name", "in", "required", "schema", "content")}
         parts = [schema, Part({"description": own.get("description")}, schema.scope)] if schema else []
         parts = parts or [Part(own, p["name"].scope)]
-        return self.reader.parameter(p["name"].value, parts, bool(_value(p, "required")), name)
+        return self.reader.parameter((p["name"].value,), parts, bool(_value(p, "required")), name)
 
     def _first_content(self, name: str, content: Part | None) -> Entries:
         """The media type that is read: JSON, where there is one."""
@@ -142,7 +142,7 @@ class _Operations:
         if self.reader.merged([schema], name).properties:
             yield from self.reader.parameters([schema], name)
         else:
-            yield from self.reader.parameter("body", [schema], required, name)
+            yield from self.reader.parameter(("body",), [schema], required, name)
 
 
 def _value(entries: Entries, key: str) -> Any:
