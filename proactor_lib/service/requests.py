@@ -24,7 +24,7 @@ class Tools(BaseModel):
 
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["auto"] | None = None  # the agent alone decides what it calls, and when
-    stream: bool = False
+    stream: bool | None = None
 
     def shown(self, catalog: Catalog) -> Catalog:
         """The catalog, or its actions among `tools`. ApiError (400) for a tool that it does not have."""
