@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from operator import not_
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,7 +63,9 @@ class Record(BaseModel):
 class Parameter(Record):
     """One parameter of an action: its type signature and where its value comes from."""
 
-    name: str
+    name: str  # a part of an object is `object.part`
+    # The keys that lead to its value in a call, where its name split at the dots is not these; left out where it is.
+    path: Annotated[tuple[str, ...], Field(exclude_if=not_)] = ()
     type: str = "string"
     description: str = ""
     required: bool = False

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from proactor_lib import catalog as catalogs
+from proactor_lib.catalog.json_schema import arguments
 from proactor_lib.datasets import homeloan
 from proactor_lib.datasets.forms import read_catalog
 from proactor_lib.errors import UserError
@@ -158,6 +159,53 @@ def test_round_trip_says_what_is_lost(tmp_path):
     bare = tuple(a.model_copy(update={"preconditions": ()}) for a in before.actions)
     assert after.actions == bare and after != before
     assert any(n == "preconditions are lost: pull_credit, lock_rate, book_closing" for n in notes)
+
+
+def test_objects_are_flat_in_a_catalog_and_whole_again_outside(tmp_path):
+    """Names with dots of their own, and those that no agent could write, go out as they came in."""
+    guest = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name"],
+    }
+    properties = {"guest": guest, "page.limit": {"type": "integer"}, "first day": {"type": "string"}}
+    schema = {"type": "object", "properties": properties, "required": ["guest", "first day"]}
+    (action,) = catalogs.read(write(tmp_path, [{"name": "book", "parameters": schema}]), "openai").catalog.actions
+    assert [(p.name, p.path) for p in action.params] == [
+        ("guest.name", ()), ("guest.age", ()), ("page.limit", ("page.limit",)), ("first_day", ("first day",)),
+    ]  # fmt: skip
+    (exported,), notes = catalogs.export(Catalog(domain="inn", actions=(action,)), "openai")
+    assert exported["function"]["parameters"] == schema and notes == ["the domain and version are lost: inn 1"]
+    values = {"guest.age": "41", "page.limit": "5", "first_day": "Friday", "guest.name": "Ann", "guest.vip": "yes"}
+    assert arguments(action, values) == {
+        "guest": {"age": 41, "name": "Ann", "vip": "yes"}, "page.limit": 5, "first day": "Friday",
+    }  # fmt: skip
+
+
+def test_a_part_of_what_is_a_parameter_itself_stays_beside_it():
+    action = Action(
+        name="f", params=tuple(Parameter(name=name, required=True) for name in ("a.b.c", "a", "g.h", "a.b"))
+    )
+    (exported,), notes = catalogs.export(Catalog(domain="d", actions=(action,)), "openai")
+    schema = exported["function"]["parameters"]
+    assert list(schema["properties"]) == schema["required"] == ["a.b.c", "a", "g", "a.b"]
+    assert "a part of what is a parameter itself stands beside it: f.a.b.c, f.a.b" in notes
+    assert arguments(action, {"a.b": "1", "g.h": "2"}) == {"a.b": "1", "g": {"h": "2"}}
+    assert arguments(action, {"g": "1", "g.h": "2"}) == {"g": "1", "g.h": "2"}  # g is not the action's
+
+
+def test_a_catalog_without_paths_is_the_same_as_before_there_were_any():
+    plain, dotted = Parameter(name="a.b"), Parameter(name="a.b", path=("a.b",))
+    assert "path" not in plain.model_dump() and dotted.model_dump(mode="json")["path"] == ["a.b"]
+    assert Parameter.model_validate_json(dotted.model_dump_json()) == dotted
+
+
+def test_names_that_openai_refuses_are_noted():
+    names = ("Movies_2.FindMovies", "find-movies", "größe", "x" * 65, "x" * 64)
+    catalog = Catalog(domain="d", actions=tuple(Action(name=name) for name in names))
+    said = "names that OpenAI refuses (1 to 64 letters, digits, _ and - are accepted): Movies_2.FindMovies, größe, "
+    assert said + "x" * 65 in catalogs.export(catalog, "openai")[1]
+    assert not any("refuses" in note for note in catalogs.export(catalog, "mcp")[1])
 
 
 @needs_shared

@@ -272,3 +272,58 @@ def test_what_is_nested_too_deep_is_cut_with_a_note(tmp_path):
     actions, notes = imported(tmp_path, [{"name": "deep", "parameters": schema}])
     assert list(actions["deep"].values()) == [("object", False, ())]
     assert any("what stands in 6 objects is cut there" in n for n in notes)
+
+
+def test_what_is_required_is_what_all_alternatives_require(tmp_path):
+    properties = {name: {"type": "string"} for name in ("email", "phone", "name")}
+    options = [{"required": ["name", "email"]}, {"required": ["phone", "name"]}]
+    for key in ("anyOf", "oneOf"):
+        schema = {"properties": properties, key: [*options, {"type": "null"}]}
+        actions, notes = imported(tmp_path, [{"name": "call", "parameters": schema}])
+        assert {k: required for k, (_, required, _) in actions["call"].items()} == {
+            "email": False, "phone": False, "name": True,
+        }  # fmt: skip
+        assert "of several alternatives the first is kept: call" in notes
+
+
+def test_what_narrows_a_lists_items_is_noted(tmp_path):
+    days = {"type": "array", "items": {"type": "string", "enum": ["mon", "tue"]}}
+    codes = {"type": "array", "items": {"anyOf": [{"pattern": "[A-Z]+", "maxLength": 3}, {"type": "null"}]}}
+    schema = {"properties": {"days": days, "codes": codes, "free": {"type": "array", "items": {"type": "string"}}}}
+    _, notes = imported(tmp_path, [{"name": "f", "parameters": schema}])
+    for keyword, place in (("enum", "days"), ("pattern", "codes"), ("maxLength", "codes")):
+        assert f"'{keyword}' has no place in a catalog: f.{place}[]" in notes
+
+
+def test_types_that_name_each_other_are_read_in_time(tmp_path):
+    """Twelve: read once per way through them that was for ever (nine took 41 seconds)."""
+    names = [f"T{i}" for i in range(12)]
+    others = {n: {"anyOf": [{"$ref": f"#/$defs/{m}"} for m in names if m != n]} for n in names}
+    schema = {"properties": {"n": {"$ref": "#/$defs/T0"}}, "$defs": others}
+    actions, notes = imported(tmp_path, [{"name": "f", "parameters": schema}])
+    assert actions == {"f": {"n": ("object", False, ())}}
+    assert "an object that holds itself is cut there: f.n" in notes
+
+
+def test_extensions_among_paths_are_no_paths_and_names_after_paths_are_plain(tmp_path):
+    paths = {"x-internal": True, "/v1.0/p/{id}.json": {"get": {"operationId": " "}}, "/user-groups/_all": {"put": {}}}
+    actions, _ = imported(tmp_path, openapi(paths), "openapi")
+    assert list(actions) == ["get_v1_0_p_id_json", "put_user-groups__all"]
+
+
+def test_of_parameters_that_come_to_one_name_one_is_left_and_noted(tmp_path):
+    kinds = {"start date": {"type": "string"}, "start_date": {"type": "integer"}, "": {"type": "string"}}
+    actions, notes = imported(tmp_path, [{"name": "f", "parameters": {"properties": kinds}}])
+    assert actions == {"f": {"start_date": ("string", False, ()), "_": ("string", False, ())}}
+    assert "a second parameter of one name was left out: f.start_date" in notes
+    renamed = "start date to start_date, a property without a name to _"
+    assert f"renamed, for an agent could not write it: {renamed}" in notes
+    own = [
+        {"name": "id", "in": where, "schema": {"type": kind}}
+        for where, kind in (("path", "integer"), ("query", "string"))
+    ]
+    paths = {"/p/{id}": {"get": {"operationId": "f", "parameters": own}}}
+    actions, notes = imported(tmp_path, openapi(paths), "openapi")
+    assert (
+        actions == {"f": {"id": ("string", False, ())}} and "of parameters of one name the last is kept: f.id" in notes
+    )

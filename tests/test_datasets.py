@@ -279,7 +279,7 @@ def test_bad_lines_are_named(lines, said, tmp_path):
 @pytest.mark.parametrize(
     ("action", "param", "refused"),
     [("book visit", "day", "book visit"), ("book=visit", "day", "book=visit"), ("book_visit", "from|to", "from|to"),
-     ("book_visit", "a=b", "a=b"), ("book_visit", "first day", None)],
+     ("book_visit", "a=b", "a=b"), ("", "day", ""), ("book_visit", "", ""), ("book_visit", "first day", None)],
 )  # fmt: skip
 def test_names_that_an_agent_cannot_write_are_refused(action, param, refused, tmp_path):
     folder = own_domain(tmp_path, {**LINE, "observed": []})

@@ -76,6 +76,25 @@ def test_a_call_at_ready_and_a_candidate_before_it():
     assert line["tools"][0]["function"]["parameters"]["required"] == ["people", "day"]
 
 
+def test_objects_in_logged_calls_are_written_as_they_were_logged(tmp_path):
+    given = {"guest": {"name": "Ann", "": 7}, "page.limit": 4, "first day": "Friday"}
+    call = {"id": "1", "function": {"name": "book", "arguments": json.dumps(given)}}
+    chat = [{"role": "user", "content": "Ann on Friday: 4 pages, 7"}, {"role": "assistant", "tool_calls": [call]}]
+    (tmp_path / "log.json").write_text(json.dumps(chat))
+    found = forms.read([tmp_path / "log.json"], "chat")
+    assert found.dialogues[0].observed[0].params == {
+        "guest.name": "Ann", "guest._": "7", "page.limit": "4", "first_day": "Friday",
+    }  # fmt: skip
+    case = Case(found.dialogues[0], evidence.annotate(found.dialogues[0], found.catalog).references, found.catalog)
+    notes = Notes()
+    line = fine_tuning.chat(case, notes)
+    written = [m["tool_calls"][0]["function"]["arguments"] for m in line["messages"] if "tool_calls" in m]
+    assert [json.loads(text) for text in written] == [given]
+    properties = line["tools"][0]["function"]["parameters"]["properties"]
+    assert list(properties) == list(given) and list(properties["guest"]["properties"]) == ["name", ""]
+    assert not any("guest" in note for note in notes)
+
+
 def test_the_command_writes_what_the_import_reads(tmp_path):
     """By the log the window is ready at turn 3; with windows from a file, only dialogues that it has are written."""
     jsonl.write(tmp_path, "train", CATALOG, [DIALOGUE, DIALOGUE.model_copy(update={"id": "e"})])

@@ -5,7 +5,7 @@ import json
 import pytest
 from proactor_lib import agent, datasets
 from proactor_lib.annotate import evidence
-from proactor_lib.datasets import forms, imported
+from proactor_lib.datasets import forms, imported, transcripts
 from proactor_lib.errors import UserError
 from proactor_lib.schema import PredictedAction, ReferenceAction, ReferenceParam, Window
 
@@ -165,6 +165,29 @@ def test_a_logged_requests_answer_is_its_last_message(tmp_path, response):
     assert "a system message is no turn (1)" in list(found.notes.left_out)
 
 
+def test_a_refusal_is_what_was_said_and_speakers_have_other_names(tmp_path):
+    refusal = {"role": "assistant", "content": None, "refusal": "I can't do that."}
+    given = {"messages": [{"role": "user", "content": "Do it"}, refusal], "tools": json.dumps([TOOL])}
+    speakers = transcripts.Options(speakers={"user": "Customer"})
+    found = forms.read([written(tmp_path, "a.json", given)], "chat", options=speakers)
+    assert turns(found.dialogues[0]) == [("Customer", "Do it", None), ("assistant", "I can't do that.", None)]
+    one_by_one = written(tmp_path, "b.json", given | {"tools": [json.dumps(TOOL)]})
+    assert [a.name for a in found.catalog.actions] == ["hold"]
+    assert forms.read([one_by_one], "chat").catalog.actions == found.catalog.actions
+    with pytest.raises(UserError, match="--column is for tables .--from csv., not for --from chat"):
+        forms.read([tmp_path / "a.json"], "chat", options=transcripts.Options(columns={"text": "said"}))
+
+
+def test_an_argument_without_a_name_has_one_that_can_be_written(tmp_path):
+    call = {"name": "hold", "arguments": {"": {}, "n": 4}}
+    messages = [{"role": "user", "content": "Hold 4"}, {"role": "assistant", "function_call": call}]
+    found = forms.read([written(tmp_path, "a.json", messages)], "chat")
+    assert observed(found.dialogues[0]) == [(1, "hold", {"_": "{}", "n": "4"})]
+    assert [(p.name, p.path) for p in found.catalog.actions[0].params] == [("_", ("",)), ("n", ())]
+    imported.write(found, tmp_path / "out", {"train": list(found.dialogues)}, [])
+    assert datasets.load("jsonl", tmp_path / "out", "train").catalog == found.catalog
+
+
 def test_messages_with_time_stamps(tmp_path):
     """ISO, seconds and milliseconds since 1970; a call has its message's time; what is no time is noted."""
     noon = 1_795_867_200  # 2026-11-28 12:00 UTC
@@ -196,7 +219,10 @@ def test_messages_with_time_stamps(tmp_path):
         ('[{"role": "human", "content": "Hi"}]', "role 'human'; accepted: system, developer, user"),
         ('[{"role": "user", "content": "Hi"}]', "name the actions with --tools FILE"),
         ('[{"role": "assistant", "function_call": {"name": "f"}}]', "nobody speaks"),
-        ('[{"role": "assistant", "tool_calls": [{"function": {}}]}]', "KeyError: 'name'"),
+        ('[{"role": "assistant", "tool_calls": [{"function": {}}]}]', "a call must have a name, got None"),
+        ('[{"role": "assistant", "function_call": {"name": null}}]', "a call must have a name, got None"),
+        ('[{"role": "assistant", "content": [{"type": "tool_use", "name": " "}]}]', "a call must have a name, got ' '"),
+        ('{"messages": [{"role": "user", "content": "Hi"}], "tools": "[{"}', "its tools are not JSON"),
     ],
 )
 def test_what_is_no_chat_is_named(tmp_path, text, said):

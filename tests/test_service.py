@@ -140,6 +140,34 @@ def test_what_the_messages_say_was_called_is_not_called_again():
         assert prompt.startswith("[1] Ann: two to Rome\n[2] user: thanks\n")
 
 
+GUEST = Action(
+    name="seat",
+    params=(
+        Parameter(name="guest.name", required=True),
+        Parameter(name="n", type="integer"),
+        Parameter(name="first day"),
+    ),
+)
+
+
+def test_objects_go_out_as_the_clients_schema_has_them_and_are_known_again():
+    says = saying("ready: seat | guest.name=Ann | n=2 | first day=Friday")
+    with Completions(says) as model, served(scripted_agent(model), Catalog(domain="inn", actions=(GUEST,))) as url:
+        (call,) = chat(url, "Ann and me on Friday").choices[0].message.tool_calls
+        given = {"guest": {"name": "Ann"}, "n": 2, "first day": "Friday"}
+        assert json.loads(call.function.arguments) == given
+        blank = json.dumps(given | {"note": " ", "guest": {"name": "ann", "title": None}})
+        for arguments in (call.function.arguments, blank):
+            messages = [
+                {"role": "user", "content": "Ann and me on Friday, thanks"},
+                {"role": "assistant", "tool_calls": [{"function": {"name": " seat", "arguments": arguments}}]},
+            ]
+            body = {"model": "proactor", "messages": messages, "stream": None}
+            headers = HEADERS | {"x-session-id": arguments}
+            answer = post(url, body, "/v1/chat/completions", headers).json()
+            assert answer["choices"][0]["finish_reason"] == "stop" and len(answer["proactor"]["held"]) == 1
+
+
 # turns
 
 
@@ -182,6 +210,7 @@ def test_turns_that_were_not_answered_are_taken_back(stream):
 
 FLY = {"function": {"name": "fly"}}
 CHAT = {"model": "proactor", "messages": [{"role": "user", "content": "hm"}]}
+NAMELESS = {"role": "assistant", "function_call": {"name": ""}}
 TURNS = {"conversation": "c", "turns": [{"speaker": "user", "text": "hm"}]}
 
 
@@ -204,6 +233,7 @@ def refusing():
         ("chat/completions", CHAT | {"tool_choice": "required"}, 400, "tool_choice: Input should be 'auto'"),
         ("chat/completions", CHAT | {"messages": [{"role": "robot"}]}, 400, "messages[0]: role 'robot'; accepted"),
         ("chat/completions", CHAT | {"messages": [{"role": "system"}]}, 400, "nobody has said anything"),
+        ("chat/completions", CHAT | {"messages": [NAMELESS]}, 400, "messages[0]: a call must have a name, got ''"),
         ("chat/completions", CHAT | {"messages": []}, 400, "messages: List should have at least 1 item"),
         ("chat/completions", CHAT | {"messages": CHAT["messages"] * 9}, 400, "too long for the model at turn 9"),
         ("chat/completions", CHAT, 503, "the vLLM server does not answer"),

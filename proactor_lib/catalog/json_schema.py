@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from proactor_lib.catalog.references import Circle, Malformed, Nowhere, Part, fo
 from proactor_lib.schema import Action, Parameter
 
 DEEPEST = 6  # objects within objects that are flattened
+MANY = 1000  # schemas read at one place, from which each is read once there, not once per way that leads to it
 STRUCTURE = ("properties", "required", "allOf", "anyOf", "oneOf", "$ref")
 FORMS = {
     "properties": (dict,), "required": (list, bool), "enum": (list,), "allOf": (list,), "anyOf": (list,),
@@ -40,11 +41,25 @@ class Notes(list[str]):
             self[same] += f", {place}"
 
 
+def clean(name: str) -> str:
+    """The name as an agent can write it: `_` for white space, `|` and `=`, and for no name at all."""
+    return re.sub(r"[\s|=]+", "_", name.strip()) or "_"
+
+
 def sanitise_name(name: str, notes: Notes) -> str:
-    """The name without what the agent's output format gives a meaning: white space, `|` and `=`."""
-    clean = re.sub(r"[\s|=]+", "_", name.strip())
-    notes.add("renamed, for an agent could not write it", f"{name} to {clean}", clean != name)
-    return clean
+    """`clean`, with a note where that is another name."""
+    notes.add("renamed, for an agent could not write it", f"{name} to {clean(name)}", clean(name) != name)
+    return clean(name)
+
+
+def flat_name(path: tuple[str, ...]) -> str:
+    """The parameter's name of what these keys lead to: `object.property`."""
+    return ".".join(map(clean, path))
+
+
+def own_path(path: tuple[str, ...]) -> tuple[str, ...]:
+    """A parameter's `path`: the keys where its name does not say them, for they have dots or could not be written."""
+    return () if path == tuple(flat_name(path).split(".")) else path
 
 
 @dataclass
@@ -66,25 +81,26 @@ class Schema:
         self.required |= other.required
 
 
+Read = dict[tuple[int, frozenset[int]], Schema]  # by the id of a schema's value, and what was referred to on the way
+
+
 class Reader:
     """Reads parameters from schemas, whose `$ref`s it follows."""
 
     def __init__(self, notes: Notes):
         self.notes = notes
 
-    def parameters(self, parts: list[Part], place: str, prefix: str = "", depth: int = 0) -> Iterator[Parameter]:
-        """One parameter for each property; those of an object in it as `object.property`. `depth`: objects around."""
+    def parameters(self, parts: list[Part], place: str, above: tuple[str, ...] = ()) -> Iterator[Parameter]:
+        """One parameter for each property; those of an object in it as `object.property`. `above`: objects around."""
         schema = self.merged(parts, place)
         for name, below in schema.properties.items():
-            yield from self.parameter(f"{prefix}{name}", below, name in schema.required, place, depth)
+            yield from self.parameter((*above, str(name)), below, name in schema.required, place)
         extra = schema.keywords.get("additionalProperties") or schema.keywords.get("patternProperties")
         self.notes.add("properties of any name have no place in a catalog", place, extra)
 
-    def parameter(
-        self, name: str, parts: list[Part], required: bool, place: str, depth: int = 0
-    ) -> Iterator[Parameter]:
-        """The parameter that all of `parts` describe, or those of the object that it is."""
-        here = f"{place}.{name}"
+    def parameter(self, path: tuple[str, ...], parts: list[Part], required: bool, place: str) -> Iterator[Parameter]:
+        """The parameter that all of `parts` describe, or those of the object that it is. `path`: the keys to it."""
+        here = f"{place}.{'.'.join(path)}"
         schema = self.merged(parts, here)
         keywords = schema.keywords
         if keywords.get("readOnly"):
@@ -92,16 +108,20 @@ class Reader:
         if "required" in keywords:  # true or false: how JSON Schema said it until 2010
             self.notes.add("'required' inside a property is taken as that property's own", here)
             required = required or keywords["required"]
-        if schema.properties and depth < DEEPEST:
+        if schema.properties and len(path) <= DEEPEST:
             self.notes.add("objects were flattened", here)
-            inner = self.parameters(parts, place, f"{name}.", depth + 1)
+            inner = self.parameters(parts, place, path)
             yield from (p if required else p.model_copy(update={"required": False}) for p in inner)
             return
         self.notes.add(f"what stands in {DEEPEST} objects is cut there", here, schema.properties)
         for keyword in NARROWING:
             self.notes.add(f"{keyword!r} has no place in a catalog", here, keyword in keywords)
+        name, written = flat_name(path), ".".join(path)
+        renamed = f"{written or 'a property without a name'} to {name}"
+        self.notes.add("renamed, for an agent could not write it", renamed, name != written)
         yield Parameter(
-            name=sanitise_name(name, self.notes),
+            name=name,
+            path=own_path(path),
             type=self._type(keywords, here),
             description=" ".join(str(keywords.get("description") or keywords.get("title") or "").split()),
             required=required,
@@ -110,9 +130,13 @@ class Reader:
         )
 
     def _item_keys(self, keywords: dict, place: str) -> tuple[str, ...]:
-        """The keys of the objects in a list."""
-        items = keywords.get("items")
-        return tuple(self.merged([items], f"{place}[]").properties) if isinstance(items, Part) else ()
+        """The keys of the objects in a list; what else narrows its items is noted."""
+        if not isinstance(items := keywords.get("items"), Part):
+            return ()
+        schema = self.merged([items], f"{place}[]")
+        for keyword in ("enum", "const", *NARROWING):
+            self.notes.add(f"{keyword!r} has no place in a catalog", f"{place}[]", keyword in schema.keywords)
+        return tuple(schema.properties)
 
     def _type(self, keywords: dict, place: str) -> str:
         named = keywords.get("type")
@@ -132,15 +156,19 @@ class Reader:
         self.notes.add("allowed values that are no scalars", place, any(v is not None for v in values if v not in kept))
         return tuple(kept)
 
-    def merged(self, parts: Iterable[Part], place: str) -> Schema:
-        """What all of `parts` say together; a later one goes before an earlier one."""
-        schema = Schema()
+    def merged(self, parts: Iterable[Part], place: str, read: Read | None = None) -> Schema:
+        """What all of `parts` say together; a later one goes before an earlier one. `read`: at this place so far."""
+        schema, read = Schema(), {} if read is None else read
         for part in parts:
             if not isinstance(part.value, dict):  # `true`: anything
                 continue
-            for said in self.followed(part, place):
-                if said is not None:
-                    schema.take_in(self._own(said, place))
+            key = id(part.value), frozenset(part.scope.above if len(read) < MANY else ())
+            if key not in read:
+                whole = Schema()
+                for said in self.followed(part, place):
+                    whole.take_in(self._own(said, place, read))
+                read[key] = whole
+            schema.take_in(read[key])
         return schema
 
     def followed(self, part: Part, place: str) -> Iterator[Part]:
@@ -158,11 +186,12 @@ class Reader:
                 yield from self.followed(target, place)
         yield own
 
-    def _own(self, part: Part, place: str) -> Schema:
+    def _own(self, part: Part, place: str, read: Read) -> Schema:
         """What a schema says itself, without its `$ref`."""
         value, scope = checked(part.value, place), part.scope
-        above = self.merged([Part(p, scope) for p in value.get("allOf", ())], place)
-        above.take_in(self._chosen([Part(o, scope) for o in value.get("anyOf") or value.get("oneOf") or ()], place))
+        above = self.merged([Part(p, scope) for p in value.get("allOf", ())], place, read)
+        options = [Part(o, scope) for o in value.get("anyOf") or value.get("oneOf") or ()]
+        above.take_in(self._chosen(options, place, read))
         own = {k: v for k, v in value.items() if k not in STRUCTURE}
         if "items" in value:
             own["items"] = Part(value["items"], scope)
@@ -176,16 +205,22 @@ class Reader:
         ))  # fmt: skip
         return above
 
-    def _chosen(self, options: list[Part], place: str) -> Schema:
-        """The alternative that is not null; of several the first, with a note, unless all of them are values."""
-        read = [self.merged([option], place) for option in options]
-        read = [s for s in read if s.keywords.get("type") != "null"]
-        values = [s.keywords.get("enum") or ([s.keywords["const"]] if "const" in s.keywords else None) for s in read]
-        if len(read) > 1 and all(values):
-            shared = {k: v for k, v in read[0].keywords.items() if k != "const"}
+    def _chosen(self, options: list[Part], place: str, read: Read) -> Schema:
+        """The alternative that is not null; of several the first, with a note, unless all of them are values.
+
+        Required is what all of them require.
+        """
+        said = [self.merged([option], place, read) for option in options]
+        said = [s for s in said if s.keywords.get("type") != "null"]
+        values = [s.keywords.get("enum") or ([s.keywords["const"]] if "const" in s.keywords else None) for s in said]
+        if len(said) > 1 and all(values):
+            shared = {k: v for k, v in said[0].keywords.items() if k != "const"}
             return Schema({**shared, "enum": [v for some in values for v in some]})
-        self.notes.add("of several alternatives the first is kept", place, len(read) > 1)
-        return read[0] if read else Schema()
+        self.notes.add("of several alternatives the first is kept", place, len(said) > 1)
+        if not said:
+            return Schema()
+        required = set.intersection(*(s.required for s in said))
+        return Schema(said[0].keywords, said[0].properties, required)
 
 
 def checked(schema: dict, place: str) -> dict:
@@ -200,13 +235,44 @@ def checked(schema: dict, place: str) -> dict:
     return value
 
 
+def places(action: Action, others: Iterable[str] = ()) -> dict[str, tuple[str, ...]]:
+    """The keys that lead to each parameter in a call, of `others` too, which the action does not know.
+
+    What would be a part of another one's value (`a.b` beside `a`) is none: its name is its key.
+    """
+    found = {name: tuple(name.split(".")) for name in others}
+    found |= {p.name: p.path or tuple(p.name.split(".")) for p in action.params}
+    values = set(found.values())
+    while inside := [n for n, path in found.items() if any(path[:i] in values for i in range(1, len(path)))]:
+        found |= {name: (name,) for name in inside}
+        values = set(found.values())
+    return found
+
+
 def object_schema(action: Action) -> dict:
-    """The action's parameters as one JSON Schema object; the inverse of `Reader.parameters` for flat names."""
-    return {
-        "type": "object",
-        "properties": {p.name: _property(p) for p in action.params},
-        "required": list(action.required),
-    }
+    """The action's parameters as one JSON Schema object; the inverse of `Reader.parameters`.
+
+    An object that has a required part is required.
+    """
+    paths, whole = places(action), _object()
+    for p in action.params:
+        *above, last = paths[p.name]
+        inner = whole
+        for key in above:
+            _require(inner, key, p.required)
+            inner = inner["properties"].setdefault(key, _object())
+        _require(inner, last, p.required)
+        inner["properties"][last] = _property(p)
+    return whole
+
+
+def _object() -> dict:
+    return {"type": "object", "properties": {}, "required": []}
+
+
+def _require(schema: dict, key: str, required: bool) -> None:
+    if required and key not in schema["required"]:
+        schema["required"].append(key)
 
 
 def _property(p: Parameter) -> dict:
@@ -220,6 +286,19 @@ def _property(p: Parameter) -> dict:
     elif p.type == "object":
         kind |= inner
     return {**kind, **described, **({"enum": [typed(v, p.type) for v in p.values]} if p.values else {})}
+
+
+def arguments(action: Action, values: Mapping[str, str]) -> dict[str, Any]:
+    """A call's arguments as its tool wants them: values of their parameters' types, those of an object in it again."""
+    paths, types = places(action, values), {p.name: p.type for p in action.params}
+    whole: dict[str, Any] = {}
+    for name, value in values.items():
+        *above, last = paths[name]
+        inner = whole
+        for key in above:
+            inner = inner.setdefault(key, {})
+        inner[last] = typed(value, types.get(name, "string"))
+    return whole
 
 
 def typed(value: str, kind: str) -> Any:

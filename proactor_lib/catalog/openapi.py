@@ -1,5 +1,6 @@
 """The operations of an OpenAPI 3 or Swagger 2.0 document as actions; files beside it are followed."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class _Operations:
 
     def actions(self) -> Iterator[Action]:
         for path, part in self.paths.items():
+            if path.startswith("x-"):  # an extension
+                continue
             item = self.entries(part, path)
             shared = self.items(item.get("parameters"), f"{path}: parameters")
             for method in METHODS:
@@ -63,8 +66,8 @@ class _Operations:
                     yield self._action(path, method, self.entries(item[method], f"{method} {path}"), shared)
 
     def _action(self, path: str, method: str, operation: Entries, shared: list[Part]) -> Action:
-        given = _value(operation, "operationId")
-        name = self._unique(sanitise_name(str(given or _synthetic_name(method, path)), self.notes))
+        given = str(_value(operation, "operationId") or "").strip()
+        name = self._unique(sanitise_name(given or _synthetic_name(method, path), self.notes))
         self.notes.add("operations without an operationId were named after their path", name, not given)
         self.notes.add("deprecated operations", name, _value(operation, "deprecated"))
         said = _value(operation, "summary") or _value(operation, "description") or ""
@@ -101,7 +104,9 @@ class _Operations:
             elif not isinstance(_value(p, "name"), str):
                 raise Malformed(f"{name}: a parameter has no name; its keys: {', '.join(p)}")
             else:
-                found |= {q.name: q for q in self._parameter(name, p)}
+                for q in self._parameter(name, p):
+                    self.notes.add("of parameters of one name the last is kept", f"{name}.{q.name}", q.name in found)
+                    found[q.name] = q
         for body in [*bodies, self._body(name, operation.get("requestBody"))]:
             for q in body:
                 taken = q.name in found
@@ -116,7 +121,7 @@ class _Operations:
         own = {k: part.value for k, part in p.items() if k not in ("name", "in", "required", "schema", "content")}
         parts = [schema, Part({"description": own.get("description")}, schema.scope)] if schema else []
         parts = parts or [Part(own, p["name"].scope)]
-        return self.reader.parameter(p["name"].value, parts, bool(_value(p, "required")), name)
+        return self.reader.parameter((p["name"].value,), parts, bool(_value(p, "required")), name)
 
     def _first_content(self, name: str, content: Part | None) -> Entries:
         """The media type that is read: JSON, where there is one."""
@@ -137,7 +142,7 @@ class _Operations:
         if self.reader.merged([schema], name).properties:
             yield from self.reader.parameters([schema], name)
         else:
-            yield from self.reader.parameter("body", [schema], required, name)
+            yield from self.reader.parameter(("body",), [schema], required, name)
 
 
 def _value(entries: Entries, key: str) -> Any:
@@ -145,5 +150,4 @@ def _value(entries: Entries, key: str) -> Any:
 
 
 def _synthetic_name(method: str, path: str) -> str:
-    parts = [part.strip("{}") for part in path.split("/") if part]
-    return "_".join([method, *parts])
+    return "_".join([method, *re.findall(r"[\w-]+", path)])

@@ -1,17 +1,19 @@
 """Tool lists of any provider: OpenAI's, Anthropic's, Bedrock's, Gemini's, and an MCP server's answer to tools/list."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from proactor_lib.catalog import references
-from proactor_lib.catalog.json_schema import FORMATS, TYPES, Notes, Reader, object_schema, sanitise_name
+from proactor_lib.catalog.json_schema import FORMATS, TYPES, Notes, Reader, object_schema, places, sanitise_name
 from proactor_lib.catalog.references import Malformed
-from proactor_lib.schema import Action, Catalog
+from proactor_lib.schema import Action, Catalog, Parameter
 
 LISTS = ("tools", "functions", "functionDeclarations", "function_declarations")  # what holds tools
 SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "parameters_json_schema")
 SERVERS = ("mcpServers", "servers", "context_servers")  # of an MCP client's configuration
 FUNCTIONS = ("function", "custom", None)  # types of a tool that the assistant's own side runs
+_OPENAI_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 HINTS = ("destructiveHint", "idempotentHint", "openWorldHint")
 
 
@@ -75,11 +77,15 @@ def _action(tool: dict, name: str, notes: Notes) -> Action:
     for key in ("strict", "outputSchema"):
         notes.add(f"{key!r} has no place in a catalog", name, tool.get(key))
     clean = sanitise_name(name, notes)
+    params: dict[str, Parameter] = {}
+    for p in Reader(notes).parameters([references.root(_schema(tool, name))], clean):
+        notes.add("a second parameter of one name was left out", f"{clean}.{p.name}", p.name in params)
+        params.setdefault(p.name, p)
     return Action(
         name=clean,
         description=" ".join(str(tool.get("description") or tool.get("title") or "").split()),
         effect="read" if hints.get("readOnlyHint") else "write",
-        params=tuple(Reader(notes).parameters([references.root(_schema(tool, name))], clean)),
+        params=tuple(params.values()),
     )
 
 
@@ -103,6 +109,8 @@ def to_openai(catalog: Catalog, notes: Notes) -> list[dict]:
     _note_losses(catalog, notes)
     for a in catalog.actions:
         notes.add("which actions only read is lost", a.name, a.effect == "read")
+        refused = not _OPENAI_NAME.fullmatch(a.name)
+        notes.add("names that OpenAI refuses (1 to 64 letters, digits, _ and - are accepted)", a.name, refused)
     return [
         {"type": "function", "function": {"name": a.name, **_described(a), "parameters": object_schema(a)}}
         for a in catalog.actions
@@ -132,9 +140,12 @@ def _described(action: Action) -> dict:
 def _note_losses(catalog: Catalog, notes: Notes) -> None:
     notes.add("the domain and version are lost", f"{catalog.domain} {catalog.version}")
     for a in catalog.actions:
+        paths = places(a)
         notes.add("preconditions are lost", a.name, a.preconditions)
         notes.add("groups are lost", a.name, a.group)
         for p in a.params:
             place = f"{a.name}.{p.name}"
+            apart = "." in p.name and not p.path and len(paths[p.name]) == 1
+            notes.add("a part of what is a parameter itself stands beside it", place, apart)
             notes.add("where a value comes from is lost", place, p.source != "user")
             notes.add("types that JSON does not have became text", place, p.type not in TYPES | FORMATS)

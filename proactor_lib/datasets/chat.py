@@ -7,7 +7,7 @@ A message's time stamp (`timestamp`, `created_at`, ...) is its turn's, and its c
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -34,15 +34,18 @@ TIMES = ("timestamp", "created_at", "createdAt", "created", "time", "date", "ts"
 AROUND = ("body", "request")  # what holds the chat in a batch's line or in a logged request
 
 
-def read(path: Path, notes: Notes) -> Iterator[Conversation]:
-    """The file's chats, in order. UserError names the file, the line, and what is not a chat's."""
+def read(path: Path, notes: Notes, speakers: Mapping[str, str] = {}) -> Iterator[Conversation]:
+    """The file's chats, in order. `speakers`: other names for user and assistant.
+
+    UserError names the file, the line, and what is not a chat's.
+    """
     for number, (place, raw) in enumerate(_chats(path), start=1):
         try:
             chat = _unwrapped(raw)
             id = next((str(chat[key]) for key in IDS if chat.get(key)), f"{stem(path)}-{number}")
             if chat.get("system"):
                 notes.left_out.add("a system message is no turn", id)
-            events = tuple(_all_events(chat["messages"], id, notes))
+            events = tuple(_renamed(e, speakers) for e in _all_events(chat["messages"], id, notes))
             yield Conversation(id, events, _tools(chat, id, notes), _date(chat, id, notes))
         except (KeyError, TypeError, AttributeError, ValueError, Malformed) as error:
             raise UserError(f"{place} is not a chat with messages: {reason(error)}") from None
@@ -86,7 +89,8 @@ def _answers(response: Any) -> list[dict]:
 
 
 def _tools(chat: dict, id: str, notes: Notes) -> tuple[Action, ...]:
-    given = [item for key in ("tools", "functions") for item in chat.get(key) or ()]
+    lists = [_parsed(chat.get(key)) for key in ("tools", "functions")]
+    given = [list(map(_parsed, tools)) if isinstance(tools, list) else tools for tools in lists if tools]
     tool_notes = ToolNotes()
     actions = tools.read(given, tool_notes) if given else ()
     for sentence in tool_notes:
@@ -94,11 +98,23 @@ def _tools(chat: dict, id: str, notes: Notes) -> tuple[Action, ...]:
     return actions
 
 
+def _parsed(tools: Any) -> Any:
+    """Tools as they are; those written as JSON text, as that says."""
+    try:
+        return json_value(tools) if tools and isinstance(tools, str) else tools
+    except ValueError as error:
+        raise ValueError(f"its tools are not JSON: {error}") from None
+
+
 def _all_events(messages: list[dict], id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:
     if chat_without := [m for m in messages if not isinstance(m, dict)]:
         raise ValueError(f"a message must be an object, got {str(chat_without[0])[:60]!r}")
     for message in messages:
         yield from events(message, id, notes)
+
+
+def _renamed(event: Spoken | Call | Result, speakers: Mapping[str, str]) -> Spoken | Call | Result:
+    return replace(event, speaker=speakers.get(event.speaker, event.speaker)) if isinstance(event, Spoken) else event
 
 
 def events(message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:
@@ -120,7 +136,7 @@ def events(message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Res
 
 
 def _spoken_and_called(role: str, message: dict, id: str, notes: Notes) -> Iterator[Spoken | Call | Result]:
-    yield from _content(role, message.get("content"), id, notes)
+    yield from _content(role, [*_parts(message.get("content")), *_parts(message.get("refusal"))], id, notes)
     for call in [*(message.get("tool_calls") or ()), message.get("function_call")]:
         if call:
             yield _call(call, id, notes)
@@ -187,11 +203,14 @@ def _text(content: Any) -> str:
 def _call(call: dict, id: str, notes: Notes) -> Call:
     """A call in any form: `function` or `custom` inside, or name and arguments (`input`, `args`) as they are."""
     inner = call.get("function") or call.get("custom") or call
+    name = inner.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"a call must have a name, got {name!r}")
     given = next((inner[key] for key in ("arguments", "input", "args") if inner.get(key) is not None), {})
     if isinstance(given, str) and "custom" not in call:
         try:
             given = json_value(given or "{}")
         except ValueError:
-            notes.left_out.add("the arguments of a call, which are not JSON", f"{id}: {inner['name']}")
+            notes.left_out.add("the arguments of a call, which are not JSON", f"{id}: {name}")
             given = {}
-    return Call(inner["name"], given if isinstance(given, dict) else {} if given is None else {"input": given})
+    return Call(name, given if isinstance(given, dict) else {} if given is None else {"input": given})

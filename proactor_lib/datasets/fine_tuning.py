@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from proactor_lib import agent
 from proactor_lib.catalog import tools
-from proactor_lib.catalog.json_schema import Notes, typed
-from proactor_lib.schema import Case, ReferenceAction
+from proactor_lib.catalog.json_schema import Notes, arguments
+from proactor_lib.schema import Action, Case, ReferenceAction
 
 ANSWER = "triggered"  # what a tool is made to answer: chats want an answer to each call
 
@@ -37,8 +37,7 @@ def _messages(case: Case) -> Iterator[dict]:
 
 
 def _call(case: Case, reference: ReferenceAction, turn: int) -> dict:
-    action = case.catalog.by_name.get(reference.name)
-    types = {p.name: p.type for p in action.params} if action else {}
-    arguments = {k: typed(v, types.get(k, "string")) for k, v in reference.values(known_by=turn).items()}
-    function = {"name": reference.name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    action = case.catalog.by_name.get(reference.name, Action(name=reference.name))
+    given = arguments(action, reference.values(known_by=turn))
+    function = {"name": reference.name, "arguments": json.dumps(given, ensure_ascii=False)}
     return {"id": f"call_{reference.id}", "type": "function", "function": function}

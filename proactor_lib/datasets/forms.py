@@ -38,6 +38,8 @@ def read(
         raise UserError(f"unknown form --from {form!r}; accepted: {', '.join(FORMS)}")
     if trigger_file and form == "chat":
         raise UserError("--triggers is for transcripts: a chat has its calls in itself")
+    if options and options.columns and form != "csv":
+        raise UserError(f"--column is for tables (--from csv), not for --from {form}")
     notes = Notes()
     actions, given = _actions(tools, notes) if tools else ((), None)
     conversations = [c for path in files for c in _conversations(path, form, options, notes)]
@@ -50,9 +52,10 @@ def read(
 
 
 def _conversations(path: Path, form: str, options: transcripts.Options | None, notes: Notes) -> Iterator[Conversation]:
+    options = options or transcripts.Options()
     if form == "chat":
-        return chat.read(path, notes)
-    return transcripts.read(path, form, options or transcripts.Options(), notes)
+        return chat.read(path, notes, options.speakers)
+    return transcripts.read(path, form, options, notes)
 
 
 def _actions(path: Path, notes: Notes) -> tuple[tuple[Action, ...], Catalog | None]:

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from proactor_lib.catalog.json_schema import clean
 from proactor_lib.datasets import Transcript
 from proactor_lib.datasets.conversations import Call, Notices
-from proactor_lib.datasets.inferred import clean, completed
+from proactor_lib.datasets.inferred import completed
 from proactor_lib.datasets.raw import parsed, reason
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Action, Catalog, Dialogue, ObservedAction, Parameter, Turn

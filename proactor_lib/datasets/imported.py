@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from proactor_lib.catalog.json_schema import clean
 from proactor_lib.comparison import sought
 from proactor_lib.datasets import jsonl
 from proactor_lib.datasets.conversations import CALENDAR, Call, Conversation, Notes, Spoken
-from proactor_lib.datasets.inferred import clean, completed, flat
+from proactor_lib.datasets.inferred import completed, flat
 from proactor_lib.days import says_day
 from proactor_lib.errors import UserError
 from proactor_lib.files import atomic, make_folder
@@ -147,7 +148,7 @@ class _Reader:
 
     def observed(self, call: Call, turn: int) -> ObservedAction:
         name = clean(call.name)
-        params = dict(flat(call.arguments, {p.name for p in self.catalog.by_name[name].params}))
+        params = flat(call.arguments, {p.name for p in self.catalog.by_name[name].params})
         time = {} if call.time is None else {"time": max(0.0, round(call.time - self.origin, 3))}
         action = ObservedAction(turn=turn, name=name, params=params, **time)
         known = {p: self.known(name, p, value) for p, value in action.params.items()}

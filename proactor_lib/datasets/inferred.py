@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from proactor_lib.catalog.json_schema import DEEPEST
+from proactor_lib.catalog.json_schema import DEEPEST, clean, flat_name, own_path
 from proactor_lib.datasets.conversations import Call, Notices
 from proactor_lib.schema import Action, Parameter
 
@@ -17,26 +17,28 @@ _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")  # Chinese and Japanese
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
-def flat(
-    arguments: dict[str, Any], known: Iterable[str], prefix: str = "", depth: int = 0
-) -> Iterator[tuple[str, Any]]:
+def flat(arguments: dict[str, Any], known: Container[str]) -> dict[str, Any]:
     """Arguments by parameter name, an object's as `object.key` unless `known` has the object.
 
     Null and empty text are absent.
     """
+    return {name: value for name, _, value in _parts(arguments, known)}
+
+
+def _parts(
+    arguments: dict[str, Any], known: Container[str], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """Each value's parameter, the keys that lead to it, and the value."""
     for key, value in arguments.items():
-        name = clean(f"{prefix}{key}")
+        path = (*above, str(key))
+        written = ".".join(path)
+        name = written if written in known else flat_name(path)
         if value is None or (isinstance(value, str) and not value.strip()):
             continue
-        if isinstance(value, dict) and value and name not in known and depth < DEEPEST:
-            yield from flat(value, known, f"{name}.", depth + 1)
+        if isinstance(value, dict) and value and name not in known and len(above) < DEEPEST:
+            yield from _parts(value, known, path)
         else:
-            yield name, value
-
-
-def clean(name: str) -> str:
-    """The name as catalogs write it: without white space, `|` and `=`."""
-    return re.sub(r"[\s|=]+", "_", str(name).strip())
+            yield name, path, value
 
 
 def completed(
@@ -48,17 +50,29 @@ def completed(
     """
     by_name = {a.name: a for a in given}
     called: dict[str, list[dict[str, Any]]] = {}
+    paths: dict[tuple[str, str], tuple[str, ...]] = {}  # of what an action's calls have, as it was written first
     for call in calls:
         name = clean(call.name)
         known = {p.name for p in by_name[name].params} if name in by_name else ()
-        called.setdefault(name, []).append(dict(flat(call.arguments, known)))
+        called.setdefault(name, []).append(flat(call.arguments, known))
+        for parameter, path, _ in _parts(call.arguments, known):
+            paths.setdefault((name, parameter), path)
     for name, seen in called.items():
         if name not in by_name:
             by_name[name] = _inferred(name, seen, guessed)
         else:
             known = by_name[name] if name in final else _matched(by_name[name], seen, guessed)
             by_name[name] = _with_others(known, seen, guessed)
-    return tuple(by_name.values())
+    described = {(a.name, p.name) for a in given for p in a.params}
+    own = {place: path for place, path in paths.items() if place not in described}
+    return tuple(_with_paths(action, own) for action in by_name.values())
+
+
+def _with_paths(action: Action, paths: Mapping[tuple[str, str], tuple[str, ...]]) -> Action:
+    """With the keys by which calls have a parameter, where its name does not say them."""
+    found = {p.name: own_path(paths[action.name, p.name]) for p in action.params if (action.name, p.name) in paths}
+    params = (p.model_copy(update={"path": found.get(p.name, p.path)}) for p in action.params)
+    return action.model_copy(update={"params": tuple(params)})
 
 
 def _inferred(name: str, seen: list[dict[str, Any]], guessed: Notices) -> Action:

@@ -18,10 +18,10 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
     """The catalog and the split's dialogues, read as they are used. UserError names the file, the line, the key."""
     catalog_file = plain_or_gzipped(folder / "catalog.json")
     catalog = read_json(catalog_file, Catalog)
-    if name := _unwritable(catalog):
+    if (name := _unwritable(catalog)) is not None:
         raise UserError(
             f"{catalog_file}: an agent cannot write the name {name!r}: an action's has no white space, and neither an "
-            "action's nor a parameter's has | or ="
+            "action's nor a parameter's has | or =, or is empty"
         )
     path = plain_or_gzipped(folder / f"{split}.jsonl")
     if not path.exists():

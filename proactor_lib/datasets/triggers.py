@@ -42,7 +42,7 @@ def read(path: Path) -> list[Trigger]:
 
 def _trigger(place: str, row: dict[str, Any]) -> Trigger:
     try:
-        given = {k: v for k, v in row.items() if v not in (None, "")}
+        given = {k: v for k, v in row.items() if v is not None and str(v).strip()}
         values = given.get("values", {k: v for k, v in given.items() if k not in OWN})
         values = parse_json(values, f"{place}: values") if isinstance(values, str) else values
         turn = _whole(given["turn"]) if "turn" in given else None

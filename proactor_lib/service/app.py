@@ -82,7 +82,8 @@ class _Endpoint:
         asked: ChatRequest = requests.read(ChatRequest, await request.body())
         if asked.model != self._model:
             raise ApiError(404, f"no model {asked.model!r} here; accepted: {self._model}", "model_not_found", "model")
-        catalog, (turns, calls) = asked.shown(self._service.catalog), asked.heard()
+        catalog = asked.shown(self._service.catalog)
+        turns, calls = asked.heard(catalog)
         id = request.headers.get(SESSION) or (asked.metadata or {}).get("conversation")
         talk = self._service.memory.named(id, turns) if id else self._service.memory.of_turns(turns, catalog)
         remembered = talk.common(turns)

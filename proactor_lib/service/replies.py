@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from proactor_lib.catalog.json_schema import typed
+from proactor_lib.catalog.json_schema import arguments
 from proactor_lib.schema import Catalog, PredictedAction
 from proactor_lib.service.memory import Answer, Talk
 
@@ -28,13 +28,12 @@ def tool_calls(talk: Talk, answer: Answer, catalog: Catalog) -> list[dict[str, A
 
 
 def _call(conversation: str, turn: int, action: PredictedAction, catalog: Catalog) -> dict[str, Any]:
-    types = {p.name: p.type for p in catalog.by_name[action.name].params}
-    arguments = {k: typed(v, types.get(k, "string")) for k, v in action.params.items()}
+    given = arguments(catalog.by_name[action.name], action.params)
     origin = json.dumps([conversation, turn, action.name, action.params], sort_keys=True)
     return {
         "id": f"call_{hashlib.sha256(origin.encode()).hexdigest()[:24]}",
         "type": "function",
-        "function": {"name": action.name, "arguments": json.dumps(arguments, ensure_ascii=False)},
+        "function": {"name": action.name, "arguments": json.dumps(given, ensure_ascii=False)},
     }
 
 

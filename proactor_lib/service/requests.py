@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from proactor_lib.catalog.json_schema import clean
 from proactor_lib.datasets import chat
 from proactor_lib.datasets.conversations import Call, Notes, Spoken
+from proactor_lib.datasets.inferred import flat
 from proactor_lib.files import first_error
 from proactor_lib.metrics.alignment import PredictionKey, prediction_key
 from proactor_lib.schema import Catalog, Count, PredictedAction, Turn
@@ -22,7 +24,7 @@ class Tools(BaseModel):
 
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["auto"] | None = None  # the agent alone decides what it calls, and when
-    stream: bool = False
+    stream: bool | None = None
 
     def shown(self, catalog: Catalog) -> Catalog:
         """The catalog, or its actions among `tools`. ApiError (400) for a tool that it does not have."""
@@ -43,8 +45,11 @@ class ChatRequest(Tools):
     metadata: dict[str, str] | None = None  # `conversation` names the conversation
     stream_options: dict[str, Any] | None = None
 
-    def heard(self) -> tuple[list[Turn], list[PredictionKey]]:
-        """The turns, and what the messages say was called already. ApiError (400) for what is not a message."""
+    def heard(self, catalog: Catalog) -> tuple[list[Turn], list[PredictionKey]]:
+        """The turns, and which actions of `catalog` the messages say were called already.
+
+        ApiError (400) for what is not a message.
+        """
         turns, calls, notes = [], [], Notes()
         for number, message in enumerate(self.messages):
             try:
@@ -52,7 +57,7 @@ class ChatRequest(Tools):
                     if isinstance(event, Spoken):
                         turns.append(Turn(speaker=str(message.get("name") or event.speaker), text=event.text))
                     elif isinstance(event, Call):
-                        calls.append(_key(event))
+                        calls.append(_key(event, catalog))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ApiError(400, f"messages[{number}]: {error}", "invalid_message", "messages") from None
         if not turns:
@@ -86,6 +91,8 @@ def _name(tool: Mapping[str, Any]) -> str:
     return named["name"]
 
 
-def _key(call: Call) -> PredictionKey:
-    given = {name: value for name, value in call.arguments.items() if value is not None}
-    return prediction_key(PredictedAction(name=call.name, params=given))
+def _key(call: Call, catalog: Catalog) -> PredictionKey:
+    """The call in the catalog's words, as an import reads it: a part of an object is a parameter of its own."""
+    name = clean(call.name)
+    known = {p.name for p in catalog.by_name[name].params} if name in catalog.by_name else ()
+    return prediction_key(PredictedAction(name=name, params=flat(call.arguments, known)))
