@@ -32,8 +32,7 @@ from support.runs import opened
 from support.shared import SGD, needs_shared
 from support.waiting import wait_until
 
-ROOT = Path(__file__).parents[1]
-SMOKE = ROOT / "params" / "smoke.yaml"
+SMOKE = Path(__file__).parents[1] / "params" / "smoke.yaml"
 
 
 def lines(path):
