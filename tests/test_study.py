@@ -5,8 +5,12 @@ import math
 
 import pytest
 from proactor_lib.errors import UserError
+from proactor_lib.files import write_json
 from proactor_lib.params import Params
+from proactor_lib.plots.summary import over_seeds
 from proactor_lib.report import study
+
+from support.figures import readable
 
 
 def primary(trained, test, dev):
@@ -17,6 +21,7 @@ def primary(trained, test, dev):
         "metric": "utility",
         "price": 0.25,
         "policies": {name: [value, value, value] for name, value in values.items()},
+        "against": {n: [trained - values[n], trained - values[n] - 0.1, trained - values[n] + 0.1] for n in names},
         "dev": {**dict(zip(names, dev, strict=True)), "trained": 0.0},
     }
 
@@ -37,6 +42,20 @@ def test_the_opponent_is_the_best_on_dev_over_all_seeds():
     assert row["low"] == pytest.approx(0.25 - 12.706 * 0.05, abs=1e-3) and row["verdict"] == "cannot be told"
     assert [(r["opponent"], r["best_on_dev"]) for r in others] == [("sft", False), ("sft_equal_time", False)]
     assert others[0]["difference"] == pytest.approx(0.1)  # the others stand below
+
+
+def test_seeds_and_their_mean_are_drawn_against_each_opponent(tmp_path, cli):
+    kept = [figures(0, 0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2)), figures(3, 0.8, (0.7, 0.5, 0.1), (0.7, 0.7, 0.2))]
+    drawn = readable(over_seeds(study.by_seed(kept), study.verdicts(kept)))
+    chosen, sft, _ = drawn.axes
+    assert chosen.get_title("left") == "less sft_tuned, best on dev" and sft.get_title("left") == "less sft"
+    values = [line.get_xdata().tolist() for line in chosen.lines if line.get_marker() in ("o", "D")]
+    assert values == [pytest.approx([0.2, 0.3]), pytest.approx([0.25])]
+    assert [t.get_text() for t in chosen.get_yticklabels()] == ["seed 0", "seed 3", "mean"]
+    for found in kept:
+        write_json(tmp_path / f"{found.seed}.json", found.model_dump(mode="json"))
+    assert cli("study", "--out", tmp_path, "--plots", tmp_path / "drawn").returncode == 0
+    assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["s-homeloan.png"]
 
 
 def test_a_strong_opponent_that_one_seed_has_is_the_one():

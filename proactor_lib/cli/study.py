@@ -12,6 +12,9 @@ from proactor_lib.cli.options import AsJson
 def study(
     out: Annotated[Path, typer.Option(help="Where the figures of all runs are kept, a small file each.")],
     runs: Annotated[list[Path] | None, typer.Argument(help="Folders of runs with a report, to be added.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="A folder for figures: the differences of each study on each dataset.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Keep the runs' figures, and compare the trained policies with the best of their opponents, chosen on dev."""
@@ -19,7 +22,10 @@ def study(
     from proactor_lib.report.sweep import to_json_values
 
     studies.keep(runs or [], out)
-    found = studies.verdicts(studies.read(out))
+    kept = studies.read(out)
+    found = studies.verdicts(kept)
+    if plots:
+        studies.draw(kept, plots)
     if as_json:
         typer.echo(json.dumps({"studies": to_json_values(found)}))
     else:

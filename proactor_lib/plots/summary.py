@@ -85,3 +85,30 @@ def scatter(table: pd.DataFrame, factor: str, metric: str) -> Figure:
         spread = done[factor].max() / done[factor].min() if done[factor].min() > 0 else 1
         ax.set(xlabel=factor, ylabel=metric, xscale="log" if spread > 30 else "linear")
     return made
+
+
+def over_seeds(seeds: pd.DataFrame, means: pd.DataFrame) -> Figure:
+    """What training gains over each opponent: a row a seed, with its interval over dialogues, and their mean.
+
+    `seeds`, `means`: `by_seed` and `verdicts` of `report.study`, of one study on one dataset.
+    """
+    shown = sorted(seeds.seed.unique())
+    across, down = min(2, len(means)), -(-len(means) // 2)
+    size = (WIDTH, 0.5 + down * (0.7 + 0.22 * (len(shown) + 1)))
+    with figure(down, across, size, sharex=True, sharey=True, squeeze=False) as (made, axes):
+        for ax, mean in zip(axes.flat, means.itertuples(), strict=False):
+            own = seeds[seeds.opponent == mean.opponent].set_index("seed").reindex(shown)
+            ax.axvline(0, color="black", lw=0.8)
+            ax.hlines(range(len(shown)), own.low, own.high, color=COLOURS[0], lw=3, alpha=0.5)
+            ax.plot(own.difference, range(len(shown)), "o", color=COLOURS[0])
+            ax.hlines(len(shown), mean.low, mean.high, color=COLOURS[1], lw=3, alpha=0.5)
+            ax.plot(mean.difference, len(shown), "D", color=COLOURS[1])
+            ax.set_title(f"less {mean.opponent}{', best on dev' if mean.best_on_dev else ''}")
+        axes[0, 0].set_yticks(range(len(shown) + 1), [*(f"seed {s}" for s in shown), "mean"])
+        axes[0, 0].set_ylim(len(shown) + 0.5, -0.5)
+        for ax in axes.flat[len(means) :]:
+            ax.remove()
+        for ax in axes.flat[max(len(means) - across, 0) : len(means)]:  # the lowest of each column
+            ax.tick_params(labelbottom=True)
+        made.supxlabel("utility of the trained policy less the opponent's, 95% intervals", fontsize=9)
+    return made

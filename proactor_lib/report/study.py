@@ -13,6 +13,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.files import read_json, read_text, write_json
 from proactor_lib.metrics import statistics
 from proactor_lib.params import Params, ServingParams
+from proactor_lib.plots.summary import over_seeds
 from proactor_lib.report.run import read_record
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Record
@@ -139,6 +140,26 @@ def verdicts(kept: Sequence[Figures]) -> pd.DataFrame:
         groups.setdefault((found.study, found.dataset), []).append(found)
     rows = [(*key, *row) for key, group in groups.items() for row in _compared(group)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def by_seed(kept: Sequence[Figures]) -> pd.DataFrame:
+    """study, dataset, opponent, seed, difference, low, high: what `verdicts` rests on, paired over test dialogues."""
+    rows = [
+        (f.study, f.dataset, name, f.seed, *f.primary["against"][name])
+        for f in kept for name in _opponents(f.primary)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["study", "dataset", "opponent", "seed", "difference", "low", "high"])
+
+
+def draw(kept: Sequence[Figures], folder: Path) -> list[Path]:
+    """A figure of each study on each dataset, `<study>-<dataset>.png` in `folder`; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds, written = by_seed(kept), []
+    for (name, dataset), means in verdicts(kept).groupby(["study", "dataset"], sort=False):
+        own = seeds[(seeds.study == name) & (seeds.dataset == dataset)]
+        written.append(folder / f"{name}-{dataset}.png")
+        over_seeds(own, means).savefig(written[-1], dpi=200)
+    return written
 
 
 def _opponents(primary: dict[str, Any]) -> list[str]:

@@ -10,7 +10,8 @@ def readable(figure):
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
-            drawn = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high and t.label1.get_text()]
+            drawn = [t for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+            drawn = [t for t in drawn if t.label1.get_text() and t.label1.get_visible()]
             labels = [t.label1.get_window_extent() for t in drawn]
             assert not any(a.overlaps(b) for a, b in combinations(labels, 2)), ax.get_title()
             assert all(b.x0 >= whole.x0 - 1 and b.x1 <= whole.x1 + 1 for b in labels)
