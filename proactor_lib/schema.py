@@ -64,8 +64,6 @@ class Parameter(Record):
     """One parameter of an action: its type signature and where its value comes from."""
 
     name: str  # a part of an object is `object.part`
-    # The keys that lead to its value in a call, where its name split at the dots is not these; left out where it is.
-    path: Annotated[tuple[str, ...], Field(exclude_if=not_)] = ()
     type: str = "string"
     description: str = ""
     required: bool = False
@@ -74,6 +72,8 @@ class Parameter(Record):
     source: Literal["user", "agent", "system", "derived"] = "user"
     match: Match = "exact"
     text_threshold: Share = 0.6  # similarity from which two free texts agree
+    # The keys that lead to its value in a call, where its name split at the dots is not these; left out where it is.
+    path: Annotated[tuple[str, ...], Field(exclude_if=not_)] = ()
 
 
 class Action(Record):

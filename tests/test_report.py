@@ -21,7 +21,7 @@ from proactor_lib.report.comparison import by_dialogue
 from proactor_lib.report.run import read_record
 from proactor_lib.run import Run
 from proactor_lib.run_folder import RunFolder
-from proactor_lib.schema import Dialogue, ReferenceAction, Turn, TurnPrediction
+from proactor_lib.schema import Dialogue, PredictedAction, ReferenceAction, Turn, TurnPrediction
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -281,7 +281,12 @@ def test_a_policy_that_says_nothing_is_a_warning(tmp_path):
     write_jsonl(run.predictions / "random.jsonl", silence)
     report.build(run.out)
     said = " ".join(json.loads(run.summary.read_text())["warnings"])
-    assert "`random` predicted nothing at any turn" in said and "`silent`" not in said
+    assert "`random` predicted nothing at any turn" in said and "`silent`" not in said and "triggered none" not in said
+    prepared = PredictedAction(name="x", status="candidate")
+    write_jsonl(run.predictions / "random.jsonl", [p.model_copy(update={"actions": (prepared,)}) for p in silence])
+    report.build(run.out)
+    said = json.loads(run.summary.read_text())["warnings"]
+    assert "`random` prepared actions and triggered none: the utility is silence's." in said
 
 
 def verdicts(**found):

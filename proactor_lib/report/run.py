@@ -166,9 +166,11 @@ def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str
         found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide.")
     if run.params.evaluation_turns:
         found.append(f"Policies were asked at only {run.params.evaluation_turns} turns of each held-out dialogue.")
-    mute = [f"`{name}`" for name, lines in scored.predictions.items() if _mute(name, lines)]
-    if mute:
+    statuses = {n: {a.status for line in lines for a in line.actions} for n, lines in scored.predictions.items()}
+    if mute := [f"`{name}`" for name, said in statuses.items() if not said and name != "silent"]:
         found.append(f"{text.listed(mute)} predicted nothing at any turn: all they score is silence's.")
+    if idle := [f"`{name}`" for name, said in statuses.items() if said == {"candidate"}]:
+        found.append(f"{text.listed(idle)} prepared actions and triggered none: the utility is silence's.")
     for policy in scored.predictions:
         if (share := scored.unreadable(policy)) > 0.05:
             found.append(f"{share:.0%} of the outputs of `{policy}` could not be read in full; the rest is silence.")
@@ -179,11 +181,6 @@ def _names(held_out: dict) -> dict[str, str]:
     """The metrics' names; those in seconds only where a policy has them."""
     timed = {m for of_policy in held_out.values() for m in glossary.TIMED if of_policy[m][0] is not None}
     return {m: name for m, name in glossary.NAMES.items() if m not in glossary.TIMED or m in timed}
-
-
-def _mute(policy: str, lines: list) -> bool:
-    """Whether the policy, which is not meant to, predicted nothing at all."""
-    return policy != "silent" and not any(line.actions for line in lines)
 
 
 def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, record: dict, summary: dict) -> dict:
