@@ -12,7 +12,6 @@ import jinja2
 from markupsafe import Markup
 
 from proactor_lib.files import atomic
-from proactor_lib.plots.style import ink
 
 LIMIT_BYTES = 10_000_000
 
@@ -33,7 +32,6 @@ def _environment() -> jinja2.Environment:
         "duration": duration,
         "setting": setting,
         "seconds": seconds,
-        "ink": ink,
     }
     return env
 
