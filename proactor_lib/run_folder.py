@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from proactor_lib import events, provenance
 from proactor_lib.annotate import corrections
@@ -41,7 +41,8 @@ class RunFolder:
 
     @classmethod
     def open(cls, params: Params, out: Path | str) -> Self:
-        """The run in folder `out`, new or begun. UserError if the folder was made with other parameters."""
+        """The run in folder `out`, new or begun: it may ask for more to compare with than when it began (`policies`,
+        `sft_equal_time`). UserError if the folder was made with other parameters."""
         if not isinstance(out, str | Path):
             raise UserError(
                 f"out must be the name of a folder, got the {type(out).__name__} {out!r}; papermill's -p makes numbers "
@@ -217,11 +218,17 @@ def _refuse_other(params: Params, before: Params, out: Path) -> None:
     shown, earlier = hide_keys(now), hide_keys(then)
     if changed := [
         f"{k} was {json.dumps(earlier[k])}, now {json.dumps(v)}"
-        for k, v in shown.items() if then[k] != now[k] and k not in WHERE
+        for k, v in shown.items() if then[k] != now[k] and k not in WHERE and not _adds(k, then[k], now[k])
     ]:  # fmt: skip
         raise UserError(
             f"{out} was made with other parameters ({'; '.join(changed)}): choose another folder, or delete it"
         )
+
+
+def _adds(name: str, then: Any, now: Any) -> bool:
+    """Whether a finished run stays what it is, with more to compare it with: further policies, and SFT for the same
+    time, which is trained after all else."""
+    return (name == "policies" and set(then) <= set(now)) or (name == "sft_equal_time" and now)
 
 
 def failures(path: Path) -> dict[str, str]:

@@ -35,6 +35,16 @@ def test_other_parameters_are_refused_by_name(tmp_path):
         Run.open(load_params(overrides={"seed": 1, "learning_rate": 0.1}), tmp_path)
 
 
+def test_a_run_that_has_begun_may_ask_for_more_to_compare_with(tmp_path):
+    begun = {"sft_steps": 4, "max_steps": 2, "policies": ["sft", "trained"]}
+    more = begun | {"policies": ["sft", "sft_equal_time", "trained"], "sft_equal_time": True}
+    Run.open(load_params(overrides=begun), tmp_path)
+    Run.open(load_params(overrides=more), tmp_path)
+    assert load_params(tmp_path / "params.json").sft_equal_time
+    with pytest.raises(UserError, match="policies was .*; sft_equal_time was true, now false"):
+        Run.open(load_params(overrides=begun), tmp_path)
+
+
 def test_a_stage_that_has_not_run_says_which_notebook_makes_it(tmp_path):
     run = Run.open(load_params(), tmp_path)
     for ask in (lambda: run.catalog, lambda: run.dialogues("train"), lambda: run.references("dev")):

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from proactor_lib import models
-from proactor_lib.artf.serving.placement import asks_oracle, serves_oracle
+from proactor_lib.artf.serving.placement import asks_oracle, serves_oracle, usable_cores
 from proactor_lib.artf.serving.process import HOST
 from proactor_lib.doctor.expected import expected
 from proactor_lib.doctor.machine import Machine
@@ -45,7 +45,8 @@ class Question:
 def examine(params: Params, machine: Machine, stages: Collection[str] = STAGES, network: bool = True) -> list[Row]:
     """The rows of the table; those with a `problem` will fail.
 
-    network: False asks nothing that is not on the machine, works out no seconds, and takes a few milliseconds.
+    network: False asks nothing that is not on the machine, works out no seconds, and takes a few milliseconds. Nor are
+    seconds worked out of a run that will fail.
     """
     asked = Question(params, machine, frozenset(stages), network)
     rows = [*_packages(asked), *_models(asked), *_data(asked), *_endpoints(asked)]
@@ -59,7 +60,7 @@ def examine(params: Params, machine: Machine, stages: Collection[str] = STAGES, 
         return [*_places(asked, roles), *rows]
     annotates = bool(asked.stages & ANNOTATING)
     rows = [*_places(asked, roles), *memory_rows(params, machine, roles, asked.trains, annotates), *rows]
-    if asked.network and asked.trains:
+    if asked.network and asked.trains and not any(row.problem for row in rows):
         rows += expected(params, machine, roles)
     return rows
 
@@ -77,6 +78,13 @@ def _places(asked: Question, roles: Roles) -> Iterator[Row]:
     elif asked.machine.devices and asked.params.device == "auto":
         yield Row("GPUs", "not used", warning="the GPUs are not used, for the extra cpu is installed: run "
                   "`make env EXTRA=gpu` to use them")  # fmt: skip
+    lists = {"trainer_cores": asked.trains and asked.params.trainer_cores,
+             "server_cores": not roles.gpu and asked.params.server_cores}  # fmt: skip
+    for name, cores in lists.items():
+        try:
+            usable_cores(cores or "0", asked.machine.cores)
+        except UserError as error:
+            yield Row(name, f"{cores}", problem=f"{name}: {error}")
 
 
 def _packages(asked: Question) -> Iterator[Row]:

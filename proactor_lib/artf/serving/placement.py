@@ -162,12 +162,19 @@ def visible_gpus(count: int, variable: str | None) -> list[str]:
 def machine_cores(cores: str) -> str:
     """The machine's numbers of cores that a parameter lists, which counts the process's own from 0.
 
-    UserError for a list that cannot be read, and where the process has none of them.
+    UserError as `usable_cores`.
     """
-    mine = [CORES[n] for n in core_numbers(cores) if n < len(CORES)]
-    if not mine:
-        raise UserError(f"cores {cores!r}: this process may use {len(CORES)} of the machine's, counted from 0")
-    return ",".join(map(str, mine))
+    return ",".join(str(CORES[n]) for n in usable_cores(cores, len(CORES)))
+
+
+def usable_cores(cores: str, count: int) -> list[int]:
+    """The numbers in a list that a process with `count` cores has, from 0.
+
+    UserError for a list that cannot be read, and where it has none of them.
+    """
+    if not (mine := [n for n in core_numbers(cores) if n < count]):
+        raise UserError(f"cores {cores!r}: this process may use {count} of the machine's, counted from 0")
+    return mine
 
 
 def core_numbers(cores: str) -> list[int]:
