@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from proactor_lib import agent
 from proactor_lib.artf.training.early_stopping import EarlyStopping
 from proactor_lib.artf.training.job import Job
+from proactor_lib.artf.training.tokens import reference_tokens
 
 from support.late import Late
 from support.runs import opened
@@ -49,6 +51,22 @@ def test_a_dialogue_of_dev_with_the_id_of_one_of_train_has_tokens_of_its_own(tmp
     shorter = replace(train, dialogue=train.dialogue.model_copy(update={"turns": train.dialogue.turns[:3]}))
     assert [len(job.dialogue_tokens(visit).ends) for visit in (shorter, train)] == [3, len(train.dialogue.turns)]
     assert job.dialogue_tokens(train) is job.dialogue_tokens(train)
+
+
+def test_right_outputs_that_are_longer_than_one_may_be_are_counted(tmp_path):
+    job = Job(opened(tmp_path / "run"))
+    lengths = [
+        len(reference_tokens(job.tokenizer, case.references, turn))
+        for case in job.run.split("train") for turn in range(1, len(case.dialogue.turns) + 1)
+        if agent.reference_output(case.references, turn)
+    ]  # fmt: skip
+
+    def cut(limit):
+        params = job.params.model_copy(update={"max_completion_tokens": limit})
+        return Job(replace(job.run, params=params)).cut_references()
+
+    assert cut(max(lengths)) == (0.0, max(lengths))
+    assert cut(max(lengths) - 1)[0] == pytest.approx(lengths.count(max(lengths)) / len(lengths))
 
 
 def test_the_rate_rises_over_a_tenth_of_the_steps_and_is_never_0():

@@ -289,6 +289,17 @@ def test_a_policy_that_says_nothing_is_a_warning(tmp_path):
     assert "`random` prepared actions and triggered none: the utility is silence's." in said
 
 
+def test_outputs_as_long_as_one_may_be_are_a_warning(tmp_path):
+    run = make_run(tmp_path / "out")
+    limit = run.params.max_completion_tokens
+    lines = list(read_jsonl(run.predictions / "random.jsonl", TurnPrediction))
+    for tokens, said in ((limit - 1, []), (limit, [f"100% of the outputs of `random` are as long as one may be "
+                                                   f"(`max_completion_tokens` {limit})."])):  # fmt: skip
+        write_jsonl(run.predictions / "random.jsonl", [p.model_copy(update={"output_tokens": tokens}) for p in lines])
+        report.build(run.out)
+        assert [w for w in json.loads(run.summary.read_text())["warnings"] if "as long as" in w] == said
+
+
 def verdicts(**found):
     """A comparison of p with base: a verdict a metric."""
     rows = pd.DataFrame({"a": "p", "b": "base", "metric": list(found), "verdict": list(found.values())})

@@ -47,6 +47,11 @@ class EvalResults:
         lines = self.predictions[policy]
         return sum(p.unreadable for p in lines) / max(len(lines), 1)
 
+    def cut(self, policy: str, limit: int) -> float:
+        """Share of the policy's outputs that have `limit` tokens, so that they ended there or would have gone on."""
+        lines = self.predictions[policy]
+        return sum((p.output_tokens or 0) >= limit for p in lines) / max(len(lines), 1)
+
     def as_json(self) -> dict[str, dict[str, list[float | None]]]:
         """policy -> metric -> [value, low, high]; None where undefined."""
         found: dict = {}

@@ -174,6 +174,9 @@ def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str
     for policy in scored.predictions:
         if (share := scored.unreadable(policy)) > 0.05:
             found.append(f"{share:.0%} of the outputs of `{policy}` could not be read in full; the rest is silence.")
+        limit = "reasoning_tokens" if policy.startswith("reasoning") else "max_completion_tokens"
+        if (share := scored.cut(policy, tokens := getattr(run.params, limit))) > 0.01:
+            found.append(f"{share:.0%} of the outputs of `{policy}` are as long as one may be (`{limit}` {tokens}).")
     return found
 
 

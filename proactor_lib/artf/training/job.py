@@ -83,6 +83,17 @@ class Job:
         """What the visit's references say at `turn`, as an output's tokens, and no more than an output may have."""
         return reference_tokens(self.tokenizer, visit.references, turn)[: self.params.max_completion_tokens]
 
+    def cut_references(self) -> tuple[float, int]:
+        """The share of train's turns with a reference whose right output is longer than one may be; the longest, in
+        tokens."""
+        lengths = [
+            len(reference_tokens(self.tokenizer, case.references, turn))
+            for case in self.run.split("train") for turn in range(1, len(case.dialogue.turns) + 1)
+            if any(r.window.covers(turn) for r in case.references)
+        ]  # fmt: skip
+        cut = sum(length > self.params.max_completion_tokens for length in lengths)
+        return cut / max(len(lengths), 1), max(lengths, default=0)
+
     def visits(self, turns_per_dialogue: int | None, split: str = "train") -> DialogueSampler:
         """A split's visits; for `turns_per_dialogue` see there."""
         return DialogueSampler(self.run.split(split), turns_per_dialogue, self.params.seed, self.params.open_share)

@@ -58,6 +58,7 @@ def train(run: RunFolder, while_served: Callable[[Server], None] = lambda server
 def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
     if ranks.number() == 0:
         inputs.note(job.run)
+        _warn_of_cuts(job)
         copy_start_adapter(job)
         job.trainer_base()  # made by one, used by all
     ranks.wait_for_all()
@@ -69,6 +70,14 @@ def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], 
             serve_and_reinforce(job, while_served, **kwargs)
     elif job.params.max_steps:
         reinforce(job, None, **kwargs)
+
+
+def _warn_of_cuts(job: Job) -> None:
+    share, longest = job.cut_references()
+    if share > 0:
+        limit = job.params.max_completion_tokens
+        log.warning("the right output has up to %d tokens, and max_completion_tokens is %d: it is cut at %.1f%% of the "
+                    "turns with a reference", longest, limit, 100 * share)  # fmt: skip
 
 
 def serve_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwargs) -> None:
