@@ -78,13 +78,12 @@ def _places(asked: Question, roles: Roles) -> Iterator[Row]:
     elif asked.machine.devices and asked.params.device == "auto":
         yield Row("GPUs", "not used", warning="the GPUs are not used, for the extra cpu is installed: run "
                   "`make env EXTRA=gpu` to use them")  # fmt: skip
-    lists = {"trainer_cores": asked.trains and asked.params.trainer_cores,
-             "server_cores": not roles.gpu and asked.params.server_cores}  # fmt: skip
-    for name, cores in lists.items():
+    pinned = {"trainer_cores": asked.trains, "server_cores": not roles.gpu}
+    for name in (name for name, used in pinned.items() if used and getattr(asked.params, name)):
         try:
-            usable_cores(cores or "0", asked.machine.cores)
+            usable_cores(getattr(asked.params, name), asked.machine.cores)
         except UserError as error:
-            yield Row(name, f"{cores}", problem=f"{name}: {error}")
+            yield Row(name, asked.machine.name, problem=f"{name}: {error}")
 
 
 def _packages(asked: Question) -> Iterator[Row]:
