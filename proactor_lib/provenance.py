@@ -33,10 +33,15 @@ def _output(*command: str) -> str | None:
 
 
 def commit() -> dict:
-    """`commit` (40 hex digits) and `dirty`; both None when the package is not in a git tree.
+    """`commit` (40 hex digits) and `dirty`; both None when no git tree holds the package's files.
+
+    A package that is installed in another project's folder (`.venv`) lies inside that project's tree, whose commit says
+    nothing of it.
 
     dirty: the package or the notebooks have uncommitted changes. A run keeps its parameters itself.
     """
+    if not _output("git", "ls-files", "--", "."):
+        return {"commit": None, "dirty": None}
     changes = _output("git", "status", "--porcelain", "--", ".", "../notebooks")
     return {"commit": _output("git", "rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
 

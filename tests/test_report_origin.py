@@ -73,3 +73,7 @@ def test_only_changes_of_what_runs_are_told(tmp_path, monkeypatch):
     (tmp_path / "notebooks" / "01.ipynb").write_text("1")
     (tmp_path / "proactor_lib" / "b.py").write_text("1")
     assert provenance.commit()["dirty"] is True
+    installed = tmp_path / ".venv" / "proactor_lib"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(provenance, "PACKAGE", installed)
+    assert provenance.commit() == {"commit": None, "dirty": None}  # the tree around it is another project's
