@@ -21,6 +21,33 @@ def is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
+def address(url: str) -> str:
+    """`url` as messages show it: without what stands before `@` and in its query, for that may be a key.
+
+    UserError where its host or port cannot be read, and where it is none.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise UserError("an endpoint's address has a host or a port that cannot be read") from None
+    shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{shown!r} is not an endpoint's address, such as https://api.example.org/v1")
+    return shown
+
+
+def header_value(value: str, what: str) -> str:
+    """The value without white space around it, such as the end of the line of a file that held it.
+
+    UserError, without the value, where HTTP cannot carry it: the client's own error would show a key to whoever reads
+    the reason of a failure.
+    """
+    if not ((value := value.strip()).isascii() and value.isprintable()):
+        raise UserError(f"{what} has characters that no HTTP header can carry; accepted: printable ASCII")
+    return value
+
+
 def session(name: str) -> dict[str, str]:
     """The header by which several servers' router keeps what belongs together on one of them, such as a dialogue's
     requests. All requests without it go to one server."""
@@ -49,17 +76,21 @@ def openai_client(url: str, key: str) -> "openai.AsyncOpenAI":
 
 def api_key(url: str, variable: str) -> str:
     """The key in the environment `variable`; none is needed on this machine. UserError where it is missing."""
-    if key := os.environ.get(variable):
+    if key := header_value(os.environ.get(variable, ""), f"the key in {variable}"):
         return key
     if is_loopback(url):
         return "none"
-    raise UserError(f"{url} needs an API key: set the environment variable {variable}")
+    raise UserError(f"{address(url)} needs an API key: set the environment variable {variable}")
 
 
 def from_environment(header: str, value: str) -> str:
-    """A header's value, or that of the environment variable that it names ($NAME). UserError where that is not set."""
+    """A header's value, or that of the environment variable that it names ($NAME). UserError where that is not set.
+
+    And as `header_value`.
+    """
+    what = f"the header {header!r}"
     if not value.startswith("$"):
-        return value
-    if found := os.environ.get(value[1:].strip("{}")):
+        return header_value(value, what)
+    if found := header_value(os.environ.get(value[1:].strip("{}"), ""), what):
         return found
-    raise UserError(f"the header {header!r} wants the environment variable {value[1:].strip('{}')}, which is not set")
+    raise UserError(f"{what} wants the environment variable {value[1:].strip('{}')}, which is not set")

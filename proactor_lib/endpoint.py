@@ -22,9 +22,9 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from proactor_lib import replies
-from proactor_lib.connection import api_key, from_environment, openai_client
+from proactor_lib.connection import address, api_key, from_environment, openai_client
 from proactor_lib.errors import UserError
-from proactor_lib.files import write_json
+from proactor_lib.files import json_value, write_json
 from proactor_lib.replies import Fault, Kind
 from proactor_lib.schema import Form
 
@@ -92,8 +92,8 @@ class Endpoint:
     retry, doubling from there. `form`: what the endpoint can hold JSON answers to: their schema, only to be an object,
     or nothing. `headers` go with each request; a value `$NAME` is that environment variable's. Without a `key` it comes
     from the environment variable `key_variable`; a loopback address needs none, and neither does one whose headers hold
-    the key. A loopback address is never asked through a proxy. Raises UserError where a key or variable is missing, or
-    the cache cannot be written: before anything is paid.
+    the key. A loopback address is never asked through a proxy. Raises UserError where a key or variable is missing or
+    cannot be sent, or the cache cannot be written: before anything is paid. Its `url` is as messages show it.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Endpoint:
         import jsonschema  # noqa: F401 (not with the first answer, which would hold up those in flight)
         import openai
 
-        self.url, self.model, self.cache, self.prices = url, model, cache and Path(cache), prices
+        self.url, self.model, self.cache, self.prices = address(url), model, cache and Path(cache), prices
         self.timeout, self.retries, self.backoff, self.concurrency = timeout, retries, backoff, concurrency
         self.form = form
         self.counts = Counts()
@@ -328,7 +328,9 @@ def _parse(answer: Answer[str], schema: dict[str, Any]) -> Any:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    value = json.loads(replies.find_json(answer.text, answer.cut), object_pairs_hook=_once)
+    text = replies.find_json(answer.text, answer.cut)
+    json.loads(text, object_pairs_hook=_once)
+    value = json_value(text)
     if problem := best_match(Draft202012Validator(schema).iter_errors(value)):
         raise ValueError(f"{problem.json_path.replace('$', 'the answer', 1)}: {problem.message}")
     return value

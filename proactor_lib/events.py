@@ -98,7 +98,7 @@ class Reported(Event):
 Listener = Callable[[Any], None]
 _own: dict[type[Event], list[Listener]] = {}
 _added: list[Listener] = []
-_warned: set[Listener] = set()
+_warned: list[Listener] = []  # a listener may be one that cannot be hashed
 
 
 def listens(kind: type[Event]) -> Callable[[Listener], Listener]:
@@ -126,7 +126,7 @@ def emit(event: Event) -> None:
             listener(event)
         except Exception as error:
             if listener not in _warned:
-                _warned.add(listener)
+                _warned.append(listener)
                 name = getattr(listener, "__module__", listener)
                 log.warning("a listener of %s failed (%s: %s); it is asked again", name, type(error).__name__, error)
 
@@ -135,8 +135,9 @@ def emit(event: Event) -> None:
 def _plugins() -> tuple[Listener, ...]:
     """Ours and those of installed packages; one that cannot be loaded is a warning."""
     found = []
-    loaders = {name: lambda n=name: _load(n) for name in PLUGINS} | {e.name: e.load for e in entry_points(group=GROUP)}
-    for name, load in loaders.items():
+    loaders = [(name, lambda n=name: _load(n)) for name in PLUGINS]
+    loaders += [(e.name, e.load) for e in entry_points(group=GROUP)]  # two packages may use one name
+    for name, load in loaders:
         try:
             found.append(load())
         except Exception as error:

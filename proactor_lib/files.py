@@ -156,9 +156,12 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
 def first_error(error: ValidationError) -> str:
     """The first of pydantic's complaints in one clause: the key, what is wrong, and the value."""
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"] if part != "[key]") or "the record"
+    key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    said = problem["msg"].removeprefix("Value error, ")
+    if not key and problem["type"] == "value_error":  # of several keys together, which its message names
+        return said
     shown = "" if problem["type"] == "missing" else f", got {str(problem['input'])[:80]!r}"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{key or 'the record'}: {said}{shown}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ overrides come last. A value's unit stands in its line.
 
 import difflib
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -233,6 +234,7 @@ FILLED = ("judge_cache",)  # folders that a run fills itself: what stands in the
 # Parameters that say where a run's work is done, not what it is: a run that has begun may go on with others.
 WHERE = ("trainers", "trackers", *FILLED)
 HIDDEN = "(hidden)"
+OVERRIDES = "the overrides"  # a notebook's, a sweep's, a command's: where a mistake in them is
 
 
 def hide_keys(values: dict[str, Any]) -> dict[str, Any]:
@@ -285,16 +287,24 @@ def load_params(
             "papermill's -p hands over text, -y takes YAML: -y 'overrides: {name: value}'"
         )
     values = {**(below or {}), **(read_layers(shipped(path)) if path else {}), **(overrides or {})}
-    return validate(values, str(path or "the overrides"))
+    return validate(values, str(path or OVERRIDES), overrides or ())
 
 
-def validate(values: dict[str, Any], source: str) -> Params:
-    """`values` as Params; UserError says what is wrong in `source`, with the nearest known name for an unknown one."""
+def validate(values: dict[str, Any], source: str, overrides: Container[str] = ()) -> Params:
+    """`values` as Params; UserError says what is wrong in `source`, with the nearest known name for an unknown one.
+
+    overrides: the names whose values are not the source's, but were set over it.
+    """
+
+    def place(name: str) -> str:
+        return OVERRIDES if name in overrides else source
+
     if unknown := sorted(set(values) - set(Params.model_fields)):
         near = difflib.get_close_matches(unknown[0], Params.model_fields, n=1)
         accepted = f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(sorted(Params.model_fields))}"
-        raise UserError(f"{source}: unknown parameter {unknown[0]!r}; {accepted}")
+        raise UserError(f"{place(unknown[0])}: unknown parameter {unknown[0]!r}; {accepted}")
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {first_error(error)}") from None
+        at = error.errors()[0]["loc"]
+        raise UserError(f"{place(at[0]) if at else source}: {first_error(error)}") from None

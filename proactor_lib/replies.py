@@ -8,6 +8,8 @@ from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, Literal
 
+from proactor_lib.files import json_value
+
 Kind = Literal["refused", "rejected", "quota", "unreachable", "timeout", "rate_limit", "server", "garbled", "invalid"]
 
 SHOWN = 300  # characters of a server's own words
@@ -42,9 +44,9 @@ class Reply:
 
 
 def body(text: str) -> Any:
-    """A reply's JSON value, or its text where it is none."""
+    """A reply's JSON value, or its text where it is none; half a character, which no file can hold, is U+FFFD."""
     try:
-        return json.loads(text)
+        return json_value(text)
     except (ValueError, RecursionError):
         return text
 
@@ -143,7 +145,7 @@ def asked_wait(headers: Mapping[str, str]) -> float:
         lambda: parsedate_to_datetime(after).timestamp() - time(),
     ):
         try:
-            return max(read_one(), 0.0)
+            return max(0.0, read_one())  # in this order nan is 0
         except (KeyError, TypeError, ValueError):
             continue
     return 0.0

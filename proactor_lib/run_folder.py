@@ -66,6 +66,8 @@ class RunFolder:
     @classmethod
     def read(cls, out: Path) -> Self:
         """The run that is in folder `out`. UserError if there is none."""
+        if not (out / "params.json").exists():
+            raise UserError(f"{out} is not a run's folder: it has no params.json; `proactor run --out` makes one")
         return cls(read_json(out / "params.json", Params), out)
 
     @property

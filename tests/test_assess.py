@@ -100,7 +100,7 @@ def test_windows_by_an_oracle_tell_what_was_missed_and_false(call, monkeypatch):
     page = (call / "out" / "assessment.md").read_text()
     assert "1 of 2 opportunities were never triggered" in page
     assert "- call: `greet` would have helped at turns 1 to 1" in page
-    assert "1 of 2 triggers helped with nothing" in page and "- call: `ask_day` at turn 2" in page
+    assert "1 of 2 triggers served no need" in page and "- call: `ask_day` at turn 2" in page
 
 
 def test_nothing_triggered_and_no_oracle_for_a_dry_run_are_named(call):
@@ -117,6 +117,8 @@ def test_nothing_triggered_and_no_oracle_for_a_dry_run_are_named(call):
     ]
     assert "nothing was triggered in these files" in str(CliRunner().invoke(app, base).exception)
     assert "--oracle-url" in str(CliRunner().invoke(app, [*base, "--dry-run"]).exception)
+    alone = CliRunner().invoke(app, [*base, "--oracle-url", "http://127.0.0.1:9/v1"])
+    assert str(alone.exception) == "--oracle-url and --oracle-model need each other"
     assert not (call / "o").exists()
 
 
@@ -144,5 +146,5 @@ def test_the_airlines_chats_with_a_scripted_oracle(tmp_path, monkeypatch):
     page = (tmp_path / "out" / "assessment.md").read_text()
     assert "24 dialogues, 45 opportunities, 137 triggers in the log." in page and "could not be annotated" not in page
     assert "0 of 45 opportunities were never triggered" in page
-    assert "89 of 134 triggers helped with nothing" in page
+    assert "89 of 134 triggers served no need" in page
     assert json.loads(done.stdout)["logged"]["execution_precision"][0] == pytest.approx(45 / 134)

@@ -105,6 +105,12 @@ def test_a_shape_that_is_not_there_is_named(cli):
     assert said.returncode == 2 and "shape 'huge'" in said.stderr and "laptop" in said.stderr
 
 
+@pytest.mark.parametrize("given", [("costs", "--turns"), ("intervals", "--dialogues"), ("false-alarms", "--seeds")])
+def test_a_list_of_numbers_that_is_none_is_said(cli, given):
+    said = cli("bench", *given, "5,ten")
+    assert said.returncode == 2 and said.stderr == "proactor: '5,ten' is not a list of whole numbers, comma separated\n"
+
+
 # one device
 
 

@@ -60,6 +60,8 @@ def test_mistakes_end_with_one_sentence_and_nothing_written(tmp_path, cli):
         (("annotate", "--dataset", "jsonl", "--data-dir", tmp_path, "--out", out), "dialogues.jsonl, line 1: domain"),
         (("annotate", "--dataset", "homeloan", "--annotator", "magic", "--out", out), "accepted: evidence, oracle"),
         (("annotate", "--dataset", "homeloan", "--annotator", "oracle", "--out", out), "--model and --url"),
+        (("annotate", "--dataset", "homeloan", "--dry-run", "--out", out), "--dry-run: annotator 'evidence' asks no"),
+        (("annotate", "--dataset", "homeloan", "--model", "m", "--out", out), "the oracle is --annotator oracle"),
         (("data", "export", "--dataset", "sgd", "--data-dir", tmp_path, "--out", tmp_path / "x"), "no schema.json"),
         (("data", "fetch", "sgd", "--out", tmp_path / "x"), "accepted: abcd"),
         (

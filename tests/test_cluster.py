@@ -228,6 +228,20 @@ def test_a_server_that_can_sleep_does_so_and_is_woken(tmp_path):
         assert len(made) == 2 and {"asleep", "back"} <= set(events(tmp_path))
 
 
+def test_a_server_that_does_not_fall_asleep_is_replaced_and_holds_up_nothing(tmp_path):
+    """Before, each look ended there: no server that was ready was let in any more."""
+
+    def refuse():
+        raise httpx.HTTPError("500")
+
+    c = idle(tmp_path)
+    c._router = SimpleNamespace(remove=lambda url: None)
+    c.members = [Member(Slot("a"), SimpleNamespace(sleeps=True, sleep=refuse, url="", name="a"), since=-9.0)]
+    c.members[0].state = "draining"
+    c._end_drains(0.0)
+    assert c.members[0].state == "lost" and events(tmp_path) == ["lost"]
+
+
 # who may ask
 
 

@@ -1,9 +1,14 @@
 """The cluster's two measurements, with scripted servers: what the router costs, and what following the load saves."""
 
 import json
+import os
+from contextlib import nullcontext
 
-from proactor_lib.bench import adaptivity
+import pytest
+from proactor_lib.artf.serving.process import free_port
+from proactor_lib.bench import adaptivity, serving_load
 from proactor_lib.bench.traffic import Done, bursts
+from proactor_lib.errors import ProcessError
 
 
 def test_the_router_keeps_dialogues_together_and_splits_the_load(cli):
@@ -12,6 +17,13 @@ def test_the_router_keeps_dialogues_together_and_splits_the_load(cli):
     assert found["affinity"] == 1.0 and all(0.45 <= share <= 0.55 for share in found["load_share"])
     assert found["direct_rps"] > 0 and found["routed_share"] > 0  # how much: LOG.md; tests share their cores
     assert cli("bench", "router", "--servers", "real").returncode == 2
+
+
+def test_a_service_that_answers_nothing_is_said(tmp_path, monkeypatch):
+    gone = (f"http://127.0.0.1:{free_port()}", "k", os.getpid())
+    monkeypatch.setattr(serving_load, "_service", lambda *given: nullcontext(gone))
+    with pytest.raises(ProcessError, match="the service answered no turn .*serve.log"):
+        serving_load.benchmark(tmp_path, "tiny", None, conversations=1, seconds=0.1)
 
 
 def test_a_reversal_is_a_change_of_direction():

@@ -300,12 +300,14 @@ def test_bad_places_are_named(tmp_path):
         (("sgd", tmp_path / "none", "train"), "none is not there"),
         (("sgd", tmp_path, "train"), "no schema.json"),
         (("abcd", tmp_path, "train"), "cannot read .*ontology.json: No such file"),
-        (("jsonl", tmp_path, "train"), "catalog.json"),
+        (("jsonl", tmp_path, "train"), "is not an own domain: it has no catalog.json"),
         (("homeloan", None, "train", 3, 20), "30 turns or more"),
         (("homeloan", None, "tset", 3), "the simulator has no split 'tset'; accepted: train, dev, test"),
     ]:
         with pytest.raises(UserError, match=said):
             datasets.load(*arguments)
+    with pytest.raises(UserError, match="unknown transcript 'robot'; accepted: human, recogniser"):
+        datasets.load("homeloan", None, "train", 3, transcript="robot")
     (tmp_path / "catalog.json").write_text(json.dumps(CATALOG))
     with pytest.raises(UserError, match="neither dev.jsonl nor dialogues.jsonl; splits there: none"):
         datasets.load("jsonl", tmp_path, "dev")

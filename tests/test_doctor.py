@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from proactor_lib import models
 from proactor_lib.artf.capacity import memory
-from proactor_lib.artf.capacity.sizes import KNOWN, model_sizes, sizes
+from proactor_lib.artf.capacity.sizes import KNOWN, _hub_cache, model_sizes, sizes
 from proactor_lib.doctor import examine, machine, read_machine, this_machine
 from proactor_lib.errors import UserError
 from proactor_lib.params import load_params
@@ -83,6 +85,8 @@ def test_a_preset_passes_on_its_machine(preset, name):
         ("smoke", {"ray_address": "10.0.0.1:6379"}, described("cpu-2cores"), "no Ray cluster answers at 10.0.0.1:6379"),
         ("smoke", {"server_cores": "2-3"}, described("cpu-2cores"),
          "server_cores: cores '2-3': this process may use 2 of the machine's, counted from 0"),
+        ("smoke", {"max_context": 48, "max_completion_tokens": 48}, described("cpu-2cores"),
+         "max_context 48 leaves no prompt room beside outputs of max_completion_tokens 48"),
         ("smoke", {"trainer_cores": "first"}, described("cpu-2cores"), "trainer_cores: cores 'first' is not a list"),
         ("smoke", {"reward": "custom_ruler", "judge": "j", "judge_url": "http://10.0.0.2/v1"}, described("cpu-2cores"),
          "judge_url: nothing answers at http://10.0.0.2/v1"),
@@ -209,6 +213,11 @@ def test_a_model_of_another_kind_is_not_worked_out(tmp_path):
     ]
 
 
+def test_a_mixture_of_experts_is_not_taken_for_one_of_them():
+    assert sizes(KNOWN[QWEN] | {"num_local_experts": 8}) is None and sizes(KNOWN[QWEN] | {"num_experts": 128}) is None
+    assert sizes(KNOWN[QWEN] | {"num_experts": 0, "num_local_experts": None}) == model_sizes(QWEN)
+
+
 # this machine
 
 SMI = """#!/bin/sh
@@ -241,6 +250,15 @@ def test_gpus_are_those_that_a_process_would_see(tmp_path, monkeypatch, variable
     assert here.driver == "580.95.05" and here.disk_gb > 0
 
 
+def test_a_gpu_without_memory_of_its_own_has_the_hosts(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '0, GPU-1, NVIDIA GB10, [N/A], 580.95'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    here = this_machine(tmp_path)
+    assert [gpu.memory_gb for gpu in here.devices] == [here.memory_gb]
+
+
 @pytest.mark.parametrize(
     ("limits", "seen"), [({"job": "3000000000"}, 3.0), ({"job/step": "max", "job": "2000000000", ".": "max"}, 2.0)]
 )
@@ -252,6 +270,16 @@ def test_a_jobs_own_limit_of_memory_counts(tmp_path, monkeypatch, limits, seen):
     monkeypatch.setattr(machine, "CGROUPS", tmp_path)
     monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
     assert this_machine(tmp_path).memory_gb == seen
+
+
+def test_so_does_the_limit_of_a_first_version_of_groups(tmp_path, monkeypatch):
+    for folder, limit in {"memory": 2**63 - 4096, "memory/slurm/job_7": 3 * 10**9}.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text("9:cpu,cpuacct:/\n4:memory:/slurm/job_7/step_0\n0::/user.slice\n")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN_CGROUP", tmp_path / "own")
+    assert this_machine(tmp_path).memory_gb == 3.0
 
 
 def test_packages_of_another_version_are_said_and_do_no_harm(tmp_path, monkeypatch):
@@ -284,12 +312,26 @@ def test_a_model_of_the_hub_is_looked_for_here_then_there(tmp_path, monkeypatch)
     assert here.lacks_model(name, network=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert not here.lacks_model(name, network=False)  # nobody was asked
+    monkeypatch.setenv("HF_HUB_OFFLINE", "true")
+    assert here.lacks_model(name, network=False) and here.lacks_model(name, network=True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert here.lacks_model(name, network=True)
     snapshot = tmp_path / "models--someone--some-model" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text(json.dumps(KNOWN[QWEN]))
     assert not here.lacks_model(name, network=True) and model_sizes(name) == model_sizes(QWEN)
+
+
+def test_the_hubs_files_are_where_the_hubs_own_package_has_them(tmp_path, monkeypatch):
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"
+    for name, value in (("XDG_CACHE_HOME", "/scratch/cache"), ("HF_HOME", "~/hf"), ("HUGGINGFACE_HUB_CACHE", "/old")):
+        monkeypatch.setenv(name, value)
+        there = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.strip()
+        assert str(_hub_cache()) == there
 
 
 def test_a_machine_file_with_a_wrong_key_is_a_sentence(tmp_path):
@@ -310,6 +352,13 @@ def test_the_command_prints_a_table_and_ends_with_2_where_something_fails(cli):
     assert done.stderr == "proactor: 2 trainers need a GPU each, and there are 1: lower trainers\n"
     rows = json.loads(done.stdout)["rows"]
     assert [row["what"] for row in rows if row["problem"]] == ["places"]
+
+
+def test_a_name_in_square_brackets_is_shown_as_it_is(cli):
+    """rich would take `[old]` for a style and end at `[/b]`."""
+    given = ("--params", PARAMS / "smoke.yaml", "--machine", PARAMS / "machines" / "cpu-2cores.yaml")
+    done = cli("doctor", *given, "--set", "rubric=/data/[old]/r", "--set", "start_from=/data/a[/b]")
+    assert done.returncode == 2 and "rubric: /data/[old]/r" in done.stdout and "/data/a[/b]" in done.stdout
 
 
 def test_a_run_that_cannot_be_is_refused_before_anything_starts(cli, tmp_path):

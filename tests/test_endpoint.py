@@ -304,6 +304,38 @@ def test_a_key_of_each_endpoint_comes_from_its_own_variable(monkeypatch):
         Endpoint("https://example.org/v1", "m", headers={"api-key": "$OTHER"})
 
 
+def test_a_key_from_a_file_with_a_line_end_is_sent_and_one_that_cannot_be_is_refused_unseen(monkeypatch):
+    monkeypatch.setenv("MINE", "sk-1\r\n")
+    answer, _, server = ask(lambda r, n: Reply("x"), lambda e: e.complete(ASK), key_variable="MINE")
+    assert answer.value == "x" and server.seen[0][1]["authorization"] == "Bearer sk-1"
+    for broken in ("sk-1\nsk-2", "sk-\u0441"):
+        monkeypatch.setenv("MINE", broken)
+        for given in ({"key_variable": "MINE"}, {"headers": {"api-key": "$MINE"}}, {"headers": {"api-key": broken}}):
+            with pytest.raises(UserError, match="has characters that no HTTP header can carry") as error:
+                Endpoint("https://example.org/v1", "m", **given)
+            assert "sk-" not in str(error.value)
+
+
+def test_messages_do_not_show_the_keys_of_an_address(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    url = "https://me:secret@example.org:8000/v1?code=secret"
+    assert Endpoint(url, "m", key="k").url == "https://example.org:8000/v1"
+    with pytest.raises(UserError, match="https://example.org:8000/v1 needs an API key"):
+        Endpoint(url, "m")
+    with pytest.raises(UserError, match="a host or a port that cannot be read"):
+        Endpoint("http://api:secret/v1", "m", key="k")
+    for none in ("nonsense", "api.example.org/v1", "localhost:8000/v1", "https://"):
+        with pytest.raises(UserError, match="is not an endpoint's address, such as https://"):
+            Endpoint(none, "m")
+
+
+@pytest.mark.parametrize("text", ['{"say": "a \\ud83d"}', '{"say": "a \ud83d"}'], ids=["in its JSON", "in its text"])
+def test_half_a_character_in_an_answer_is_mended_for_no_file_holds_it(tmp_path, text):
+    schema = {"type": "object", "properties": {"say": {"type": "string"}}, "required": ["say"]}
+    answer, *_ = ask(lambda r, n: Reply(text), lambda e: e.complete_json(ASK, schema, dict), cache=tmp_path)
+    assert answer.value == {"say": "a \ufffd"}
+
+
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
 def test_loopback_is_never_asked_through_a_proxy(monkeypatch, proxy):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):

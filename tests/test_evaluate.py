@@ -92,11 +92,9 @@ def follow(name, answer, tmp_path, turns=(1, 2, 3), kept=None):
         await predict(Prompted(name, Endpoint(url, "m", backoff=0.01, retries=1), 64), [case], kept, lambda: None)
 
     with FakeEndpoint(answer) as server:
-        try:
-            asyncio.run(ask(server.url))
-        finally:
-            requests = server.requests
-    return kept.of(case.dialogue.id), requests
+        asyncio.run(ask(server.url))
+        assert len({headers["x-session-id"] for _, headers in server.seen}) == 1  # a dialogue's stay on one server
+    return kept.of(case.dialogue.id), server.requests
 
 
 def test_non_reasoning_sees_the_turns_so_far_and_answers_in_our_format(tmp_path):

@@ -2,11 +2,14 @@
 
 import errno
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import xllamacpp
+from huggingface_hub import HfApi
 from proactor_lib import agent
 from proactor_lib.artf.serving.policy_sync import MergedSync
 from proactor_lib.artf.training.chat_template import frame
@@ -21,11 +24,12 @@ from proactor_lib.service.source import find
 
 from support.late import Late
 from support.runs import opened
-from support.small_models import write_adapter, write_model
+from support.small_models import write_adapter, write_adapter_of_more, write_model
 
 transformers = Late("transformers")
 CARD = (
     "This policy, `trained`, is not the one", "1.000 [1.000 to 1.000]", "notebooks were not run by", "Commit `",
+    "`system.txt` (the instructions, with", "greedily (temperature 0) for at most 8 tokens.",
     "2 dialogues to be held out; licence: apache-2.0", "by the evidence annotator", "`adaptive_metric`",
 )  # fmt: skip
 PROMPTS = [f"[{n}] customer: I would like {n} loans, of $12,50{n}.\n" for n in range(5)]
@@ -82,6 +86,20 @@ def test_merged_weights_are_those_that_servers_hold(run, base, merged, tmp_path)
     assert difference(loaded(merged), loaded(tmp_path / "served"), prompts) == 0
     assert difference(loaded(merged), loaded(base), prompts) > 0.1  # the adapter does something
     assert {oct(f.stat().st_mode & 0o777) for f in merged.iterdir()} == {oct(0o666 & ~exporting._umask())}
+
+
+def test_merged_weights_bring_neither_the_bases_penalties_nor_its_temperature(run, base, merged, tmp_path, monkeypatch):
+    said = {"eos_token_id": [2, 0], "repetition_penalty": 1.05, "temperature": 0.7, "do_sample": True}
+    write_json(tmp_path / "generation_config.json", said)
+    exporting._ask_greedily(tmp_path / "generation_config.json")
+    assert json.loads((tmp_path / "generation_config.json").read_text()) == {"eos_token_id": [2, 0], "do_sample": False}
+    assert json.loads((merged / "generation_config.json").read_text())["do_sample"] is False
+
+
+def test_an_adapter_with_weights_of_its_own_is_not_merged_without_them(base, tmp_path):
+    adapter = write_adapter_of_more(tmp_path / "adapter", "base_model.model.lm_head.weight")
+    with pytest.raises(ValueError, match="an adapter with base_model.model.lm_head.weight: it cannot be merged"):
+        exporting.merge_into(tmp_path, base, adapter)
 
 
 def test_a_run_whose_servers_hold_4_bits_is_merged_into_the_same_weights_dequantised(base, tmp_path, monkeypatch):
@@ -178,6 +196,8 @@ def test_how_text_is_cut_is_known_or_refused(pre, name):
     else:
         with pytest.raises(UserError, match="cuts text in a way that is not known here .Metaspace."):
             gguf_file._cut(pre, Path("m"))
+        with pytest.raises(UserError, match="not known here .not at all."):
+            gguf_file._cut(None, Path("m"))
 
 
 def test_the_modelfile_makes_the_prompt_of_training(run, base, tmp_path):
@@ -188,6 +208,7 @@ def test_the_modelfile_makes_the_prompt_of_training(run, base, tmp_path):
     assert (
         template.replace("{{ .System }}", system).replace("{{ .Prompt }}", "[1] a: b\n") == f"{before}[1] a: b\n{after}"
     )
+    assert "PARAMETER temperature 0\n" in text and "PARAMETER repeat_penalty 1\n" in text  # its own default: 1.1
     assert 'PARAMETER stop "<|im_end|>"' in text and f"FROM ./{next(out.glob('*.gguf')).name}" in text
     assert system in agent.system_text(run.catalog) and not (out / "merged").exists()
 
@@ -199,6 +220,7 @@ def test_an_adapter_is_served_again_as_its_run_asked_it_and_its_card_says_what_i
     assert (p.model, p.quantization, p.max_completion_tokens, found.policy) == (str(base), "none", 8, "adapter")
     assert found.catalog == run.catalog and p.adapters["adapter"] == out
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    assert (out / "system.txt").read_text() == agent.system_text(run.catalog)  # what the card calls the prompt
     card = (out / "README.md").read_text()
     assert card.startswith(f"---\nlicense: other\nbase_model: {base}\nlibrary_name: peft\n")
     for part in CARD:
@@ -220,6 +242,17 @@ def test_an_annotated_corpus_is_a_folder_that_datasets_reads(run, tmp_path):
 
 
 # what is refused
+
+
+def test_a_base_that_is_nowhere_is_one_sentence(run, tmp_path, monkeypatch):
+    def gone(*_, **__):
+        raise OSError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
+    other = type(run)(run.params.model_copy(update={"model": "me/gone"}), run.out)
+    with pytest.raises(UserError, match="model 'me/gone' is not on this machine, .* no connection"):
+        export(other, tmp_path / "out", Request("merged"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_half_written_when_the_disk_is_full(run, tmp_path, monkeypatch):
@@ -250,17 +283,40 @@ def test_mistakes_are_one_sentence(run, tmp_path, cli):
     assert "the licence of the data (jsonl) is not known; name it with --data-license" in sentence
 
 
-def test_a_push_uploads_the_folder_privately(run, tmp_path, monkeypatch):
-    calls = []
+def hub(monkeypatch, calls, private=True):
+    """A hub that keeps what it is told, and whose repositories are private, or were there before and are not."""
 
     class Hub:
         def create_repo(self, name, **more):
             calls.append((name, more))
 
+        def repo_info(self, name, repo_type):
+            return SimpleNamespace(private=private)
+
         def upload_folder(self, folder_path, repo_id, repo_type):
             calls.append((repo_id, sorted(f.name for f in folder_path.iterdir())))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+
+
+def test_nothing_is_pushed_to_a_repository_that_is_public(run, tmp_path, monkeypatch):
+    hub(monkeypatch, calls := [], private=False)
+    with pytest.raises(UserError, match="not uploaded: me/agent is there already, and public"):
+        export(run, tmp_path / "out", Request(), push="me/agent")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", ["me/agent", "no such name"])
+def test_a_push_that_the_hub_does_not_take_is_one_sentence(run, tmp_path, monkeypatch, name):
+    """Nobody listens at port 9; the other name is none."""
+    monkeypatch.setattr("huggingface_hub.HfApi", partial(HfApi, endpoint="http://127.0.0.1:9", token="t"))
+    with pytest.raises(UserError, match=f"is written, but not uploaded to {name}: "):
+        export(run, tmp_path / "out", Request(), push=name)
+
+
+def test_a_push_uploads_the_folder_privately(run, tmp_path, monkeypatch):
+    hub(monkeypatch, calls := [])
     export(run, tmp_path / "out", Request(), push="me/agent")
-    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "catalog.json", "proactor.json"]
+    files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "catalog.json", "proactor.json",
+             "system.txt"]  # fmt: skip
     assert calls == [("me/agent", {"repo_type": "model", "private": True, "exist_ok": True}), ("me/agent", files)]

@@ -46,6 +46,10 @@ def test_openais_messages_without_tools(tmp_path):
         ],
     }
     page = imported.page(found, {"train": [dialogue]}, [tmp_path / "a.json"])
+    lacking = imported.page(found, {"train": [dialogue], "dev": [], "test": []}, [tmp_path / "a.json"])
+    taken = "(`dev_split: train`, `test_split: train`)"
+    assert f"- no dialogue for dev and test: a run can take some of train's {taken}\n" in lacking
+    assert "no dialogue for" not in page
     assert "4 logged actions with 8 values, 3 of them known from tools' results alone" in page
     assert "an action known from its calls alone: a write, required is what each call has (3 times, hours" in page
     assert "(source: system) (hold.room)" in page and "a system message is no turn (a-1)" in page
@@ -215,7 +219,7 @@ def test_messages_with_time_stamps(tmp_path):
             "x.jsonl is not JSON: .*line 3 column 21",
         ),
         ("", "x.jsonl is not JSON"),
-        ('{"conversations": []}', "no list 'messages'; its keys: conversations"),
+        ('{"conversations": []}', "is not a chat with messages: no list 'messages'; its keys: conversations"),
         ('[{"role": "human", "content": "Hi"}]', "role 'human'; accepted: system, developer, user"),
         ('[{"role": "user", "content": "Hi"}]', "name the actions with --tools FILE"),
         ('[{"role": "assistant", "function_call": {"name": "f"}}]', "nobody speaks"),

@@ -201,7 +201,7 @@ def test_a_table_with_columns_named_by_options(tmp_path):
     lacking = CliRunner().invoke(app, [str(word) for word in command[:-8]])
     assert isinstance(lacking.exception, UserError)
     assert "no column 'speaker'; it has: call, who, said, at;" in str(lacking.exception)
-    with pytest.raises(UserError, match="ValueError: no row below its header"):
+    with pytest.raises(UserError, match="reads: no row below its header"):
         forms.read([written(tmp_path, "c.csv", "speaker,text\n")], "csv", tools)
 
 

@@ -76,6 +76,11 @@ def test_a_value_that_a_later_part_changes_undoes_readiness_until_its_evidence()
     assert same.params["to"].turn == 2 and same.window().model_dump() == {"open": 1, "ready": 2, "close": 6}
 
 
+def test_a_number_that_is_written_as_1_0_is_1():
+    (before,) = read([said(candidate=[4, 5])], part(1, 5))
+    assert read([said(candidate=[6], ready=[7.0], continues=1.0)], part(6, 10), [before])[0].window().ready == 7
+
+
 @pytest.mark.parametrize(
     ("turns", "judged", "overlap"), [(1, 60, 15), (60, 60, 15), (61, 60, 15), (200, 60, 15), (9, 2, 0)]
 )

@@ -80,6 +80,17 @@ def test_a_run_says_that_keys_lie_open_and_shows_none(tmp_path, caplog):
     assert "sk-" not in str(refused.value)
 
 
+def test_a_mistake_is_told_of_what_holds_it_and_one_of_several_keys_without_their_values(tmp_path):
+    path = write(tmp_path, a="max_steps: 7\ncredit: counterfactual\nreward: utility\nturns_per_dialogue: 0\n")
+    for overrides in ({"max_step": 3}, {"max_steps": "three"}):
+        with pytest.raises(UserError, match="^the overrides: .*max_step"):
+            load_params(path, overrides)
+    with pytest.raises(UserError, match="a.yaml: credit 'counterfactual' needs reward 'utility' and [^{]*all turns$"):
+        load_params(path, {"reward": "rac"})
+    with pytest.raises(UserError, match="b.yaml: max_steps: "):
+        load_params(write(tmp_path, b="max_steps: three"), {"seed": 1})
+
+
 def test_extends_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "sub").mkdir()

@@ -180,7 +180,7 @@ def test_ctrl_c_ends_it_and_the_next_run_goes_on(folder, cli, execute):
     job.send_signal(signal.SIGINT)
     said = job.communicate(timeout=60)[1]
     assert job.returncode == 130
-    assert said.strip().endswith("stopped; the same command goes on from here")
+    assert said.strip().endswith("stopped; the same command goes on from what is kept")
     assert {n: s.state for n, s in pipeline.read_stages(out).items()} == {"01_first": "done", "02_second": "stopped"}
     assert [(out / f"{p}.txt").read_text() for p in ("01_first", "02_second")] == ["x", "x"]
     assert cli(*arguments(folder)).returncode == 0 and execute.ran == ["02_second"]

@@ -108,7 +108,7 @@ def test_the_wait_that_a_server_asks_for():
     assert asked_wait({"retry-after": "8"}) == 8 and asked_wait({"retry-after-ms": "2500", "retry-after": "9"}) == 2.5
     assert 0 < asked_wait({"retry-after": formatdate(time() + 80, usegmt=True)}) <= 80
     assert asked_wait({"retry-after": formatdate(time() - 8, usegmt=True)}) == 0
-    assert asked_wait({}) == asked_wait({"retry-after": "soon"}) == 0
+    assert asked_wait({}) == asked_wait({"retry-after": "soon"}) == asked_wait({"retry-after": "nan"}) == 0
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -377,3 +379,12 @@ def test_what_no_judge_scored_is_undefined_with_its_count_and_reason(capsys):
     assert all(f"custom_ruler: {pair} is undefined" in told for pair in pairs) and "custom_ruler does not" not in told
     assert f"custom_ruler: {outputs} of {outputs} outputs have no score ({counts['unreachable']} unreachable)" in told
     assert "…" not in out and all(policy in out for policy in POLICIES)
+
+
+def test_a_reward_whose_file_says_nothing_is_listed_by_its_class(monkeypatch):
+    """README's example has no docstring but its class's."""
+    told = type("Told", (REWARDS["rac"],), {"__doc__": "PT less half of FTR.\n\nMore.", "__module__": "told"})
+    monkeypatch.setitem(sys.modules, "told", ModuleType("told"))
+    monkeypatch.setitem(REWARDS, "told", told)
+    listed = CliRunner().invoke(app, ["rewards", "list", "--json"]).stdout
+    assert json.loads(listed)["told"] == "PT less half of FTR."

@@ -45,6 +45,11 @@ def test_a_run_that_has_begun_may_ask_for_more_to_compare_with(tmp_path):
         Run.open(load_params(overrides=begun), tmp_path)
 
 
+def test_a_folder_that_is_no_runs_is_called_that(tmp_path):
+    with pytest.raises(UserError, match="is not a run's folder: it has no params.json"):
+        Run.read(tmp_path)
+
+
 def test_a_stage_that_has_not_run_says_which_notebook_makes_it(tmp_path):
     run = Run.open(load_params(), tmp_path)
     for ask in (lambda: run.catalog, lambda: run.dialogues("train"), lambda: run.references("dev")):

@@ -9,6 +9,7 @@ import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import httpx
 import openai
@@ -325,6 +326,18 @@ def test_the_key_is_told_to_a_terminal_and_else_the_file_that_holds_it(terminal,
     with socket.create_server(("127.0.0.1", 0)) as listening:
         told = _told(found, listening, Limits(KEY), "proactor", Path("serve/access.json"))
     assert (f"/#key={KEY}" in told, KEY in told) == (terminal, terminal) and "its key is in serve/access.json" in told
+
+
+def test_a_key_of_ones_own_reaches_the_page_as_it_is_and_one_that_no_header_carries_is_refused(
+    monkeypatch, tmp_path, cli
+):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    found = Source(None, "silent", CATALOG, Readiness())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        told = _told(found, listening, Limits("a%41 #b"), "proactor", Path("access.json"))
+    assert unquote(told.rpartition("#key=")[2]) == "a%41 #b"
+    done = cli("serve", tmp_path, "--key", "sk-\u0441")
+    assert done.returncode == 2 and "--key has characters that no HTTP header can carry" in done.stderr
 
 
 def test_a_second_service_does_not_take_the_first_ones_folder(tmp_path, cli):

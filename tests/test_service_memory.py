@@ -14,6 +14,7 @@ from proactor_lib.service.errors import ApiError
 from proactor_lib.service.guard import Limits
 from proactor_lib.service.memory import Answer, Memory, Talk
 from proactor_lib.service.replies import tool_calls
+from proactor_lib.service.requests import ChatRequest
 from starlette.testclient import TestClient
 
 from support.metric_cases import candidate, ready
@@ -56,6 +57,14 @@ def test_a_nameless_conversation_is_known_by_its_turns_and_parts_where_they_do()
     memory.named("third")
     assert len(memory) == 2  # the first is forgotten
     assert memory.of_turns(spoken("a", "b"), CATALOG).turns == spoken("a")
+
+
+def test_arguments_nested_too_deep_are_the_messages_fault():
+    call = {"function": {"name": "book", "arguments": "[" * 200_000}}
+    asked = ChatRequest(model="m", messages=[{"role": "assistant", "tool_calls": [call]}])
+    with pytest.raises(ApiError, match="messages.0.: maximum recursion depth") as error:
+        asked.heard(CATALOG)
+    assert error.value.status == 400
 
 
 def test_a_name_whose_turns_changed_keeps_what_they_share():

@@ -145,6 +145,22 @@ def test_what_half_a_run_tells_predicts_the_other_half(tmp_path):
         fit.measured(tmp_path / "new")
 
 
+def test_three_steps_are_too_few_to_predict_from_half_of_them(tmp_path):
+    write_records(tmp_path)
+    path = tmp_path / "training" / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(UserError, match="has 3 steps, at least 4 are needed"):
+        splits.check(tmp_path)
+
+
+def test_rollouts_that_take_next_to_no_time_are_simulated_too(tmp_path):
+    """A fit may give all of it to the prompts, and none to the iterations."""
+    write_records(tmp_path)
+    found = changed(tmp_path, lambda r: {"rollout_s": 0.1 / r["output_tokens"]})
+    assert (found.service.decode_step_s, found.service.decode_s) == (0, 0)
+    assert splits.predict(found, 0) > 0
+
+
 def changed(out, change):
     """What the run tells after `change` was made to each of its records."""
     path = out / "training" / "metrics.jsonl"
@@ -212,6 +228,8 @@ def test_the_command_prints_one_object(cli, tmp_path):
     write_records(tmp_path / "run")
     found = json.loads(cli("simulate", "--run", tmp_path / "run", "--json").stdout)
     assert abs(found["error"]) < 0.05 and set(found["step_s"]) == {"0", "1", "2"}
+    other = cli("simulate", "--run", tmp_path / "run", "--staleness", 3, "--json")
+    assert set(json.loads(other.stdout)["step_s"]) == {"3"}
     assert "predicted" in cli("simulate", "--run", tmp_path / "run").stdout
     assert "4 serve, 4 train in turn" in cli("simulate", "--workload", tmp_path / "work.json").stdout
     wrong = cli("simulate", "--cluster", "3xA100")

@@ -56,6 +56,8 @@ def test_seeds_and_their_mean_are_drawn_against_each_opponent(tmp_path, cli):
         write_json(tmp_path / f"{found.seed}.json", found.model_dump(mode="json"))
     assert cli("study", "--out", tmp_path, "--plots", tmp_path / "drawn").returncode == 0
     assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["s-homeloan.png"]
+    mistyped = cli("study", "--out", tmp_path / "typo")
+    assert mistyped.returncode == 2 and "typo, which would hold a study's figures" in mistyped.stderr
 
 
 def test_a_strong_opponent_that_one_seed_has_is_the_one():

@@ -45,6 +45,13 @@ def environment_of(process, monkeypatch):
     return json.loads(printer.log_path.read_text())
 
 
+def test_the_last_words_of_a_server_are_not_those_of_one_before_it(tmp_path):
+    (tmp_path / "log").write_text("RuntimeError: what ended an earlier one\n")
+    printer = Printer(tmp_path / "log")
+    printer.start().process.wait()
+    assert "an earlier one" not in printer.last_words() and '"PATH"' in printer.last_words()
+
+
 def test_the_router_asks_through_no_proxy(tmp_path, monkeypatch):
     for name in PROXIES:
         monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -3,7 +3,8 @@
 import json
 import os
 import tempfile
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from proactor_lib.report import ablation, tables
 from proactor_lib.sweep import cores, live, runner
 from proactor_lib.sweep.cells import make_cells, varying
 from proactor_lib.sweep.definition import Axes, RandomAxis, read_sweep
-from proactor_lib.sweep.runner import _check_fit, _warn_of_shared_gpus, describe, job
+from proactor_lib.sweep.runner import Progress, _check_fit, _warn_of_shared_gpus, describe, job
 from proactor_lib.sweep.worker import run_cell
 from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import collect, flatten
@@ -73,6 +74,9 @@ def test_random_draws_are_those_of_their_seed_and_in_range():
         ({"where": ["rewrd == 1"]}, "names 'rewrd', which is no parameter"),
         ({"where": ["seed =="]}, "condition 'seed ==' is not an expression"),
         ({"where": ["seed > 5"], "axes": {"seeds": 2}}, "no cell is left"),
+        ({"where": ["reward > 1"]}, "condition 'reward > 1': '>' not supported between instances of 'str' and 'int'"),
+        ({"where": ["seed / 0 > 1"]}, "sweep.yaml: condition 'seed / 0 > 1': division by zero"),
+        ({"axes": {"seeds": 0}}, "axes: seeds: a number of at least 1, or a list of seeds, got 0"),
         ({"cpu": 2}, "cpu: Extra inputs are not permitted, got '2'; accepted keys: name"),
         ({"notebook": "none.ipynb"}, "cannot read"),
         ({"params": "none.yaml"}, "cannot read"),
@@ -97,6 +101,22 @@ def test_conditions_see_every_parameter(tmp_path):
     assert [tuple(c.point.values()) for c in found] == [
         ("rac", 1, 0), ("max_rac", 1, 0), ("max_rac", 1, 1), ("max_rac", 2, 0), ("max_rac", 2, 1),
     ]  # fmt: skip
+
+
+def test_what_no_axis_gives_is_as_the_notebook_has_it(tmp_path):
+    write_notebook(tmp_path / "n.ipynb", "1", parameters=f"{CELL}\nseed = 7")
+    points = {"points": [{"scale": 2}, {"scale": 3}, {"label": "b"}]}
+    found = cells_of(tmp_path, axes=points, where=["scale < 3 and not flag and seed == 7"])
+    assert [(c.values["scale"], c.values["seed"], c.own) for c in found] == [
+        (2, 7, {"scale": 2}), (1.0, 7, {"label": "b"}),
+    ]  # fmt: skip
+
+
+def test_files_that_are_named_from_home_are_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    write_notebook(tmp_path / "me" / "n.ipynb", "1", parameters=CELL)
+    (tmp_path / "me" / "base.yaml").write_text("epsilon: 0.1")
+    assert cells_of(tmp_path, notebook="~/n.ipynb", params="~/base.yaml")[0].params.epsilon == 0.1
 
 
 def test_a_cell_is_named_by_what_it_is(tmp_path):
@@ -129,6 +149,17 @@ def test_a_models_folder_counts_by_what_is_in_it(tmp_path):
     assert len({before.id, *hub}) == 3
 
 
+def test_a_models_folder_is_found_from_wherever_a_cell_runs(tmp_path, monkeypatch):
+    """Elsewhere `models/q` would be a model of the hub."""
+    monkeypatch.chdir(tmp_path)
+    Path("models/q").mkdir(parents=True)
+    served = {"model": "models/q", "judge": "models/q", "judge_url": "serve"}
+    asked = {"oracle_model": "models/q", "oracle_url": "http://127.0.0.1:9/v1"}
+    [cell] = cells_of(tmp_path, set=served | asked)
+    assert cell.values["model"] == cell.values["judge"] == str(tmp_path / "models" / "q")
+    assert cell.values["oracle_model"] == "models/q"  # a name that an endpoint knows
+
+
 def test_a_folder_that_the_cells_fill_themselves_does_not_rename_them(tmp_path):
     cache = tmp_path / "cache"
     before = cells_of(tmp_path, set={"judge_cache": str(cache)})[0]
@@ -146,6 +177,16 @@ def test_the_plan_names_what_differs(tmp_path):
     ]  # fmt: skip
     assert set(shown["cells"][0]) == {"id", "reward", "seed"}
     assert "max_rac" in CliRunner().invoke(app, ["sweep", "plan", str(path)]).stdout
+
+
+def test_square_brackets_stay_what_they_are(tmp_path):
+    """rich would take `[old]` for a style and end at `[/b]`."""
+    path = write_sweep(tmp_path, axes={"grid": {"label": ["[old] a", "b[/b]"]}})
+    shown = CliRunner().invoke(app, ["sweep", "plan", str(path)])
+    assert shown.exit_code == 0 and "[old] a" in shown.stdout and "b[/b]" in shown.stdout
+    view = live.Terminal(Store(tmp_path / "out"), None, [])
+    with closing(view):
+        view(Progress(make_cells(read_sweep(path), path)))
 
 
 def test_base_set_and_axes_layer(tmp_path):
@@ -211,6 +252,14 @@ def test_cells_of_a_node_have_cores_of_their_own(tmp_path, monkeypatch):
     assert pinned == [[4, 5], [6], [4, 5, 6], [4, 5, 6]]
 
 
+@pytest.mark.parametrize("count", [0, 0.5])
+def test_a_cell_without_a_core_of_its_own_takes_none(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = os.sched_getaffinity(0)
+    with cores.lent(count):
+        assert os.sched_getaffinity(0) == before and list(tmp_path.iterdir()) == []
+
+
 def test_a_worker_in_another_folder_gets_whole_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_sweep(tmp_path, axes={"grid": {"rubric": ["r.txt"], "scale": [2]}, "seeds": 1})
@@ -255,6 +304,23 @@ def test_the_table_has_a_row_a_cell_also_for_what_failed(swept):
     assert found.attrs["metrics"] == ["score"]
     read = pd.read_parquet(swept / "table.parquet")
     assert list(read.columns) == list(pd.read_csv(swept / "table.csv").columns) == list(found.columns)
+
+
+def test_a_parameter_of_several_types_is_text(tmp_path):
+    write_notebook(tmp_path / "n.ipynb", "1", parameters="limit = None")
+    path = write_sweep(tmp_path, axes={"grid": {"limit": [3, "auto", True]}})
+    store = Store(tmp_path / "out")
+    store.write("sweep.json", describe(sweep := read_sweep(path), make_cells(sweep, path)))
+    collect(tmp_path / "out")
+    assert list(pd.read_parquet(tmp_path / "out" / "table.parquet").limit) == ["3", "auto", "True"]
+
+
+def test_a_metric_that_is_called_as_another_column_is_left_out(swept):
+    id = collect(swept).cell[0]
+    (swept / "cells" / id / "summary.json").write_text('{"score": 0.7, "seconds": 9, "seed": 5, "cost": [1, 0, 2]}')
+    found = collect(swept)
+    assert (found.score[0], found.seconds[0], found.seed[0], found.cost[0]) == (0.7, 1800.0, 0, 3.0)
+    assert found.attrs["metrics"] == ["score"]
 
 
 def test_weights_stay_in_the_object_store_when_a_sweep_is_collected(swept):

@@ -132,6 +132,22 @@ def test_only_what_is_missing_or_failed_runs_again(folder, cluster):
     runner.run(sweep, cells, folder / "out", "127.0.0.1:1")  # nothing to do: no cluster is asked for
 
 
+def test_a_cell_that_takes_its_worker_down_is_in_the_table(folder, cluster, capfd):
+    """And one that its worker raises is not taken for lost: it is tried as often as the sweep says."""
+    sweep, cells = planned(folder, axes={"grid": {"mode": ["lost", "breaks"]}, "seeds": 1}, retries=1)
+    out = folder / "out"
+    runner.run(
+        sweep, cells, out, cluster.address, on_tick=Lines(Store(out), "score", sweep.metrics), execute=score_cell
+    )
+    found = collect(out)
+    assert list(found.state) == ["failed"] * 2 and list(found.attempts) == [runner.LOST_LIMIT, 2]
+    assert found.problem[0].startswith("its worker was lost 5 times: ")
+    assert found.problem[1] == "its worker raised RuntimeError: no such thing"
+    said = capfd.readouterr().err
+    assert all(f"{c} mode={m}: failed its worker" in said for c, m in zip(found.cell, found["mode"], strict=True))
+    assert leftovers(out) == []
+
+
 class Recorded(View):
     """Keeps all rows that were shown, and lets the cells end once both were seen at work."""
 
@@ -294,5 +310,5 @@ def test_ctrl_c_leaves_nothing_running_and_says_how_to_go_on(folder, ray_token):
     tree = processes.family(job.pid, itself=False)
     job.send_signal(signal.SIGINT)
     said = job.communicate(timeout=100)[1]
-    assert job.returncode == 130 and "the same command goes on from here" in said
+    assert job.returncode == 130 and "the same command goes on from what is kept" in said
     wait_until(lambda: gone(tree), 60)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import dataclass
 
 import pandas as pd
 import pytest
@@ -94,6 +95,38 @@ def test_outside_code_is_found_by_its_entry_point(monkeypatch, tmp_path, caplog)
         events._plugins.cache_clear()
     assert [(type(e), e.params["name"]) for e in heard] == [(events.RunBegan, "told")]
     assert "the listener lost cannot be loaded (ImportError: gone)" in caplog.text
+
+
+def test_two_packages_may_call_their_listeners_the_same(monkeypatch, tmp_path):
+    class Point:
+        name = "listener"
+
+        def __init__(self, found):
+            self.load = lambda: found
+
+    heard = []
+    points = [Point(lambda event, n=n: heard.append(n)) for n in (1, 2)]
+    monkeypatch.setattr(events, "entry_points", lambda group: points)
+    events._plugins.cache_clear()
+    try:
+        events.emit(events.Event(tmp_path))
+    finally:
+        events._plugins.cache_clear()
+    assert heard == [1, 2]
+
+
+def test_a_listener_that_cannot_be_hashed_may_fail_too(tmp_path, caplog):
+    @dataclass
+    class Broken:
+        def __call__(self, event):
+            raise ValueError("no")
+
+    remove = events.add(Broken())
+    try:
+        events.emit(events.Event(tmp_path))
+    finally:
+        remove()
+    assert "failed (ValueError: no)" in caplog.text
 
 
 # what trackers are told

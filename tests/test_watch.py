@@ -86,7 +86,7 @@ def test_a_conversation_is_typed(run, watch):
         (["--policy", "clever"], "unknown policy 'clever'"),
         (["--policy", "trained"], "trained is left out: this run has no"),
         (["--policy", "oracle", "--dialogue", "x"], "no dialogue 'x' in test"),
-        (["--policy", "kept:x"], "cannot read"),
+        (["--policy", "kept:x"], "keeps no predictions of 'x' on test; kept there: "),
         (["--policy", "reasoning", "--url", "http://127.0.0.1:9/v1"], "policy_url and policy_model need each other"),
     ],
 )

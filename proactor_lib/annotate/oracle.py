@@ -278,7 +278,7 @@ def read(
     found = list(carried)
     for action in actions:
         for number, item in enumerate(answer[action.name], 1):
-            fresh, place = _opportunity(action, item), item.get("continues", 0)
+            fresh, place = _opportunity(action, item), int(item.get("continues", 0))  # to a schema 1.0 is one, too
             whole = carried[place - 1].continued(fresh, action.required) if place else fresh
             _accept(whole, action, part, f"opportunity {number} of {action.name}")
             if place:

@@ -23,9 +23,9 @@ class FakeServer(Server):
         return [*command, script]
 
     def misbehave(self, **faults) -> None:
-        """Set faults (scripted.FAULTS)."""
+        """Set faults (fake_vllm.FAULTS)."""
         self.post("/fault", faults)
 
     def seen(self) -> dict:
-        """What it holds and has seen (scripted.State)."""
+        """What it holds and has seen (fake_vllm.State)."""
         return self.get("/seen").json()

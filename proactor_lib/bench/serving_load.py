@@ -39,12 +39,16 @@ class Tally:
 
 
 def benchmark(out: Path, source: str, policy: str | None, conversations: int, seconds: float) -> dict[str, Any]:
-    """Hold conversations with the service for so many seconds. Memory in MB (PSS), latencies in seconds."""
+    """Hold conversations with the service for so many seconds. Memory in MB (PSS), latencies in seconds.
+
+    ProcessError where it does not start, or answers nothing.
+    """
     corpus = datasets.load("homeloan", None, "test", limit=64)
     write_json(out / "catalog.json", corpus.catalog.model_dump(mode="json"))
     with _service(out, source, policy) as (url, key, pid):
         tally, memory = asyncio.run(_talk(url, key, pid, corpus.dialogues, conversations, seconds))
-    ordered = sorted(tally.latencies)
+    if not (ordered := sorted(tally.latencies)):
+        raise ProcessError(f"the service answered no turn ({tally.lost} were lost): {out / 'serve.log'}")
     at = {f"p{p}_s": round(ordered[min(len(ordered) - 1, len(ordered) * p // 100)], 3) for p in (50, 95, 99)}
     return {
         "conversations_at_once": conversations, "seconds": seconds, "conversations_begun": tally.conversations,

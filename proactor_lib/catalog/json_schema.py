@@ -145,7 +145,7 @@ class Reader:
             self.notes.add("of several types the first is kept", place, len(kinds) > 1)
             named = kinds[0] if kinds else "string"
         named = (named or "string").lower()  # Gemini's are in capitals
-        self.notes.add("a list is one text value in a catalog", place, named == "array")
+        self.notes.add("a list is one value in a catalog, whatever its items are", place, named == "array")
         if named == "string" and keywords.get("format") in FORMATS:
             return keywords["format"]
         return named

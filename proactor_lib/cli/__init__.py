@@ -48,7 +48,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C
-            print("proactor: stopped; the same command goes on from here", file=sys.stderr)
+            print("proactor: stopped; the same command goes on from what is kept", file=sys.stderr)
         raise
     except Exception as error:
         if not disk_failed(error):

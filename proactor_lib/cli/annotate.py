@@ -63,6 +63,9 @@ def annotate(
         raise UserError(f"unknown annotator {annotator!r}; accepted: {', '.join(known)}")
     if annotator != "evidence" and not (model and url):
         raise UserError(f"annotator {annotator!r} needs --model and --url")
+    asking = {"--model": model, "--url": url, "--dry-run": dry_run}
+    if annotator == "evidence" and (idle := ", ".join(option for option, given in asking.items() if given)):
+        raise UserError(f"{idle}: annotator 'evidence' asks no model; the oracle is --annotator oracle")
     corpus = datasets.load(dataset, data_dir, split, limit, max_turns, seed, log, transcript=transcript)
     if annotator == "evidence":
         summary, text = _by_evidence(corpus, out)
@@ -97,7 +100,7 @@ def _asked(**given) -> "Params":
     """What the oracle is asked with, checked as a run's parameters are; what is empty has its default."""
     from proactor_lib.params import validate
 
-    return validate({k: v for k, v in given.items() if v}, "proactor annotate")
+    return validate({k: v for k, v in given.items() if v}, "the oracle's options")
 
 
 def _headers(given: list[str]) -> dict[str, str]:

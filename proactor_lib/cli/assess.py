@@ -30,7 +30,7 @@ def assess(
     domain: Domain = None,
     oracle_url: Annotated[str | None, typer.Option(help="An endpoint ending in /v1; none: windows by the log.")] = None,
     oracle_model: Annotated[str | None, typer.Option(help="The oracle's name there.")] = None,
-    price: Annotated[tuple[float, float], typer.Option(help="Per million prompt and output tokens.")] = (0.0, 0.0),
+    price: Annotated[tuple[float, float], typer.Option(help="For --dry-run: per million tokens.")] = (0.0, 0.0),
     dry_run: Annotated[bool, typer.Option(help="Say what the oracle would be sent and cost; send nothing.")] = False,
     settings: Settings = [],  # noqa: B006
     as_json: AsJson = False,
@@ -42,6 +42,8 @@ def assess(
 
     if dry_run and not oracle_url:
         raise UserError("--dry-run says what an oracle would cost: name it with --oracle-url and --oracle-model")
+    if (oracle_url is None) != (oracle_model is None):
+        raise UserError("--oracle-url and --oracle-model need each other")
     found = forms.read(files, source, tools, triggers, options(column, speaker), domain)
     if not found.logged:
         raise UserError("nothing was triggered in these files: chats with calls are wanted, or --triggers FILE")

@@ -9,6 +9,7 @@ import typer
 
 from proactor_lib.cli.options import AsJson, Settings
 from proactor_lib.cli.run import parse_settings
+from proactor_lib.errors import UserError
 
 bench = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
@@ -47,7 +48,7 @@ def intervals(
     """How often 95% intervals hold the truth, and how often equal policies are told apart (20 minutes on one core)."""
     from proactor_lib.bench.intervals import benchmark
 
-    show(benchmark([int(n) for n in _names(dialogues)], samples, population, bootstrap), as_json)
+    show(benchmark(_numbers(dialogues), samples, population, bootstrap), as_json)
 
 
 @bench.command("false-alarms")
@@ -63,7 +64,7 @@ def false_alarms(
     """Train with each group's rewards dealt anew to its outputs, which teaches nothing: what does the report say?"""
     from proactor_lib.bench.false_alarms import benchmark
 
-    show(benchmark(params, [int(n) for n in _names(seeds)], out, parse_settings(settings)), as_json)
+    show(benchmark(params, _numbers(seeds), out, parse_settings(settings)), as_json)
 
 
 Out = Annotated[Path, typer.Option(help="keeps what each side measured: a bench that was killed goes on")]
@@ -98,7 +99,7 @@ def costs(
     """Seconds and memory of a training step as turns, outputs per turn and dialogues grow, one of them at a time."""
     from proactor_lib.bench.packing import costs
 
-    rows = costs(shape, *([int(n) for n in _names(listed)] for listed in (turns, k, dialogues)))
+    rows = costs(shape, *map(_numbers, (turns, k, dialogues)))
     if as_json:
         show({"shape": shape, "steps": rows}, True)
     else:
@@ -249,6 +250,13 @@ def check() -> None:
         short += not bound.holds
         typer.echo(str(bound))
     raise typer.Exit(1 if short else 0)
+
+
+def _numbers(listed: str) -> list[int]:
+    try:
+        return [int(name) for name in _names(listed)]
+    except ValueError:
+        raise UserError(f"{listed!r} is not a list of whole numbers, comma separated") from None
 
 
 def _names(listed: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import typer
 
 from proactor_lib.artf.serving.access import ACCESS, serving_process, write_access
 from proactor_lib.cli.options import AsJson, Settings
+from proactor_lib.connection import header_value
 from proactor_lib.errors import UserError
 
 cluster = typer.Typer(no_args_is_help=True, help="vLLM servers behind a router, as many as the load needs.")
@@ -38,7 +39,7 @@ def up(
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     with guarded():
-        _serve(given, out, port, key)
+        _serve(given, out, port, key and header_value(key, "--key"))
 
 
 def _serve(params, out: Path, port: int, key: str | None) -> None:

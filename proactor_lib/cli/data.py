@@ -116,7 +116,7 @@ def _evidence(corpus: "Corpus") -> list | None:
 def _print_stats(title: str, ours: dict, paper: dict | None) -> None:
     from rich.table import Table
 
-    table = Table("", "here", *(["published (all splits but for dialogues)"] if paper else []), title=title)
+    table = Table("", "here", *(["published (all splits; dialogues: this one)"] if paper else []), title=title)
     for name, value in ours.items():
         published = [] if paper is None else [_shown(paper.get(name))]
         table.add_row(name.replace("_", " "), _shown(value), *published)

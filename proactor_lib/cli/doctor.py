@@ -43,12 +43,13 @@ def doctor(
 
 
 def _show(rows: Sequence["Row"], title: str) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("", "where", "needs, GB", "has, GB", "", title=title, title_justify="left")
+    table = Table("", "where", "needs, GB", "has, GB", "", title=escape(title), title_justify="left")
     for row in rows:
         state = "fails" if row.problem else "look" if row.warning else "ok"
-        table.add_row(row.what, row.where, _gb(row.needs), _gb(row.has), state)
+        table.add_row(escape(row.what), escape(row.where), _gb(row.needs), _gb(row.has), state)
     console().print(table)
 
 

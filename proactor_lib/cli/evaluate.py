@@ -189,7 +189,8 @@ def print_tables(scored: "EvalResults") -> None:
     shown.add_row("unreadable", *(f"{scored.unreadable(name):.1%}" for name in policies))
     out = console()
     out.print(shown)
-    out.print(f"PRI ranks: {', '.join(scored.ranked_against) or 'nobody'}")
+    nobody = "nobody (it needs two policies with every metric defined)"
+    out.print(f"PRI ranks: {', '.join(scored.ranked_against) or nobody}")
 
 
 def _cell(row) -> str:

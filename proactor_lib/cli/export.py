@@ -19,7 +19,10 @@ def export(
     data_license: Annotated[str | None, typer.Option(help="Of the conversations, where we do not know it.")] = None,
     push: Annotated[str | None, typer.Option(help="Upload to this repository of the hub too (private).")] = None,
 ) -> None:
-    """Write a folder: the policy (or the corpus), its card, its catalog, for a GGUF a Modelfile; prints its path."""
+    """Write a folder: the policy (or the corpus), its card, catalog and system message; prints its path.
+
+    With a GGUF goes a Modelfile.
+    """
     from proactor_lib.interop.export import Request
     from proactor_lib.interop.export import export as write
     from proactor_lib.run_folder import RunFolder

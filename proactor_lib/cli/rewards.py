@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 rewards = typer.Typer(no_args_is_help=True, help="The rewards, and what they pay to policies whose worth is known.")
-ParamsFile = Annotated[Path | None, typer.Option("--params", help="parameters (YAML): weights, schedule, judge, ...")]
+ParamsFile = Annotated[Path | None, typer.Option("--params", help="Parameters (YAML): weights, schedule, judge, ...")]
 
 
 CACHE = Path("outputs/judge-cache")  # a judge's answers, unless the parameters name another folder
@@ -24,10 +24,10 @@ CACHE = Path("outputs/judge-cache")  # a judge's answers, unless the parameters 
 
 @rewards.command("list")
 def list_rewards(as_json: AsJson = False) -> None:
-    """The registry: each reward's name, and the first line of its file."""
+    """The registry: each reward's name, and what it is: the first line of its file, or of its class."""
     from proactor_lib.rewards import REWARDS
 
-    about = {name: (sys.modules[r.__module__].__doc__ or "").partition("\n")[0] for name, r in REWARDS.items()}
+    about = {n: (sys.modules[r.__module__].__doc__ or r.__doc__ or "").partition("\n")[0] for n, r in REWARDS.items()}
     if as_json:
         _print(about)
     for name, text in about.items() if not as_json else ():
@@ -50,11 +50,11 @@ def print_rubric(reward: Annotated[str, typer.Argument(help="general_ruler or cu
 @rewards.command("probe")
 def probe_rewards(
     dataset: Annotated[
-        str | None, typer.Option(help="homeloan, sgd, abcd, star, harper or jsonl", show_default="homeloan")
+        str | None, typer.Option(help="homeloan, sgd, abcd, star, harper or jsonl.", show_default="homeloan")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="the corpus's folder")] = None,
-    split: Annotated[str, typer.Option(help="train, dev or test")] = "train",
-    limit: Annotated[int, typer.Option(min=1, help="dialogues")] = 200,
+    data_dir: Annotated[Path | None, typer.Option(help="The corpus's folder; none for homeloan.")] = None,
+    split: Annotated[str, typer.Option(help="Of the corpus: train, dev, test.")] = "train",
+    limit: Annotated[int, typer.Option(min=1, help="Dialogues at most.")] = 200,
     params: ParamsFile = None,
     settings: Settings = [],  # noqa: B006
     as_json: AsJson = False,
@@ -79,20 +79,20 @@ def probe_rewards(
     summary = probe.summary(table, cases, chosen)
     typer.echo(f"RULER's judge: {summary['judge']}", err=True)
     _warn(summary["order"], summary["unscored"])
-    _warn_of_openings(summary["gamed"])
+    _warn_of_loopholes(summary["gamed"])
     if as_json:
         _print(summary)
     else:
         wide = probe.means(table).assign(tau=summary["tau"])
         _show(wide, f"Mean reward of each policy, {len(cases)} dialogues of {dataset} {split}")
-        _show(_openings(probe.gaming(table), summary["break_even"]), "What openings pay; the break-even of a trigger")
+        _show(_loopholes(probe.gaming(table), summary["break_even"]), "What loopholes pay; the break-even of a trigger")
 
 
 @rewards.command("samples")
 def examine_samples(
-    run: Annotated[Path, typer.Option(help="a run's folder that holds training/samples.jsonl")],
-    limit: Annotated[int, typer.Option(min=1, help="groups, evenly spaced over the training")] = 200,
-    repeats: Annotated[int, typer.Option(min=2, help="times a judge is asked the same")] = 3,
+    run: Annotated[Path, typer.Option(help="A run's folder that holds training/samples.jsonl.")],
+    limit: Annotated[int, typer.Option(min=1, help="Groups, evenly spaced over the training.")] = 200,
+    repeats: Annotated[int, typer.Option(min=2, help="Times a judge is asked the same.")] = 3,
     settings: Settings = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -125,12 +125,12 @@ def _warn(order: dict[str, dict], unscored: dict[str, dict[str, int]]) -> None:
         typer.echo(f"{text} ({why})" if why else text, err=True)
 
 
-def _warn_of_openings(gamed: dict[str, list[str]]) -> None:
+def _warn_of_loopholes(gamed: dict[str, list[str]]) -> None:
     for reward, policies in gamed.items():
         typer.echo(f"{reward} pays {' and '.join(policies)} as much as the oracle", err=True)
 
 
-def _openings(gaming: "pd.DataFrame", break_even: dict[str, dict]) -> "pd.DataFrame":
+def _loopholes(gaming: "pd.DataFrame", break_even: dict[str, dict]) -> "pd.DataFrame":
     """The probe's `gaming` with each reward's break-even, NaN where a language model judges."""
     shares = [break_even[reward][stage] for reward, stage in gaming.index]
     return gaming.assign(break_even=[float("nan") if s is None else s for s in shares])

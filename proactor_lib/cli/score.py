@@ -13,21 +13,21 @@ from proactor_lib.params import Params
 
 
 def score(
-    dialogues: Annotated[Path, typer.Option(help="JSONL, one dialogue per line")],
-    references: Annotated[Path, typer.Option(help="JSONL, a dialogue's reference actions a line")],
-    predictions: Annotated[Path, typer.Option(help="JSONL, a turn's actions a line; a turn left out is silence")],
-    theta: Annotated[float, typer.Option(min=0, max=1, help="alignment from which a prediction matches")] = (
+    dialogues: Annotated[Path, typer.Option(help="JSONL, one dialogue per line.")],
+    references: Annotated[Path, typer.Option(help="JSONL, a dialogue's reference actions a line.")],
+    predictions: Annotated[Path, typer.Option(help="JSONL, a turn's actions a line; a turn left out is silence.")],
+    theta: Annotated[float, typer.Option(min=0, max=1, help="Alignment from which a prediction matches.")] = (
         Params.model_fields["theta"].default
     ),
-    price: Annotated[float, typer.Option(min=0, help="of a false execution, in missed opportunities: U's c")] = (
+    price: Annotated[float, typer.Option(min=0, help="Of a false execution, in missed opportunities: U's c.")] = (
         Params.model_fields["execution_price"].default
     ),
-    bootstrap: Annotated[int, typer.Option(min=1, help="resamples of dialogues for the 95% intervals")] = (
+    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples of dialogues for the 95% intervals.")] = (
         Params.model_fields["bootstrap"].default
     ),
-    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap")] = 0,
-    exact: Annotated[bool, typer.Option("--exact", help="compare parameter values as they are written")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object: {metric: {value, low, high}}")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare parameter values as they are written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object: {metric: {value, low, high}}.")] = False,
 ) -> None:
     """Score an agent's predictions against the references: every metric with its 95% interval over dialogues."""
     from proactor_lib.metrics import evaluate_predictions

@@ -6,10 +6,12 @@ import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
 from proactor_lib.cli.options import Settings
+from proactor_lib.connection import header_value
 from proactor_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def serve(
     from proactor_lib.service.guard import Limits
     from proactor_lib.service.source import find
 
+    key = key and header_value(key, "--key")
     if key == "" and host != LOOPBACK:
         raise UserError(f"--host {host} without a key: whoever reaches it could use it; give one with --key")
     if other := serving_process(out):
@@ -94,7 +97,8 @@ def _told(found: "Source", listening: socket.socket, limits: "Limits", name: str
     host, port = listening.getsockname()[:2]
     url, threshold = f"http://{host}:{port}", found.readiness.threshold
     fires = "as it says" if threshold is None else f"from confidence {threshold:g} on"
-    fragment = f"#key={limits.key}" if limits.key and sys.stdout.isatty() else ""  # a log may be read by others
+    shown = limits.key and sys.stdout.isatty()  # a log may be read by others
+    fragment = f"#key={quote(limits.key, safe='')}" if shown else ""
     return (
         f"{url}/v1 serves {found.policy} as {name!r}, {len(found.catalog.actions)} actions, ready {fires}; "
         f"its key is in {access}\nto try it: {url}/{fragment}"

@@ -25,7 +25,7 @@ def simulate(
 ) -> None:
     """Predict step time, utilisation and queueing: the synchronous loop against ART-F, at its fastest split of GPUs."""
     found = (
-        _of_run(run)
+        _of_run(run, tuple(staleness))
         if run
         else _of_cluster(cluster, service, workload, steps, tuple(staleness), judge_concurrency * judge)
     )
@@ -35,12 +35,12 @@ def simulate(
         _tell(found)
 
 
-def _of_run(out: Path) -> dict:
+def _of_run(out: Path, staleness: tuple[int, ...]) -> dict:
     """The simulator against a measured run, and what the run would take with other staleness."""
     from proactor_lib.artf.capacity import fit, splits
 
     made, found = fit.measured(out), splits.check(out)
-    ahead = {s: splits.predict(made, s) for s in (0, 1, 2)}
+    ahead = {s: splits.predict(made, s) for s in staleness}
     return {
         "run": str(out),
         **found._asdict(),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from proactor_lib.cli.options import AsJson
+from proactor_lib.errors import UserError
 
 
 def study(
@@ -21,6 +22,8 @@ def study(
     from proactor_lib.report import study as studies
     from proactor_lib.report.sweep import to_json_values
 
+    if not (runs or out.is_dir()):
+        raise UserError(f"no folder {out}, which would hold a study's figures; ours are in params/results")
     studies.keep(runs or [], out)
     kept = studies.read(out)
     found = studies.verdicts(kept)

@@ -39,13 +39,14 @@ def plan(file: File, as_json: AsJson = False) -> None:
         rows = [{"id": c.id, **{n: c.values.get(n) for n in names}} for c in cells]
         typer.echo(json.dumps({"name": sweep.name, "notebook": str(sweep.notebook), "cells": rows}, indent=2))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("cell", *names, box=None)
     for cell in cells:
-        table.add_row(cell.id, *(str(cell.values.get(n)) for n in names))
+        table.add_row(cell.id, *(escape(str(cell.values.get(n))) for n in names))
     out = console()
-    out.print(f"{sweep.name}: {len(cells)} cells of {sweep.notebook.name}")
+    out.print(escape(f"{sweep.name}: {len(cells)} cells of {sweep.notebook.name}"))
     out.print(table)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from proactor_lib.errors import UserError
 from proactor_lib.schema import Catalog, Dialogue, DialogueReferences
@@ -63,6 +63,8 @@ def load(
     """
     if dataset not in DATASETS:
         raise UserError(f"unknown dataset {dataset!r}; accepted: {', '.join(DATASETS)}")
+    if transcript not in get_args(Transcript):
+        raise UserError(f"unknown transcript {transcript!r}; accepted: {', '.join(get_args(Transcript))}")
     if dataset == "homeloan":
         return _simulated(split, limit, max_turns, seed, log, wanted)
     folder = _folder(dataset, data_dir)

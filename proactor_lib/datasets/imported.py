@@ -281,9 +281,13 @@ def page(imported: Imported, parts: dict[str, list[Dialogue]], sources: Sequence
         if imported.logged
         else "no log of triggers: windows need the oracle annotator (`--annotator oracle`)"
     )
+    empty = [name for name, dialogues in parts.items() if not dialogues]
+    full = max(parts, key=lambda name: len(parts[name]))
+    named = ", ".join(f"`{name}_split: {full}`" for name in empty)
     read = [
         f"from {', '.join(p.name for p in sources)}",
         f"{counts['dialogues']} dialogues ({sizes}){dated}, {counts['turns']} turns{timed}",
+        *([f"no dialogue for {' and '.join(empty)}: a run can take some of {full}'s ({named})"] if empty else []),
         log,
         f"{counts['actions']} actions: {', '.join(a.name for a in imported.catalog.actions)}",
     ]

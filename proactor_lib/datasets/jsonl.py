@@ -17,6 +17,8 @@ FOREIGN = {"messages": "chat", "segments": "whisper", "transcription": "whisper"
 def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
     """The catalog and the split's dialogues, read as they are used. UserError names the file, the line, the key."""
     catalog_file = plain_or_gzipped(folder / "catalog.json")
+    if not catalog_file.exists():
+        raise UserError(f"{folder} is not an own domain: it has no catalog.json; `proactor data import` makes one")
     catalog = read_json(catalog_file, Catalog)
     if (name := _unwritable(catalog)) is not None:
         raise UserError(
@@ -28,7 +30,10 @@ def read(folder: Path, split: str) -> tuple[Catalog, Iterator[Dialogue]]:
         path = plain_or_gzipped(folder / "dialogues.jsonl")
     if not path.exists():
         there = ", ".join(sorted({p.name.partition(".jsonl")[0] for p in folder.glob("*.jsonl*")})) or "none"
-        raise UserError(f"{folder} has neither {split}.jsonl nor dialogues.jsonl; splits there: {there}")
+        raise UserError(
+            f"{folder} has neither {split}.jsonl nor dialogues.jsonl; splits there: {there} "
+            "(train_split, dev_split and test_split say from which a run takes its own)"
+        )
     return catalog, _dialogues(path, catalog)
 
 

@@ -39,4 +39,6 @@ def _is_json(text: str) -> bool:
 
 def reason(error: Exception) -> str:
     """An exception in one line, for a record that is not in its corpus's format."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    text = " ".join(str(error).split())
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "  # a ValueError's sentence is often ours
+    return f"{kind}{text}"[:200]

@@ -78,6 +78,10 @@ def _places(asked: Question, roles: Roles) -> Iterator[Row]:
     elif asked.machine.devices and asked.params.device == "auto":
         yield Row("GPUs", "not used", warning="the GPUs are not used, for the extra cpu is installed: run "
                   "`make env EXTRA=gpu` to use them")  # fmt: skip
+    p = asked.params
+    if asked.trains and p.max_context <= p.max_completion_tokens:
+        yield Row("context", f"{p.max_context} tokens", problem=f"max_context {p.max_context} leaves no prompt room "
+                  f"beside outputs of max_completion_tokens {p.max_completion_tokens}: raise it")  # fmt: skip
     pinned = {"trainer_cores": asked.trains, "server_cores": not roles.gpu}
     for name in (name for name, used in pinned.items() if used and getattr(asked.params, name)):
         try:

@@ -24,6 +24,8 @@ from proactor_lib.yaml_text import read_yaml
 
 CGROUPS = Path("/sys/fs/cgroup")  # where Linux keeps what a container or a job of a batch system may take
 OWN_CGROUP = Path("/proc/self/cgroup")
+# By the controllers that a line of it names: the folder under CGROUPS and the file, of version 2 ("") and of version 1.
+MEMORY_LIMITS = {"": (".", "memory.max"), "memory": ("memory", "memory.limit_in_bytes")}
 NVIDIA = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits")
 
 
@@ -111,8 +113,10 @@ class ThisMachine(Machine):
     def lacks_model(self, name: str, network: bool) -> bool:
         if local_folder(name):
             return False
+        if is_offline():
+            return True
         if not network:
-            return os.environ.get("HF_HUB_OFFLINE") == "1"
+            return False
         import httpx
         from huggingface_hub import constants, get_token
 
@@ -211,6 +215,12 @@ def this_machine(out: Path) -> ThisMachine:
     )  # fmt: skip
 
 
+def is_offline() -> bool:
+    """Whether the hub must not be asked, as huggingface_hub reads it."""
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in ("1", "ON", "YES", "TRUE")
+
+
 def _existing(path: Path) -> Path:
     return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
@@ -218,8 +228,12 @@ def _existing(path: Path) -> Path:
 def _memory() -> int:
     """Bytes that this process and those that it starts may take: the machine's, or the least of its groups' limits."""
     lines = read_text(OWN_CGROUP).splitlines() if OWN_CGROUP.is_file() else []
-    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
-    files = [folder / "memory.max" for folder in (CGROUPS / own, *(CGROUPS / own).parents)]
+    files = []
+    for line in ("0::/", *lines):
+        _, controllers, own = line.split(":", 2)
+        for under, file in (MEMORY_LIMITS[c] for c in controllers.split(",") if c in MEMORY_LIMITS):
+            folder = CGROUPS / under / own.lstrip("/")
+            files += [place / file for place in (folder, *folder.parents)]
     limits = [read_text(file).strip() for file in files if file.is_file()]
     return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit != "max")])
 
@@ -235,7 +249,8 @@ def _has_bfloat16() -> bool:
 def _gpus(variable: str | None) -> tuple[tuple[Device, ...], str | None]:
     """The GPUs that CUDA shows a process, and their driver; without importing torch.
 
-    Of a MIG slice the memory is the one in its profile's name.
+    Of a MIG slice the memory is the one in its profile's name; of a GPU whose driver tells none, the host's: they share
+    it (GB10, Jetson).
     """
     if shutil.which(NVIDIA[0]) is None:
         return (), None
@@ -249,8 +264,13 @@ def _gpus(variable: str | None) -> tuple[tuple[Device, ...], str | None]:
         names = [name.strip() for name in variable.split(",")]
         found = [next((g for g in every if g[0] == n or (n and g[1].startswith(n))), None) for n in names]
         wanted = found[: found.index(None)] if None in found else found
-    devices = tuple(Device(name=g[2], memory_gb=float(g[3]) * 2**20 / 1e9) for g in wanted)
+    devices = tuple(Device(name=g[2], memory_gb=(_mib(g[3]) or _memory()) / 1e9) for g in wanted)
     return devices, every[0][4] if every else None
+
+
+def _mib(told: str) -> float | None:
+    """Bytes of so many MiB; None where it is not a number, such as `[N/A]`."""
+    return float(told) * 2**20 if told.isdecimal() else None
 
 
 def _slices(variable: str) -> tuple[Device, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proactor_lib import agent, policies
 from proactor_lib.agent import PROMPTS, Parsed, parse
+from proactor_lib.connection import session
 from proactor_lib.endpoint import Answer, Endpoint, Failed
 from proactor_lib.evaluate import few_shot, graph
 from proactor_lib.evaluate.confidence import with_confidence
@@ -114,7 +115,8 @@ class Prompted:
         system = agent.system_text(case.catalog, self._template)
         messages = [{"role": "system", "content": system}, *self._shots, {"role": "user", "content": seen}]
         form = {"structured_outputs": {"grammar": few_shot.grammar(case.catalog)}} if self._constrained else {}
-        answer = await self._endpoint.complete(messages, **self._sampling, **form)
+        headers = session(case.dialogue.id)
+        answer = await self._endpoint.complete(messages, headers=headers, **self._sampling, **form)
         if isinstance(answer, Failed) and answer.kind != "rejected":
             raise Unanswered(f"{self._endpoint.model!r} at {self._endpoint.url} does not answer: {answer.reason}")
         return answer

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from proactor_lib.errors import UserError
 from proactor_lib.files import atomic, read_jsonl, read_lines, read_text, write_json, write_jsonl
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
@@ -35,7 +36,11 @@ def read(run: RunFolder, policy: str, split: str = TEST) -> list[TurnPrediction]
 
     UserError where there are none.
     """
-    lines = read_lines(folder(run, split) / f"{policy}.jsonl", TurnPrediction)
+    path = folder(run, split) / f"{policy}.jsonl"
+    if not path.exists():
+        kept = ", ".join(sorted(p.stem for p in path.parent.glob("*.jsonl"))) or "none"
+        raise UserError(f"{run.out} keeps no predictions of {policy!r} on {split}; kept there: {kept}")
+    lines = read_lines(path, TurnPrediction)
     unused = {d.id for d in run.conversations(split)} - {d.id for d in run.dialogues(split)}
     return [line for line in lines if line.dialogue_id not in unused]
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from proactor_lib import datasets, models
+from proactor_lib import agent, datasets, models
 from proactor_lib.artf.training.adapter import copy_adapter
 from proactor_lib.artf.training.job import Job
 from proactor_lib.errors import UserError
@@ -24,6 +24,7 @@ from proactor_lib.service.source import EXPORT, Exported, readiness
 FORMS = ("adapter", "merged", "gguf", "dataset")
 SHARD = "5GB"  # the largest file of merged weights
 BASE_LICENSES = {models.EMBEDDED: "apache-2.0", models.TINY: "apache-2.0"}
+SYSTEM = "system.txt"  # the system's message: the instructions with the catalog
 TEXTS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")  # what stands beside a model's weights
 
 
@@ -121,6 +122,7 @@ class _Export:
         catalog = read_json(request.catalog, Catalog) if request.catalog else run.catalog
         {"adapter": self._peft, "merged": self._merged, "gguf": self._gguf}[request.form](catalog)
         write_json(self._folder / "catalog.json", catalog.model_dump(mode="json"))
+        (self._folder / SYSTEM).write_text(agent.system_text(catalog), encoding="utf-8")
         fires = readiness(run, self._policy)
         about = {k: getattr(run.params, k) for k in Exported.OF_RUN}
         made = Exported(form=request.form, policy=self._policy, threshold=fires.threshold, own=fires.own, **about)
@@ -138,6 +140,7 @@ class _Export:
 
     def _merged(self, catalog: Catalog) -> None:
         merge_into(self._folder, self._base(), self._adapter)
+        _ask_greedily(self._folder / "generation_config.json")
 
     def _gguf(self, catalog: Catalog) -> None:
         from proactor_lib.interop import gguf_file
@@ -152,7 +155,7 @@ class _Export:
 
     def _base(self) -> Path:
         """The trainer's weights in bfloat16, whatever servers hold: nothing can be merged into 4 bits."""
-        return Path(_local(models.matched_export(self._job.base, self._run.params.quantization)))
+        return Path(models.downloaded(models.matched_export(self._job.base, self._run.params.quantization)))
 
 
 def merge_into(folder: Path, base: Path, adapter: Path) -> None:
@@ -173,22 +176,23 @@ def merge_into(folder: Path, base: Path, adapter: Path) -> None:
     )
 
 
-def _local(model: str) -> str:
-    """A model's folder; a hub id is looked up in the hub's cache, and fetched where it is not there."""
-    if Path(model).is_dir():
-        return model
-    from huggingface_hub import snapshot_download
-
-    return snapshot_download(model, allow_patterns=["*.safetensors", *TEXTS])
+def _ask_greedily(file: Path) -> None:
+    """Leave the ids of tokens alone: vLLM and transformers follow a model's own penalties and temperature otherwise."""
+    if file.exists():
+        ids = {k: v for k, v in json.loads(read_text(file)).items() if k.endswith("_token_id")}
+        write_json(file, ids | {"do_sample": False})
 
 
 def _upload(folder: Path, repository: str, kind: str) -> None:
+    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     hub = HfApi()
     try:
         hub.create_repo(repository, repo_type=kind, private=True, exist_ok=True)
+        if not hub.repo_info(repository, repo_type=kind).private:
+            raise UserError(f"{folder} is written, but not uploaded: {repository} is there already, and public; name "
+                            "another --push, or make it private")  # fmt: skip
         hub.upload_folder(folder_path=folder, repo_id=repository, repo_type=kind)
-    except (HfHubHTTPError, OSError) as error:
+    except (httpx.HTTPError, OSError, ValueError) as error:  # no connection, the hub's own, a name that is none
         raise UserError(f"{folder} is written, but not uploaded to {repository}: {error}") from None

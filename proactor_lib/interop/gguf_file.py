@@ -120,8 +120,9 @@ def _add_tokenizer(writer: gguf.GGUFWriter, model: Path, size: int) -> None:
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def _cut(pre: dict[str, Any], model: Path) -> str:
-    """llama.cpp's name of the way in which a tokenizer cuts text before its byte pairs."""
+def _cut(pre: dict[str, Any] | None, model: Path) -> str:
+    """llama.cpp's name of the way in which a tokenizer cuts text before its byte pairs; None: it does not (Llama 2)."""
+    pre = pre or {"type": "not at all"}
     steps = pre.get("pretokenizers", [pre])
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"] and steps[0]["use_regex"]:

@@ -1,5 +1,6 @@
 """A model card, written from a run's provenance and results: data, windows, reward, primary endpoint, limits."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def _content(run: RunFolder, form: str, licenses: tuple[str | None, str | None],
     return {
         "name": p.name, "question": p.question, "what": WHAT[form], "library": LIBRARIES[form], "base": base,
         "use": USE[form].format(file=file, bits=" in NF4" * (p.quantization == "nf4")), "bits": bits,
+        "longest": p.max_completion_tokens,
+        "template_args": json.dumps(p.chat_template_args) if p.chat_template_args else "",
         "weights_license": licenses[0], "data_license": licenses[1], "threshold": threshold,
         "primary": _primary(scored, policy), "method": text.method(p, *done), "dataset": p.dataset,
         "counts": ", ".join(counts), "windows": text.windows(run), "reward": p.reward if policy == TRAINED else None,

@@ -20,7 +20,8 @@ def render(tokenizer, catalog: Catalog, params: Params, file: str) -> str:
             f"the chat template of {tokenizer.name_or_path} with this catalog cannot be written as a Modelfile"
         )
     template = f"{opening}{{{{ .System }}}}{middle}{{{{ .Prompt }}}}{after}"
-    settings = {"stop": f'"{tokenizer.eos_token}"', "temperature": 0, "num_ctx": params.max_context,
-                "num_predict": params.max_completion_tokens}  # fmt: skip
+    # Ollama's own penalty is 1.1, in greedy decoding too: one that copies names and values would be another policy.
+    settings = {"stop": f'"{tokenizer.eos_token}"', "temperature": 0, "repeat_penalty": 1,
+                "num_ctx": params.max_context, "num_predict": params.max_completion_tokens}  # fmt: skip
     lines = [f"PARAMETER {name} {value}" for name, value in settings.items()]
     return "\n".join([f"FROM ./{file}", f'TEMPLATE """{template}"""', f'SYSTEM """{system.strip()}"""', *lines]) + "\n"

@@ -47,7 +47,7 @@ def page(run: RunFolder, scored: EvalResults) -> str:
         _listed(waits[waits.wait > 0].sort_values("wait", ascending=False, kind="stable"), _waited),
         f"## How complete\n\n{len(missed)} of {len(waits)} opportunities were never triggered.\n",
         _listed(missed, lambda r: f"`{r.action}` would have helped at turns {r.open} to {r.close}"),
-        f"## How restrained\n\n{len(false)} of {len(scores.executions)} triggers helped with nothing.\n",
+        f"## How restrained\n\n{len(false)} of {len(scores.executions)} triggers served no need.\n",
         _listed(false, lambda r: f"`{r.action}` at turn {r.turn}"),
     ]
     return "\n".join(text for text in texts if text)

@@ -172,7 +172,7 @@ def stages(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def gaming(table: pd.DataFrame) -> pd.DataFrame:
-    """What each reward pays, at each stage (rows: reward, stage), to the oracle and to those who look for openings."""
+    """What each reward pays, at each stage (rows: reward, stage), to the oracle and to those who look for loopholes."""
     rows = table[(table.part == "all") & (table.reward != TIMING) & table.policy.isin(["oracle", *GAMING_POLICIES])]
     wide = rows.pivot(index=["reward", "stage"], columns="policy", values="value")
     order = rows[["reward", "stage"]].drop_duplicates().itertuples(index=False, name=None)

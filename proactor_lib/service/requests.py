@@ -58,7 +58,7 @@ class ChatRequest(Tools):
                         turns.append(Turn(speaker=str(message.get("name") or event.speaker), text=event.text))
                     elif isinstance(event, Call):
                         calls.append(_key(event, catalog))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ApiError(400, f"messages[{number}]: {error}", "invalid_message", "messages") from None
         if not turns:
             raise ApiError(400, "messages: nobody has said anything (user, assistant)", "no_turns", "messages")

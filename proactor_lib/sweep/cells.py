@@ -11,6 +11,7 @@ from typing import Any
 from proactor_lib import models, notebook, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.params import FILLED, Params, read_layers, validate
+from proactor_lib.rewards.params import SERVE
 from proactor_lib.sweep.definition import Point, Sweep, check_condition
 
 RUNNER_GIVES = ("params_file", "out", "overrides")
@@ -23,12 +24,13 @@ class Cell:
     id: str  # 12 hex digits
     point: Point  # what the axes gave it
     params: Params
-    own: Point  # parameters of the notebook's own parameters cell
+    own: Point  # parameters of the notebook's own parameters cell, as given
+    defaults: Point  # all of that cell's, as they stand there
 
     @property
     def values(self) -> Point:
         """All parameters by name, as JSON."""
-        return {**self.params.model_dump(mode="json"), **self.own}
+        return {**self.params.model_dump(mode="json"), **self.defaults, **self.own}
 
 
 def make_cells(sweep: Sweep, source: Path | str = "the sweep") -> list[Cell]:
@@ -41,16 +43,16 @@ def make_cells(sweep: Sweep, source: Path | str = "the sweep") -> list[Cell]:
     salt = [notebook.digest(sweep.notebook), provenance.code_digest()]
     cells = {}
     for point in sweep.axes.combined():
-        cell = _make_cell({**base, **sweep.set, **point}, point, defaults, known, salt, source)
-        if sweep.chosen(cell.values):
+        where = f"{source}, {label(point)}" if point else str(source)
+        cell = _make_cell({**base, **sweep.set, **point}, point, defaults, known, salt, where)
+        if sweep.chosen(cell.values, where):
             cells.setdefault(cell.id, cell)
     if not cells:
         raise UserError(f"{source}: no cell is left; its conditions rule out every point of its axes")
     return list(cells.values())
 
 
-def _make_cell(values: Point, point: Point, defaults: Point, known: set[str], salt: list[str], source) -> Cell:
-    where = f"{source}, {label(point)}" if point else str(source)
+def _make_cell(values: Point, point: Point, defaults: Point, known: set[str], salt: list[str], where: str) -> Cell:
     own = {k: _typed(k, v, defaults[k], where) for k, v in values.items() if k in known}
     ours = {k: v for k, v in values.items() if k not in known}
     if ours and "overrides" not in defaults:
@@ -60,7 +62,8 @@ def _make_cell(values: Point, point: Point, defaults: Point, known: set[str], sa
         raise UserError(f"{where}: unknown parameter {name!r}; {accepted}")
     params = _absolute(validate(ours, where))
     identity = json.dumps([_contents(params), own, *salt], sort_keys=True, default=str)
-    return Cell(hashlib.sha256(identity.encode()).hexdigest()[:12], point, params, own)
+    stand = {k: v for k, v in defaults.items() if k in known}
+    return Cell(hashlib.sha256(identity.encode()).hexdigest()[:12], point, params, own, stand)
 
 
 def label(point: Point) -> str:
@@ -78,7 +81,20 @@ def _typed(name: str, value: Any, default: Any, where: str) -> Any:
 
 def _absolute(params: Params) -> Params:
     """Paths as seen from anywhere: a cell may run in another folder."""
-    return params.model_copy(update={k: _with_paths(v, Path.resolve) for k, v in params})
+    paths = {k: _with_paths(v, Path.resolve) for k, v in params}
+    return params.model_copy(update=paths | _model_folders(params))
+
+
+def _model_folders(params: Params) -> dict[str, str]:
+    """The whole paths of models that are named by their folder: elsewhere the same name is one of the hub."""
+    named = {"model": params.model}
+    named |= {"judge": params.judge} if params.judge_url == SERVE else {}
+    named |= {"oracle_model": params.oracle_model} if params.oracle_url == SERVE and params.oracle_model else {}
+    own = (models.EMBEDDED, models.TINY)
+    return {
+        k: str(models.folder(name).resolve()) for k, name in named.items()
+        if name not in own and models.folder(name).is_dir()
+    }  # fmt: skip
 
 
 def _contents(params: Params) -> Point:

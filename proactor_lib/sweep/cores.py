@@ -13,12 +13,12 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def lent(count: int) -> Iterator[None]:
+def lent(count: float) -> Iterator[None]:
     """Keep this thread, and what it starts, on `count` cores that no other cell of this user has.
 
-    On all that it may use where fewer are free, and where a system cannot pin.
+    On all that it may use where fewer are free, where it has a share of a core, and where a system cannot pin.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if not hasattr(os, "sched_setaffinity") or count < 1 or count % 1:
         yield
         return
     before = os.sched_getaffinity(0)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from proactor_lib.errors import UserError
 from proactor_lib.files import first_error, shipped
+from proactor_lib.schema import LocalPath
 from proactor_lib.yaml_text import read_yaml
 
 Values = Annotated[list[Any], Field(min_length=1)]
@@ -80,6 +81,8 @@ class Axes(Part):
 
     @model_validator(mode="after")
     def _consistent(self):
+        if isinstance(self.seeds, int) and self.seeds < 1:
+            raise ValueError(f"seeds: a number of at least 1, or a list of seeds, got {self.seeds}")
         for group in self.zip:
             if len({len(values) for values in group.values()}) > 1:
                 raise ValueError(f"the values that zip moves together differ in number: {', '.join(group)}")
@@ -107,8 +110,8 @@ class Sweep(Part):
 
     name: str
     question: str = ""
-    notebook: Path
-    params: Path | None = None  # the base parameters' file
+    notebook: LocalPath
+    params: LocalPath | None = None  # the base parameters' file
     set: Point = {}  # over the base, the same for every cell
     axes: Axes = Axes()
     where: list[str] = []  # conditions that a cell must meet, e.g. "reward != 'rac' or seed == 0"
@@ -123,9 +126,9 @@ class Sweep(Part):
     show: list[str] = []  # the metrics of the report's table; none: the headline and what varies
     meanings: dict[str, str] = {}  # what a metric is, in a line for the report's reader
 
-    def chosen(self, names: dict[str, Any]) -> bool:
-        """Whether a cell with these parameter values meets all conditions."""
-        return all(_condition(c)(**names) for c in self.where)
+    def chosen(self, names: dict[str, Any], place: str) -> bool:
+        """Whether a cell with these parameter values meets all conditions. UserError, naming `place`, if one fails."""
+        return all(_holds(c, names, place) for c in self.where)
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -147,6 +150,13 @@ def _sandbox() -> SandboxedEnvironment:
 
 def _condition(text: str):
     return _sandbox().compile_expression(text, undefined_to_none=False)
+
+
+def _holds(text: str, names: dict[str, Any], place: str) -> bool:
+    try:
+        return bool(_condition(text)(**names))
+    except (TypeError, ValueError, ArithmeticError, LookupError, jinja2.TemplateError) as error:
+        raise UserError(f"{place}: condition {text!r}: {error}") from None
 
 
 def check_condition(text: str, known: set[str]) -> None:

@@ -140,6 +140,7 @@ class Terminal(View):
 
     def show(self, progress: Progress, rows: list[Row]) -> None:
         """Draw the table."""
+        from rich.markup import escape
         from rich.table import Table
 
         fitting = max(self._live.console.height - 6, 5)
@@ -148,7 +149,7 @@ class Terminal(View):
             table.add_column(name, justify="right" if name in ("s", "s left") else "left", no_wrap=name != "differs in")
         for r in sorted(rows, key=lambda r: ORDER[r.state])[:fitting]:
             times = ["" if t is None else f"{t:.0f}" for t in (r.elapsed, r.left)]
-            table.add_row(r.cell, r.point, r.state, r.stage, *times, shown(r.headline))
+            table.add_row(r.cell, escape(r.point), r.state, r.stage, *times, shown(r.headline))
         self._live.update(table, refresh=True)
         if len(progress.records) == len(rows):
             self.close()

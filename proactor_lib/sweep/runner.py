@@ -14,7 +14,7 @@ from proactor_lib.files import read_text
 from proactor_lib.ray_session import cluster
 from proactor_lib.sweep.cells import Cell, varying
 from proactor_lib.sweep.definition import Sweep
-from proactor_lib.sweep.worker import run_cell
+from proactor_lib.sweep.worker import keep, run_cell
 from proactor_lib.sweep_folder.store import Store
 
 log = logging.getLogger(__name__)
@@ -129,17 +129,26 @@ def _outcome(ray, reference, id: str, progress: Progress, store: Store) -> dict 
     """The cell's record; None when its worker or node was lost and it is to run again, which costs no retry."""
     try:
         return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # nothing was lost: run_cell, or what it needs there, raised it
+        said, attempts = f"raised {type(error.cause).__name__}: {error.cause}", progress.attempts[id]
     except ray.exceptions.RayError as error:
         progress.lost[id] = progress.lost.get(id, 0) + 1
         progress.attempts[id] -= 1
         if progress.lost[id] < LOST_LIMIT:
             return None
-        problem = f"its worker was lost {LOST_LIMIT} times: {' '.join(str(error).split())[:200]}"
-        return {"id": id, "state": "failed", "problem": problem, "attempts": LOST_LIMIT, "seconds": None}
+        said, attempts = f"was lost {LOST_LIMIT} times: {error}", LOST_LIMIT
+    record = {
+        "id": id, "state": "failed", "problem": f"its worker {' '.join(said.split())[:200]}", "attempts": attempts,
+        "seconds": None, "ended": time.time(),
+    }  # fmt: skip
+    keep(store, id, record)
+    return record
 
 
 def _again(record: dict, sweep: Sweep, progress: Progress) -> bool:
-    return record["state"] in ("failed", "timeout") and progress.attempts[record["id"]] <= sweep.retries
+    """Whether a cell with this outcome is tried again: not one that was lost too often, whose attempts do not count."""
+    id, retried = record["id"], record["state"] in ("failed", "timeout")
+    return retried and progress.attempts[id] <= sweep.retries and progress.lost.get(id, 0) < LOST_LIMIT
 
 
 def job(sweep: Sweep, cell: Cell, out: str, text: str) -> dict[str, Any]:

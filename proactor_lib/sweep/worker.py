@@ -15,7 +15,7 @@ from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
 from proactor_lib.notebook import Execute, Outcome
 from proactor_lib.sweep import cores
-from proactor_lib.sweep_folder.store import Store
+from proactor_lib.sweep_folder.store import Store, StoreError
 
 CELL = "PROACTOR_SWEEP_CELL"  # in a cell's environment: the sweep and the cell's id, with a slash between
 
@@ -33,11 +33,14 @@ def run_cell(job: dict[str, Any], attempt: int, execute: Execute = notebook.exec
         store.write(store.cell(job["id"], "running.json"), {"host": socket.gethostname(), "started": started})
         outcome = _outcome(store, job, execute)
     except OSError as error:
-        outcome = Outcome("failed", time.time() - started, 0.0, f"could not write {job['out']}: {error.strerror}")
+        problem = f"could not write {error.filename or job['out']}: {error.strerror or error}"
+        outcome = Outcome("failed", time.time() - started, 0.0, problem)
+    except StoreError as error:  # a network is away for a while: it may be tried again
+        outcome = Outcome("failed", time.time() - started, 0.0, str(error))
     except UserError as error:
         outcome = Outcome("refused", time.time() - started, 0.0, str(error))
     record = _record(job, attempt, outcome)
-    _keep(store, job["id"], record)
+    keep(store, job["id"], record)
     return record
 
 
@@ -84,7 +87,7 @@ def _record(job: dict[str, Any], attempt: int, outcome: Outcome) -> dict[str, An
     }  # fmt: skip
 
 
-def _keep(store: Store, id: str, record: dict[str, Any]) -> None:
+def keep(store: Store, id: str, record: dict[str, Any]) -> None:
     """Write the record; where the disk is full the cell stays without one, and the next run of the sweep runs it."""
     try:
         store.write(store.cell(id), record)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fsspec
 
+from proactor_lib.errors import UserError
 from proactor_lib.files import atomic, write_json
 
 # Weights that training leaves: too big to bring home for a table.
@@ -19,14 +20,32 @@ LEFT_OUT = ("/checkpoint-", "/published/", "/policy/", "/adapter/", "/sft/", "/s
             "/sft.pt", "/sft_equal_time.pt")  # fmt: skip
 
 
+class StoreError(UserError):
+    """An object store that cannot be reached, or refuses."""
+
+
 class Store:
-    """The folder by its path or URL."""
+    """The folder by its path or URL. UserError for a URL that nothing here can read; StoreError from all that asks."""
 
     def __init__(self, out: Path | str):
         self.out = str(out)
         self.remote = "://" in self.out
-        self.fs, root = fsspec.core.url_to_fs(self.out)
+        try:
+            self.fs, root = fsspec.core.url_to_fs(self.out)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"{self.out}: {error}") from None
         self.root = root if self.remote else str(Path(root).resolve())
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """StoreError for whatever an object store's client raises: each has errors of its own."""
+        try:
+            yield
+        except Exception as error:
+            if not self.remote:
+                raise
+            said = " ".join(str(error).split())[:200]
+            raise StoreError(f"{self.out}: {type(error).__name__}: {said}") from error
 
     def path(self, name: str) -> str:
         """The full path of `name` in the folder."""
@@ -38,23 +57,26 @@ class Store:
 
     def read(self, name: str) -> dict | None:
         """A JSON object; None where it is not there (or, on a disk, still being written by an older kernel)."""
-        try:
-            return json.loads(self.fs.cat_file(self.path(name)))
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
+        with self._asked():
+            try:
+                return json.loads(self.fs.cat_file(self.path(name)))
+            except (FileNotFoundError, json.JSONDecodeError):
+                return None
 
     def write(self, name: str, value: dict) -> None:
         """Write a JSON object whole."""
-        if self.remote:
+        if not self.remote:
+            write_json(Path(self.path(name)), value)
+            return
+        with self._asked():
             self._parent(name)
             self.fs.pipe_file(self.path(name), json.dumps(value, indent=2).encode())
-        else:
-            write_json(Path(self.path(name)), value)
 
     def remove(self, name: str) -> None:
         """Remove a file, where it is there."""
-        if self.fs.exists(self.path(name)):
-            self.fs.rm_file(self.path(name))
+        with self._asked():
+            if self.fs.exists(self.path(name)):
+                self.fs.rm_file(self.path(name))
 
     def cell(self, id: str, file: str = "cell.json") -> str:
         """The name of a cell's file."""
@@ -67,10 +89,11 @@ class Store:
 
     def upload(self, folder: Path, name: str) -> None:
         """Put a local folder's files into the object store."""
-        for file in (p for p in sorted(folder.rglob("*")) if p.is_file()):
-            target = f"{name}/{file.relative_to(folder)}"
-            self._parent(target)
-            self.fs.put_file(str(file), self.path(target))
+        with self._asked():
+            for file in (p for p in sorted(folder.rglob("*")) if p.is_file()):
+                target = f"{name}/{file.relative_to(folder)}"
+                self._parent(target)
+                self.fs.put_file(str(file), self.path(target))
 
     def _parent(self, name: str) -> None:
         """Stores that know folders need them made first."""
@@ -84,10 +107,12 @@ class Store:
             return
         with tempfile.TemporaryDirectory(prefix="proactor-sweep-") as scratch:
             copy = Path(scratch)
-            before = self._download(copy)
+            with self._asked():
+                before = self._download(copy)
             yield copy
-            for file in (p for p in copy.rglob("*") if p.is_file() and str(p.relative_to(copy)) not in before):
-                self.fs.put_file(str(file), self.path(str(file.relative_to(copy))))
+            with self._asked():
+                for file in (p for p in copy.rglob("*") if p.is_file() and str(p.relative_to(copy)) not in before):
+                    self.fs.put_file(str(file), self.path(str(file.relative_to(copy))))
 
     def _download(self, copy: Path) -> set[str]:
         names = {p.removeprefix(self.root).lstrip("/") for p in self.fs.find(self.root)}

@@ -53,8 +53,8 @@ def table(store: Store) -> pd.DataFrame:
     """One row per cell of the sweep as it was last run, in its order.
 
     Columns: cell, state (done, failed, refused, timeout, missing), problem; the parameters that differ (as text where
-    one is null in some cell), and `seed`;
-    every metric with its `_low` and `_high`; seconds, peak_memory_gb, cpu_hours, gpu_hours, cost (NaN without prices);
+    one is null in some cell, or of another type), and `seed`; every metric with its `_low` and `_high`, but for one
+    with another column's name; seconds, peak_memory_gb, cpu_hours, gpu_hours, cost (NaN without prices);
     host, attempts, commit, dirty, code, versions. `attrs["metrics"]` names the metrics, `attrs["parameters"]` the
     parameters.
     """
@@ -62,10 +62,11 @@ def table(store: Store) -> pd.DataFrame:
     names = list(dict.fromkeys([*sweep["varying"], "seed"]))
     shown = {n: _cellable([cell["values"].get(n) for cell in sweep["cells"]]) for n in names}
     records = store.records([c["id"] for c in sweep["cells"]])
-    rows, metrics = [], {}
+    rows, metrics, others = [], {}, {"cell", "state", "problem", *names, *TIMES, *ABOUT}
     for number, cell in enumerate(sweep["cells"]):
         record = records.get(cell["id"], {"state": "missing", "problem": "it has not run"})
         measured = read_metrics(store, cell["id"], sweep["metrics"]) if record["state"] == "done" else {}
+        measured = {k: v for k, v in measured.items() if k not in others}
         metrics |= dict.fromkeys(measured)
         values = {n: shown[n][number] for n in names}
         rows.append(_about(cell["id"], record) | values | measured | _spent(record, sweep))
@@ -76,10 +77,11 @@ def table(store: Store) -> pd.DataFrame:
 
 
 def _cellable(values: list[Any]) -> list[Any]:
-    """A parameter's values as a column holds them: a null among numbers would be no value at all, but missing."""
-    if None in values:
-        return ["null" if value is None else str(value) for value in values]
-    return [value if isinstance(value, str | int | float | bool) else str(value) for value in values]
+    """A parameter's values as a column holds them, which has one type and in which a null would be missing."""
+    types = {type(value) for value in values}
+    if types <= {int, float} or types in ({str}, {bool}):
+        return values
+    return ["null" if value is None else str(value) for value in values]
 
 
 def _about(id: str, record: dict) -> dict[str, Any]:

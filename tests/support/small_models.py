@@ -2,7 +2,7 @@
 
 import torch
 from proactor_lib.files import write_json
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from support.late import Late
@@ -34,6 +34,13 @@ def write_model(folder, family="qwen2"):
                   num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=family == "qwen2",
                   initializer_range=0.2, pad_token_id=0, bos_token_id=1, eos_token_id=2)  # fmt: skip
     model(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def write_adapter_of_more(folder, name):
+    """Such an adapter with one tensor more, of that name."""
+    file = write_adapter(folder) / "adapter_model.safetensors"
+    save_file(load_file(file) | {name: torch.zeros(2, 2)}, file)
     return folder
 
 

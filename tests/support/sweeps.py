@@ -58,6 +58,10 @@ def score_cell(source, target, given, timeout=None):
     node = json.loads(source.read_text())
     if mode == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if mode == "lost":
+        os._exit(1)  # its worker, as one that the system kills for memory
+    if mode == "breaks":
+        raise RuntimeError("no such thing")
     state, problem = FAILURES.get(mode, ("done", None))
     again = out.with_name(f"{out.name}-again")
     if mode == "flaky" and again.exists():

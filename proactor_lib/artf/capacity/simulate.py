@@ -2,7 +2,7 @@
 
 The protocol is that of rollouts.py and trainer.py: a step is admitted when the served version is at most `staleness`
 behind, its dialogues lease that version, a dialogue's requests go to one server, the trainer takes whole steps in
-order, and a sync in place waits until no lease is held. Times come from service.ServiceTimes.
+order, and a sync in place waits until no lease is held. Times come from workload.ServiceTimes.
 """
 
 import heapq
@@ -121,7 +121,8 @@ class _Servers:
             if len(active) < times.slots:  # who comes now is let in after the iteration
                 self.called[n] = world.env.event()
                 yield world.env.timeout(slower * prefill + count * each) | self.called[n]
-                count = min(count, max(1, math.ceil((world.env.now - began - slower * prefill) / each - 1e-9)))
+                if each:  # a fit may find that iterations take no time
+                    count = min(count, max(1, math.ceil((world.env.now - began - slower * prefill) / each - 1e-9)))
             yield world.env.timeout(max(0.0, began + slower * prefill + count * each - world.env.now))
             iteration, self.working = iteration + count, self.working - 1
             self.busy += world.env.now - began

@@ -25,6 +25,7 @@ KNOWN = {
     },
     "Qwen/Qwen2.5-14B-Instruct": QWEN_14B,
 }  # fmt: skip
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")  # in configs of mixtures
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ class ModelSizes:
 
 
 def sizes(config: dict) -> ModelSizes | None:
-    """The sizes that a config.json tells; None where it lacks one (another kind of model)."""
+    """The sizes that a config.json tells; None where it lacks one, or has experts (another kind of model)."""
+    if any(isinstance(config.get(name), int) and config[name] > 1 for name in EXPERTS):
+        return None
     names = [n for n in ModelSizes.__dataclass_fields__ if n not in ("head_dim", "tie_word_embeddings")]
     if missing := [n for n in names if not isinstance(config.get(n), int)]:
         return (
@@ -109,7 +112,14 @@ def model_sizes(name: str) -> ModelSizes | None:
 
 def local_folder(name: str) -> Path | None:
     """The folder of this machine with the model's config.json: its own, or the hub's cache; None where it has none."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    hub = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}" / "snapshots"
-    folders = [Path(name).expanduser(), *sorted(hub.glob("*"))]
+    snapshots = _hub_cache() / f"models--{name.replace('/', '--')}" / "snapshots"
+    folders = [Path(name).expanduser(), *sorted(snapshots.glob("*"))]
     return next((f for f in folders if (f / "config.json").is_file()), None)
+
+
+def _hub_cache() -> Path:
+    """Where the hub's files are, as huggingface_hub reads it."""
+    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", os.path.join(caches, "huggingface"))
+    hub = os.environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(home, "hub"))
+    return Path(os.path.expandvars(os.path.expanduser(os.environ.get("HF_HUB_CACHE", hub))))

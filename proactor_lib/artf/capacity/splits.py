@@ -99,7 +99,7 @@ def check(out: Path | str, fitted_on: int = 0) -> Check:
     """
     count = int(measured(out).steps.index[-1]) + 1  # all of them, the cold ones too
     fitted_on = fitted_on or count // 2
-    if count - fitted_on < 2:
+    if min(fitted_on, count - fitted_on) < 2:
         raise UserError(f"{out} has {count} steps, at least 4 are needed: train for longer")
     known, rest = measured(out, 0, fitted_on), measured(out, fitted_on)
     walls = rest.steps.wall_s.dropna()

@@ -297,12 +297,17 @@ class Cluster:
             waited = now - member.since
             if waited < 2 * self._period or (member.load != Load() and waited < self._drain_timeout):
                 continue
-            if member.server.sleeps:
-                member.server.sleep()
-                member.become(ASLEEP)
-            else:
+            if not member.server.sleeps:
                 self._end(member)
-            self._tell("asleep" if member.state == ASLEEP else "stopped", member)
+                self._tell("stopped", member)
+                continue
+            try:
+                member.server.sleep()
+            except httpx.HTTPError as error:
+                self.lose(member.server, error)
+                continue
+            member.become(ASLEEP)
+            self._tell("asleep", member)
 
     def _admit(self, now: float, sync: PolicyHolder) -> None:
         """Add those that are ready, once they hold and confirm what requests name."""

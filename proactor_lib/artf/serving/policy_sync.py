@@ -184,12 +184,14 @@ class MergedSync(PolicySync):
 def merge(weights: dict[str, torch.Tensor], adapter: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """`weights` with a PEFT LoRA adapter folded in: W + scale * B A, added in float32, rounded once, to `dtype`.
 
-    ValueError for a kind of LoRA that is more than that.
+    ValueError for a kind of LoRA that is more than that, and for weights that are not LoRA's (modules_to_save, say).
     """
     config = json.loads(read_text(adapter / "adapter_config.json"))
     if more := [k for k in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(k)]:
         raise ValueError(f"{adapter} is an adapter with {more[0]}: it cannot be merged")
     lora, merged = load_file(adapter / "adapter_model.safetensors"), dict(weights)
+    if others := [name for name in lora if not name.endswith(("lora_A.weight", "lora_B.weight"))]:
+        raise ValueError(f"{adapter} is an adapter with {others[0]}: it cannot be merged")
     scale = config["lora_alpha"] / config["r"]
     for name, a in lora.items():
         if not name.endswith("lora_A.weight"):

@@ -52,6 +52,7 @@ class ServerProcess:
     host: str = HOST
     port: int = 0
     process: subprocess.Popen | None = field(default=None, repr=False, kw_only=True)
+    _log_begin: int = field(default=0, repr=False, kw_only=True)  # bytes of the log that are of processes before it
 
     what = "server"  # what messages call it
 
@@ -79,6 +80,7 @@ class ServerProcess:
                 raise UserError(f"port {self.port} is busy; name another, or 0 for any free one")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_path, "ab") as out:
+            self._log_begin = out.tell()
             self.process = subprocess.Popen(
                 self._command(),
                 env={k: v for k, v in self._whole_environment().items() if v is not None},
@@ -113,8 +115,8 @@ class ServerProcess:
         return self
 
     def last_words(self) -> str:
-        """Its log's path and the lines that tell most."""
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        """Its log's path and the lines of this process that tell most."""
+        lines = self.log_path.read_bytes()[self._log_begin :].decode(errors="replace").splitlines()
         telling = [line for line in lines if "Error" in line] or lines
         return f"log {self.log_path}: {' / '.join(telling[-2:])}"
 
