@@ -24,17 +24,14 @@ def is_loopback(url: str) -> bool:
 def address(url: str) -> str:
     """`url` as messages show it: without what stands before `@` and in its query, for that may be a key.
 
-    UserError where its host or port cannot be read, and where it is none.
+    UserError where its host or port cannot be read.
     """
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         raise UserError("an endpoint's address has a host or a port that cannot be read") from None
-    shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{shown!r} is not an endpoint's address, such as https://api.example.org/v1")
-    return shown
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def header_value(value: str, what: str) -> str:
@@ -75,11 +72,16 @@ def openai_client(url: str, key: str) -> "openai.AsyncOpenAI":
 
 
 def api_key(url: str, variable: str) -> str:
-    """The key in the environment `variable`; none is needed on this machine. UserError where it is missing."""
+    """The key in the environment `variable`; none is needed on this machine.
+
+    UserError where it is missing, or `url` is no address that could want one.
+    """
     if key := header_value(os.environ.get(variable, ""), f"the key in {variable}"):
         return key
     if is_loopback(url):
         return "none"
+    if not address(url).startswith(("http://", "https://")):
+        raise UserError(f"{address(url)!r} is not an endpoint's address, such as https://api.example.org/v1")
     raise UserError(f"{address(url)} needs an API key: set the environment variable {variable}")
 
 

@@ -324,7 +324,7 @@ def test_messages_do_not_show_the_keys_of_an_address(monkeypatch):
         Endpoint(url, "m")
     with pytest.raises(UserError, match="a host or a port that cannot be read"):
         Endpoint("http://api:secret/v1", "m", key="k")
-    for none in ("nonsense", "api.example.org/v1", "localhost:8000/v1", "https://"):
+    for none in ("nonsense", "api.example.org/v1", "localhost:8000/v1"):
         with pytest.raises(UserError, match="is not an endpoint's address, such as https://"):
             Endpoint(none, "m")
 
