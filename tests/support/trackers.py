@@ -22,5 +22,6 @@ def trackio_points(run, name):
     with sqlite3.connect(FOLDER / "proactor.db") as database:
         rows = database.execute("select run_id, step, metrics from metrics where run_name = ? order by id", [run])
         lines = [(id, number, json.loads(values)) for id, number, values in rows]
-    assert len({id for id, *_ in lines}) == 1
+        there = database.execute("select run_name, run_id, count(*) from metrics group by 1, 2").fetchall()
+    assert len({id for id, *_ in lines}) == 1, f"{run} among {there}"
     return [(number, values[name]) for _, number, values in lines if name in values]
