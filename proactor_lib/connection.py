@@ -80,9 +80,10 @@ def api_key(url: str, variable: str) -> str:
         return key
     if is_loopback(url):
         return "none"
-    if not address(url).startswith(("http://", "https://")):
-        raise UserError(f"{address(url)!r} is not an endpoint's address, such as https://api.example.org/v1")
-    raise UserError(f"{address(url)} needs an API key: set the environment variable {variable}")
+    shown = address(url)
+    if not shown.startswith(("http://", "https://")):
+        raise UserError(f"{shown!r} is not an endpoint's address, such as https://api.example.org/v1")
+    raise UserError(f"{shown} needs an API key: set the environment variable {variable}")
 
 
 def from_environment(header: str, value: str) -> str:
