@@ -220,15 +220,12 @@ def _errors(target: Path):
 def own_kernel() -> Iterator[None]:
     """Has the kernel `python3` be this Python's, whatever other kernel of that name the machine has."""
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         spec = {"argv": command, "display_name": "Python 3", "language": "python"}
         write_json(Path(folder) / "kernels" / KERNEL / "kernel.json", spec)
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
-        try:
+        paths = filter(None, (folder, os.environ.get("JUPYTER_PATH")))
+        with processes.environment({"JUPYTER_PATH": os.pathsep.join(paths)}):
             yield
-        finally:
-            os.environ.pop("JUPYTER_PATH") if before is None else os.environ.update(JUPYTER_PATH=before)
 
 
 def _run_job(source: str, target: str, parameters: dict[str, Any], parent: int) -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -117,6 +117,18 @@ def pss_bytes(processes: list[psutil.Process]) -> int:
     return total
 
 
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """While open, these variables stand in the environment of this process and of what it starts."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
 class PeakMemory:
     """While open, samples the PSS of a process family in a thread; `gb` is the highest sum so far (1e9 bytes)."""
 
@@ -178,11 +190,10 @@ def guarded() -> Iterator[None]:
     before = [str(p.pid) for p in family(itself=False)]
     command = [sys.executable, "-m", "proactor_lib.processes", mark, str(os.getpid()), *before]
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-    os.environ[MARK] = mark
     try:
-        yield
+        with environment({MARK: mark}):
+            yield
     finally:
-        del os.environ[MARK]
         guard.stdin.close()
         guard.wait()
 

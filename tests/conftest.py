@@ -31,6 +31,9 @@ GROUP_OF_FILE = {file: group for group, files in GROUPS.items() for file in file
 GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}
 # What costs most begins first.
 FIRST = ["test_whole_run", "training", "vllm", "test_readme", "test_sweep_run", "browser"]
+# Variables of the environment that stay once they are set: pytest's own, Ray's of a process, and what imports leave.
+KEPT = {"PYTEST_CURRENT_TEST", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TRL_EXPERIMENTAL_SILENCE", "WANDB_SERVICE"}  # fmt: skip
 CHROMIUM_FLAGS = (
     "headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1600", "disable-gpu", "disable-quic",
     "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
@@ -111,6 +114,15 @@ def pytest_terminal_summary(terminalreporter, config):
             files[report.location[0]] += value if name == "busy" else 0
     most = ", ".join(f"{Path(file).stem} {spent:.0f}" for file, spent in files.most_common(12))
     terminalreporter.write_line(f"of which {most} (a server that tests share: where it ends)")
+
+
+@pytest.fixture(autouse=True)
+def _same_environment():
+    """A test leaves the environment as it was: the next one in its process would run in another."""
+    before = dict(os.environ)
+    yield
+    changed = {name for name, _ in before.items() ^ os.environ.items() if name not in KEPT}
+    assert not changed, f"left in the environment: {sorted(changed)}"
 
 
 @pytest.fixture(scope="session")

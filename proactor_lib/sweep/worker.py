@@ -1,6 +1,5 @@
 """What happens on the node that runs a cell."""
 
-import os
 import shutil
 import socket
 import tempfile
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from proactor_lib import notebook, provenance
+from proactor_lib import notebook, processes, provenance
 from proactor_lib.errors import UserError
 from proactor_lib.files import atomic
 from proactor_lib.notebook import Execute, Outcome
@@ -69,8 +68,8 @@ def _execute(folder: Path, job: dict[str, Any], execute: Execute) -> Outcome:
     with atomic(params) as f:
         yaml.safe_dump(job["values"], f, sort_keys=False, allow_unicode=True)
     kept = {k: v for k, v in given.items() if k in known}
-    os.environ[CELL] = f"{Path(job['out'].rstrip('/')).name}/{job['id']}"  # trackers put a sweep's runs together
-    with cores.lent(job["cpus"]):
+    mine = {CELL: f"{Path(job['out'].rstrip('/')).name}/{job['id']}"}  # trackers put a sweep's runs together
+    with cores.lent(job["cpus"]), processes.environment(mine):
         outcome = execute(source, folder / "notebook.ipynb", kept, timeout=job["time_limit"])
     source.unlink()
     for leftover in folder.rglob(".*.part"):

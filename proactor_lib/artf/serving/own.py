@@ -1,12 +1,11 @@
 """Servers of our own for what is asked beside the policy: the oracle before training, the judge beside it."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-from proactor_lib import models
+from proactor_lib import models, processes
 from proactor_lib.artf.serving.autoscaler import ScalingPolicy
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.launch import judge_slots, oracle_slots
@@ -49,12 +48,9 @@ def judged(params: Params, folder: Path) -> Iterator[Params]:
         yield params
         return
     with _served(params, params.judge, folder, judge_slots(params)) as server:
-        os.environ[JUDGE_KEY] = server.key
-        try:
-            address = {"judge_url": f"{server.url}/v1", "judge_key_variable": JUDGE_KEY}
+        address = {"judge_url": f"{server.url}/v1", "judge_key_variable": JUDGE_KEY}
+        with processes.environment({JUDGE_KEY: server.key}):
             yield params.model_copy(update=address)
-        finally:
-            del os.environ[JUDGE_KEY]
 
 
 @contextmanager
