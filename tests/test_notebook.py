@@ -71,6 +71,15 @@ def test_a_notebook_runs_with_its_parameters(tmp_path):
     assert 0.05 < outcome.peak_memory_gb < 1
 
 
+def test_memory_is_sampled_more_rarely_where_sampling_is_dear(monkeypatch):
+    waits, clock = [], iter([0.0, 0.01, 1.0, 1.1])
+    memory = processes.PeakMemory(every=2.0, share=0.02)
+    memory._closed = SimpleNamespace(wait=lambda seconds: waits.append(seconds) or len(waits) == 2)
+    monkeypatch.setattr(processes, "time", SimpleNamespace(thread_time=lambda: next(clock)))
+    memory._sample()
+    assert waits == [2.0, pytest.approx(5.0)] and memory.gb > 0
+
+
 def test_a_failed_notebook_keeps_its_error_in_place(tmp_path):
     outcome, target = run(tmp_path, "print('before')", "1 / 0", "print('after')")
     assert outcome.state == "failed"

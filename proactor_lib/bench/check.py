@@ -88,7 +88,7 @@ def _papermill(folder: Path) -> tuple[float, float]:
     start = time.perf_counter()
     command = [sys.executable, "-m", "papermill", "n.ipynb", "done.ipynb"]
     child = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
-    with processes.PeakMemory(child.pid, every=0.2) as memory:
+    with processes.PeakMemory(child.pid, every=0.2, share=1.0) as memory:
         child.wait()
     return time.perf_counter() - start, memory.gb
 
