@@ -11,6 +11,8 @@ from proactor_lib.errors import UserError
 if TYPE_CHECKING:
     import openai
 
+IDLE = 2.0  # seconds without a request before a connection is closed here: servers close theirs, uvicorn's after five
+
 
 def is_loopback(url: str) -> bool:
     """Whether `url` names this machine only."""
@@ -58,14 +60,17 @@ def session_id(name: str) -> str:
 
 def openai_client(url: str, key: str) -> "openai.AsyncOpenAI":
     """Retries are ours: the client's are not counted, and hold no slot of our concurrency."""
+    import httpx
     import openai
 
     parts = urlsplit(url)
+    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=IDLE)
+    client = openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(url), timeout=None, limits=limits)
     return openai.AsyncOpenAI(
         base_url=urlunsplit(parts._replace(query="", fragment="")),
         api_key=key,
         default_query=dict(parse_qsl(parts.query)),
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=not is_loopback(url), timeout=None),
+        http_client=client,
         max_retries=0,
         timeout=None,
     )

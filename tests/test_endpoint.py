@@ -1,13 +1,17 @@
 """The endpoint client against a real HTTP server that misbehaves on purpose."""
 
 import asyncio
+import inspect
 import json
 import subprocess
 import sys
 import time
 
 import pytest
+import uvicorn
+from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.concurrency import run_async
+from proactor_lib.connection import IDLE, openai_client
 from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens
 from proactor_lib.errors import UserError
 
@@ -361,3 +365,10 @@ def test_an_answer_that_the_cache_does_not_take_any_more_is_not_lost(tmp_path):
 
     answer, *_ = ask(lambda r, n: Reply("paid"), use, cache=tmp_path / "c")
     assert answer.value == "paid"
+
+
+def test_idle_connections_are_closed_here_before_a_server_closes_them():
+    theirs = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
+    own = CompletionClient("http://127.0.0.1:9", max_tokens=1)._client
+    clients = [own, openai_client("http://127.0.0.1:9/v1", "none")._client]
+    assert [c._transport._pool._keepalive_expiry for c in clients] == [IDLE, IDLE] and theirs > IDLE

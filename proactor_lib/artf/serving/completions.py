@@ -49,7 +49,7 @@ class CompletionClient:
             base_url=url,
             trust_env=False,  # the servers are ours: no proxy leads to them
             timeout=httpx.Timeout(600.0, connect=10.0),
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=connection.IDLE),
             headers={"Authorization": f"Bearer {key}"} if key else {},
         )
         self._max_tokens, self._temperature, self._patience, self._top = max_tokens, temperature, patience, top
