@@ -131,9 +131,10 @@ class TrainingParams(BaseModel):
     loss: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = "dapo"  # dapo: GRPO's, averaged over a step's tokens
     epsilon: Share = 0.2  # clipping of the ratio: not below 1 - epsilon
     epsilon_high: Positive | None = None  # nor above 1 + epsilon_high; none: epsilon
-    importance_sampling: Literal["none", "truncate", "mask"] = "none"  # of trainer against server, beyond the cap
+    # of trainer against server, beyond the cap; but for none the ratio is 1, and epsilon bounds nothing
+    importance_sampling: Literal["none", "truncate", "mask"] = "none"
     importance_cap: Annotated[float, Field(ge=1)] = 2.0  # ratio; masked below 1 / importance_cap too
-    kl_beta: NonNegative = 0.0  # weight of the KL to the policy that training started from
+    kl_beta: NonNegative = 0.0  # weight of the KL to the policy that training started from, over trained tokens
     anchor: NonNegative = 0.0  # weight of a supervised loss on the references at the sampled turns
     max_staleness: Natural = 1  # policy versions that a sample may lag behind
     token_budget: Count = 16384  # packed tokens forwarded at once: a longer dialogue is cut, but for its longest prompt

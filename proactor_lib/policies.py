@@ -106,8 +106,8 @@ def one_of_two(case: Case, seed: int = 0) -> list[TurnPrediction]:
 
     def say(turn: int) -> tuple[PredictedAction, ...]:
         actions = reference_output(case.references, turn)
-        late = [a for a in actions if a.status == "ready"][1:]
-        return tuple(a for a in actions if a not in late)
+        late = [place for place, a in enumerate(actions) if a.status == "ready"][1:]
+        return tuple(a for place, a in enumerate(actions) if place not in late)
 
     return _each_turn(case, say)
 

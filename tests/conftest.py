@@ -31,9 +31,6 @@ GROUP_OF_FILE = {file: group for group, files in GROUPS.items() for file in file
 GROUP_OF_FIXTURE = {"tiny_server": "vllm", "browser": "browser", "jupyterlab": "browser"}
 # What costs most begins first.
 FIRST = ["test_whole_run", "training", "vllm", "test_readme", "test_sweep_run", "browser"]
-# Variables of the environment that stay once they are set: pytest's own, Ray's of a process, and what imports leave.
-KEPT = {"PYTEST_CURRENT_TEST", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "TRL_EXPERIMENTAL_SILENCE", "WANDB_SERVICE"}  # fmt: skip
 CHROMIUM_FLAGS = (
     "headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1400,1600", "disable-gpu", "disable-quic",
     "no-first-run", "disable-background-networking", "disable-component-update", "disable-sync",
@@ -118,11 +115,14 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(autouse=True)
 def _same_environment():
-    """A test leaves the environment as it was: the next one in its process would run in another."""
-    before = dict(os.environ)
+    """A test leaves our variables as they were: the next one in its process would run in another environment."""
+    before = _our_variables()
     yield
-    changed = {name for name, _ in before.items() ^ os.environ.items() if name not in KEPT}
-    assert not changed, f"left in the environment: {sorted(changed)}"
+    assert _our_variables() == before, "left in the environment"
+
+
+def _our_variables():
+    return {name: value for name, value in os.environ.items() if name.startswith("PROACTOR_")}
 
 
 @pytest.fixture(scope="session")

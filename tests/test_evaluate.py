@@ -159,6 +159,22 @@ def test_a_graph_is_carried_from_turn_to_turn_and_over_a_kill(tmp_path):
     assert [resumed[t].actions for t in (1, 2, 3)] == [said[t].actions for t in (1, 2, 3)]
 
 
+def test_what_was_cut_off_or_refused_says_nothing_and_leaves_the_graph_as_it_was(tmp_path):
+    def answer(request, n):
+        turn = request["messages"][1]["content"].partition("The graph")[0].count("\n")
+        cut = Reply("<think>.</think>ready: pay | sum=1", finish="length")  # of 1200
+        return {2: cut, 3: Reply(status=400)}.get(turn) or with_graph(request, n)
+
+    said, requests = follow("reasoning_asg", answer, tmp_path, turns=(1, 2, 3, 4))
+    assert [(said[t].actions, said[t].unreadable) for t in (2, 3)] == [((), True)] * 2
+    assert [len(said[t].actions) for t in (1, 4)] == [1, 1] and said[4].actions[0].params == {"sum": "5"}
+    half = PredictionLog(tmp_path / "half", "reasoning_asg", {})
+    for turn in (1, 2, 3):
+        half.add(said[turn])
+    resumed, sent = follow("reasoning_asg", with_graph, tmp_path, turns=(1, 2, 3, 4), kept=half)
+    assert sent == requests[-1:] and resumed[4].actions == said[4].actions
+
+
 # a policy of ours
 
 

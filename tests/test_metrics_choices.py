@@ -61,6 +61,8 @@ def test_what_a_threshold_is_worth(inputs):
     curve = trade_off(tables, bootstrap=5).set_index(["threshold", "metric"]).value
     assert curve[0.25, "ftr"] == pytest.approx(2 / 5) and curve[0.5, "ftr"] == 0
     assert curve[0.25, "opportunity_timing"] == 1 and curve[0.5, "opportunity_timing"] == pytest.approx(2 / 3)
+    dear = trade_off(sweep(inputs, [0.25], price=1), bootstrap=5).set_index("metric").value
+    assert (curve[0.25, "utility"], dear["utility"]) == (0.5, -1)
 
 
 def test_a_dear_false_execution_silences_and_a_free_one_does_not(inputs):

@@ -112,7 +112,7 @@ class Given:
         self.samples = samples
 
     def next_step(self):
-        return SimpleNamespace(samples=self.samples)
+        return SimpleNamespace(samples=self.samples, outputs_alike=0)
 
 
 def learner(samples: list[dict], step: Step, rule: losses.Rule):

@@ -335,3 +335,5 @@ def test_an_idle_rank_weighs_nothing_and_the_mean_is_over_the_step():
     assert [b["input_ids"].shape[0] for b in batches] == [2, 2]
     assert [b["real"].tolist() for b in batches] == [[1, 1], [1, 0]]
     assert all(b["step_size"].tolist() == [[6, 3, 0]] * 2 for b in batches)  # tokens, outputs, supervised tokens
+    [wide, _] = trainer.micro_batches(apart, ranks=2, pad_token_id=0, alike=8)
+    assert wide["step_size"].tolist() == [[6, 11, 0]] * 2

@@ -137,6 +137,8 @@ def test_what_the_policies_that_look_for_openings_say():
     assert said["hedger"] == f"{RIGHT}\ncandidate: book | city=Oslo\nready: pay\ncandidate: pay | hedge=yes"
     assert said["repeater"] == "\n".join(9 * [RIGHT] + ["ready: not_book"] + 9 * ["ready: pay"] + ["ready: not_pay"])
     assert said["one_of_two"] == RIGHT
+    twice = GAMING_POLICIES["one_of_two"](Case(DIALOGUE, (BOOK, BOOK), CATALOG), 0)
+    assert render(twice[3].actions) == RIGHT  # also where both are alike
     table = probe.table([case], load_params(None, {"bootstrap": 50}))
     paid = probe.gaming(table).xs("balance", level="stage")
     # turns 2 and 3 as the oracle; at 4, 5 and 6 the oracle earns 1 (utility: 2), and 0.05 twice before

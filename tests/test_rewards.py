@@ -338,3 +338,14 @@ def test_the_order_of_the_references_changes_nothing(name):
     two = [reference(window=(3, 4, 8), city=("Oslo", 2)), reference(window=(1, 3, 5), city=("Oslo", 8))]
     found = [values(name, group("candidate: book | city=Oslo", references=refs)) for refs in (two, two[::-1])]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["weighted_metric", "adaptive_metric"])
+def test_what_is_due_twice_counts_once(name):
+    """An output, a set, can say it only once: beside an early action no other output gains on the perfect one."""
+    outputs, early = (f"{RIGHT}\ncandidate: pay", RIGHT, f"{RIGHT}\nready: pay", SILENCE), reference("pay", (3, 6, 7))
+    once, twice = (
+        values(name, group(*outputs, references=(*due, early)))
+        for due in ([BOOK], [BOOK, BOOK.model_copy(update={"id": "again"})])
+    )
+    assert twice == once and once[0] == max(once) == pytest.approx(1)

@@ -299,7 +299,7 @@ def test_groups_without_variance_are_skipped_and_counted(work, server, caplog):
     line = step_line(batch, TRAINED)
     flat = [g for g in batch.groups if not g.trainable]
     assert 0 < len(flat) == line["groups_skipped"] < line["groups"]
-    assert all(set(g.advantages) == {0.0} for g in flat)
+    assert all(set(g.advantages) == {0.0} for g in flat) and batch.outputs_alike == 4 * len(flat)
     assert len(batch.samples) == 4 * (line["groups"] - line["groups_skipped"])
     server.texts = alike
     worker.update_model_version(1)

@@ -18,6 +18,10 @@ def test_a_visit_follows_from_the_seed_and_its_number():
     assert [first[n].turns for n in range(9)] != [other[n].turns for n in range(9)]
 
 
+def test_visits_go_on_where_another_training_ended():
+    assert [visits(4, first=5)[n] for n in range(9)] == [visits(4)[n] for n in range(5, 14)]
+
+
 def test_half_of_a_sample_has_an_open_reference_where_there_are_as_many():
     for number in range(20):
         turns = visits(4)[number].turns

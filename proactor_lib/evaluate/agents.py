@@ -103,13 +103,14 @@ class Prompted:
         state: graph.Graph = {}
         for turn in case.turns:
             if turn in known:
-                state, _ = graph.updated(state, after_thinking(known[turn].text or "") or "")
+                if known[turn].actions or not known[turn].unreadable:
+                    state, _ = graph.updated(state, after_thinking(known[turn].text or "") or "")
                 continue
             seen = agent.transcript(case.dialogue, turn)
             answer = await self._ask(case, f"{seen}The graph as it was:\n{graph.render(state)}\n")
-            state, whole = graph.updated(state, after_thinking(getattr(answer, "text", "")) or "")
-            unreadable = not whole or spoken(answer) is None
-            on_prediction(_line(case, turn, answer, Parsed(graph.actions(state), unreadable)))
+            changed, parsed = _changed(state, spoken(answer))
+            state = changed if parsed.actions or not parsed.unreadable else state  # as a call that goes on knows it
+            on_prediction(_line(case, turn, answer, parsed))
 
     async def _ask(self, case: EvalCase, seen: str) -> Answer[str] | Failed:
         system = agent.system_text(case.catalog, self._template)
@@ -124,6 +125,14 @@ class Prompted:
     async def close(self) -> None:
         """Let go of the endpoint's connections."""
         await self._endpoint.__aexit__()
+
+
+def _changed(state: graph.Graph, text: str | None) -> tuple[graph.Graph, Parsed]:
+    """The graph after what was said, and what it says now: nothing where the output was cut off or did not come."""
+    if text is None:
+        return state, Parsed((), unreadable=True)
+    changed, whole = graph.updated(state, text)
+    return changed, Parsed(graph.actions(changed), unreadable=not whole)
 
 
 def spoken(answer: Answer[str] | Failed) -> str | None:

@@ -31,9 +31,8 @@ def write_tuned(run: RunFolder, policy: str) -> None:
 
     At the run's execution_price. UserError as `tune_run`.
     """
-    p, sides = run.params, {split: _sure(run, policy, split) for split in (DEV, TEST)}
-    said_on_dev, asked = sides[DEV]
-    best = tune(sweep(said_on_dev, _thresholds(said_on_dev.predictions), p.theta, asked), p.execution_price)
+    sides = {split: _sure(run, policy, split) for split in (DEV, TEST)}
+    best = _best(run, *sides[DEV])
     for split, (inputs, _) in sides.items():
         files = [predictions.folder(run, s) / f"{policy}.jsonl" for s in (split, DEV)]
         made_from = {"files": [fingerprint(f) for f in files], "threshold": best}
@@ -59,8 +58,9 @@ def tune_run(run: RunFolder, policy: str, prices: Sequence[float] | None = None)
     """
     p, (dev, asked_dev), (test, asked_test) = run.params, _sure(run, policy, DEV), _sure(run, policy, TEST)
     thresholds = _thresholds(dev.predictions)
-    at_dev, at_test = sweep(dev, thresholds, p.theta, asked_dev), sweep(test, thresholds, p.theta, asked_test)
-    untuned = evaluate_predictions(*test, p.theta, evaluated_turns=asked_test)
+    at_dev = sweep(dev, thresholds, p.theta, asked_dev, p.execution_price)
+    at_test = sweep(test, thresholds, p.theta, asked_test, p.execution_price)
+    untuned = evaluate_predictions(*test, p.theta, evaluated_turns=asked_test, price=p.execution_price)
     prices = sorted({*PRICES, p.execution_price}) if prices is None else prices
     found = tuned(at_dev, at_test, untuned, prices, p.bootstrap, p.seed)
     return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, p.execution_price), found)
@@ -68,8 +68,12 @@ def tune_run(run: RunFolder, policy: str, prices: Sequence[float] | None = None)
 
 def tuned_threshold(run: RunFolder, policy: str) -> float:
     """The threshold tuned on dev at the run's execution_price, as `tune_run` chooses it. UserError as there."""
-    p, (dev, asked) = run.params, _sure(run, policy, DEV)
-    return tune(sweep(dev, _thresholds(dev.predictions), p.theta, asked), p.execution_price)
+    return _best(run, *_sure(run, policy, DEV))
+
+
+def _best(run: RunFolder, dev: Inputs, asked: dict[str, tuple[int, ...]]) -> float:
+    p = run.params
+    return tune(sweep(dev, _thresholds(dev.predictions), p.theta, asked, p.execution_price), p.execution_price)
 
 
 def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:

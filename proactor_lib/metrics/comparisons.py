@@ -21,11 +21,11 @@ def compare(
     """Paired comparisons: one row per (a, b, metric) with difference (a - b), low, high, p, p_holm and verdict.
 
     `pairs`: every two methods unless given. p as `statistics.p_value`; p_holm is corrected by Holm over the rows of
-    this table, but for the primary endpoint, whose verdict is its interval's and whose p_holm is NaN. Verdict: `same`
-    (nothing tells the two apart: difference 0 on the dialogues and on every resample, as for a method and itself),
-    `higher` or `lower` (p_holm < 0.05; of the primary endpoint: the interval excludes 0), `unclear` (also without an
-    interval), or `undefined` (the metric is, for one of the two). Raises UserError if methods were scored on different
-    dialogues.
+    this table, but for those that are `same` and for the primary endpoint, whose verdict is its interval's and whose
+    p_holm is NaN. Verdict: `same` (nothing tells the two apart: difference 0 on the dialogues and on every resample,
+    as for a method and itself), `higher` or `lower` (p_holm < 0.05; of the primary endpoint: the interval excludes 0),
+    `unclear` (also without an interval), or `undefined` (the metric is, for one of the two). Raises UserError if
+    methods were scored on different dialogues.
     """
     rows = dict(zip(tables, same_dialogues(tables), strict=True))
     place = {name: i for i, name in enumerate(rows)}

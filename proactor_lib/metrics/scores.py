@@ -42,7 +42,7 @@ class Scores:
     ready, close, observed (turn or NaN), triggered (turn or NaN), timing (score), outcome, lead (turns or NaN),
     lead_seconds and wait_seconds (by the turns' time stamps, or NaN; `Clock`).
     `executions`: dialogue_id, turn, action, reference (its id; None of a false execution), timing (score); empty where
-    turns were sampled. `about`: dialogue_id, domain, turns, asked (turns) of every dialogue, in order of id.
+    turns were sampled. `about`: dialogue_id, domain, turns, evaluated_turns (how many) of every dialogue, by id.
     """
 
     cells: pd.DataFrame
@@ -201,7 +201,7 @@ class Checked:
         return line
 
     def about(self) -> pd.DataFrame:
-        """dialogue_id, domain, turns, asked (all turns): one row per dialogue, in order of id."""
+        """dialogue_id, domain, turns, evaluated_turns (all): one row per dialogue, in order of id."""
         ids = sorted(self.lengths)
         return pd.DataFrame(
             {"dialogue_id": ids, "domain": [self._domains[i] for i in ids], "turns": [self.lengths[i] for i in ids]}
@@ -329,7 +329,7 @@ def dialogue_table(
     about: pd.DataFrame,
     price: float = PRICE,
 ) -> DialogueTable:
-    """One row per dialogue of `about`, in its order: dialogue_id, domain, turns, asked;
+    """One row per dialogue of `about`, in its order: dialogue_id, domain, turns, evaluated_turns;
 
     ac, max_ac, pt (means over its scored turns, NaN if none is scored) and scored_turns; predictions, ready, faults,
     named, exact; needed, unmet (turns with an open reference, and of these the silent ones), idle, unneeded (turns

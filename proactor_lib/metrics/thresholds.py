@@ -19,6 +19,7 @@ import pandas as pd
 from proactor_lib.errors import UserError
 from proactor_lib.metrics import statistics
 from proactor_lib.metrics.alignment import prediction_key
+from proactor_lib.metrics.executions import PRICE
 from proactor_lib.metrics.inputs import Inputs
 from proactor_lib.metrics.intervals import METRICS, bootstrapped, estimate, same_dialogues, with_intervals
 from proactor_lib.metrics.scores import DialogueTable, evaluate_predictions
@@ -85,12 +86,16 @@ def sweep(
     thresholds: Iterable[float],
     theta: float = 0.75,
     evaluated_turns: Mapping[str, Collection[int]] | None = None,
+    price: float = PRICE,
 ) -> dict[float, DialogueTable]:
-    """The dialogue table at each threshold; the predictions must carry confidences. `evaluated_turns`: see `scores`."""
+    """The dialogue table at each threshold; the predictions must carry confidences.
+
+    `evaluated_turns`, `price`: see `metrics.scores`.
+    """
     dialogues, references, predictions = inputs
     return {
         t: evaluate_predictions(
-            dialogues, references, fired_from(predictions, t), theta, evaluated_turns=evaluated_turns
+            dialogues, references, fired_from(predictions, t), theta, evaluated_turns=evaluated_turns, price=price
         )
         for t in sorted(set(thresholds))
     }

@@ -25,14 +25,16 @@ class DialogueSampler:
 
     Most turns ask for silence, and a sample of all would teach little else. So of `turns_per_dialogue` turns a share of
     `open_share` has an open reference, where there are as many; None: all that have one, and as many others; 0: all
-    turns [ours].
+    turns [ours]. `first`: how many visits another training has made before.
     """
 
-    def __init__(self, cases: Sequence[Case], turns_per_dialogue: int | None, seed: int, open_share: float = 0.5):
-        self._cases, self._seed = cases, seed
+    def __init__(self, cases: Sequence[Case], turns_per_dialogue: int | None, seed: int, open_share: float = 0.5,
+                 first: int = 0):  # fmt: skip
+        self._cases, self._seed, self._first = cases, seed, first
         self._turns_per_dialogue, self._open_share = turns_per_dialogue, open_share
 
     def __getitem__(self, number: int) -> Episode:
+        number += self._first
         epoch, place = divmod(number, len(self._cases))
         order = list(range(len(self._cases)))
         random.Random(f"{self._seed}/{epoch}").shuffle(order)

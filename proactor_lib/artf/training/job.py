@@ -94,9 +94,10 @@ class Job:
         cut = sum(length > self.params.max_completion_tokens for length in lengths)
         return cut / max(len(lengths), 1), max(lengths, default=0)
 
-    def visits(self, turns_per_dialogue: int | None, split: str = "train") -> DialogueSampler:
-        """A split's visits; for `turns_per_dialogue` see there."""
-        return DialogueSampler(self.run.split(split), turns_per_dialogue, self.params.seed, self.params.open_share)
+    def visits(self, turns_per_dialogue: int | None, split: str = "train", first: int = 0) -> DialogueSampler:
+        """A split's visits; for `turns_per_dialogue` and `first` see there."""
+        p = self.params
+        return DialogueSampler(self.run.split(split), turns_per_dialogue, p.seed, p.open_share, first)
 
 
 def adapters_served(params: Params) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor
 class Tokens:
     """The M sampled tokens of one row, and of how many the step consists.
 
-    log_probs: the trainer's, with gradient; sampled: the server's; segment: which of the row's outputs a token is of.
+    log_probs: the trainer's, with gradient; sampled: the server's; segment: which of the row's outputs a token is of;
+    step_tokens, step_outputs: as `StepSize`'s.
     """
 
     log_probs: Tensor
@@ -38,17 +39,21 @@ class Tokens:
 
 
 def per_output(tokens: Tokens, limit: int) -> Tensor:
-    """The mean over an output's tokens, then over the step's outputs."""
+    """The mean over an output's tokens, then over the step's outputs, those of groups without variance too."""
     return 1 / (tokens.lengths * tokens.step_outputs)
 
 
 def per_token(tokens: Tokens, limit: int) -> Tensor:
-    """The mean over the step's tokens."""
+    """The mean over the tokens of the step's groups with variance, of which few weigh as much as many.
+
+    A step that triggers much has many tokens (a trigger is longer than silence), and so unlearns less by each.
+    """
     return torch.full_like(tokens.log_probs, 1 / tokens.step_tokens)
 
 
 def per_limit(tokens: Tokens, limit: int) -> Tensor:
-    """The sum over tokens by the step's outputs times the most tokens that an output may have."""
+    """The sum over tokens by the step's outputs times the most tokens that an output may have: the same for all tokens
+    of a step, however much of it varies."""
     return torch.full_like(tokens.log_probs, 1 / (tokens.step_outputs * limit))
 
 
@@ -143,8 +148,8 @@ SUMS = ("tokens", "kl", "entropy", "clipped", "corrected", "kl_start", "supervis
 class StepSize:
     """Of how much an optimiser step consists, over all its rows and ranks."""
 
-    tokens: float  # sampled ones
-    outputs: float
+    tokens: float  # sampled ones of groups with variance: DAPO samples until all groups have some
+    outputs: float  # scored ones, of groups without variance too
     supervised: float  # tokens of the references' outputs
 
 

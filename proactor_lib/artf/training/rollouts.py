@@ -92,6 +92,11 @@ class StepBatch:
     seconds: float  # from admission to the last score
     prompts_too_long: int = 0  # turns left out, for their prompt and an output do not fit into the context
 
+    @property
+    def outputs_alike(self) -> int:
+        """Scored outputs of groups without variance: nothing is changed there, and a mean over outputs counts that."""
+        return sum(a is not None for g in self.groups if not g.trainable for a in g.advantages)
+
 
 @dataclass(frozen=True)
 class Crediting:
@@ -170,7 +175,8 @@ class RolloutWorker:
     `first_step` is all that a resumed run needs. longest_prompt: tokens; turns with a longer one are left out, and
     counted. reference_tokens: the references' output at a turn, where it is to be trained beside the sampled ones.
     sure_output: the probability from which a turn's first output stands for all K [ours]. Most such groups would have
-    been alike and without a gradient; the rare other outputs of such turns are seen about K times more seldom.
+    been alike and without a gradient; the rare other outputs of such turns are seen about K times more seldom, which
+    nothing makes up for: at such turns, mostly silent ones, they are unlearnt that much more slowly.
     """
 
     def __init__(self, visits: DialogueSampler, trunk: Callable[[Episode], DialogueTokens],

@@ -141,8 +141,9 @@ def _rollouts(job: Job, server: Server | Cluster, reward: Reward | None, first_s
     sync = _sync(job, server, scratch)
     sync.on_publish = lambda version: events.emit(events.PolicyPublished(job.run.out, version))
     reward = reward or make_reward(p)
+    visits = job.visits(p.turns_per_dialogue, first=p.sft_steps * p.sft_dialogues_per_step)  # SFT made those before
     worker = RolloutWorker(
-        job.visits(p.turns_per_dialogue), job.dialogue_tokens, _sampler(p, server), reward, sync.model_name,
+        visits, job.dialogue_tokens, _sampler(p, server), reward, sync.model_name,
         k=p.num_generations, visits_per_step=p.dialogues_per_step, max_steps=p.max_steps,
         max_staleness=p.max_staleness, first_step=first_step, crediting=_crediting(p, crediting),
         longest_prompt=longest_prompt(p),

@@ -121,7 +121,8 @@ class DialogueTrainer(AsyncGRPOTrainer):
         self._batch = self.rollout_worker.next_step()
         self._waited = time.monotonic() - began
         rows = self.rows(self._batch.samples)
-        return micro_batches(rows, self.accelerator.num_processes, self.processing_class.pad_token_id)
+        alike = self._batch.outputs_alike
+        return micro_batches(rows, self.accelerator.num_processes, self.processing_class.pad_token_id, alike)
 
     def rows(self, samples: list[dict]) -> list[DialogueRow]:
         """How a step's samples become rows: whole dialogues, which are cut into parts (`parts.py`) as they are trained.
@@ -310,17 +311,22 @@ def exchanged(weights: list[torch.nn.Parameter], others: list[torch.Tensor]):
             weight.data.copy_(value)
 
 
-def step_size(rows: list[DialogueRow]) -> list[float]:
-    """`losses.StepSize` of a step's rows, as numbers."""
+def step_size(rows: list[DialogueRow], alike: int = 0) -> list[float]:
+    """`losses.StepSize` of a step's rows and of `alike` outputs that are in none, as numbers."""
     outputs = [s["old_log_probs"][s["completion_mask"] > 0] for row in rows for s in row.samples]
     sampled = [len(o) for o in outputs if not np.isnan(o).any()]
-    return [float(sum(sampled)), float(len(sampled)), float(sum(map(len, outputs)) - sum(sampled))]
+    return [float(sum(sampled)), float(len(sampled) + alike), float(sum(map(len, outputs)) - sum(sampled))]
 
 
-def micro_batches(rows: list[DialogueRow], ranks: int, pad_token_id: int) -> list[dict[str, torch.Tensor]]:
-    """Rows in micro-batches of one a rank, heaviest first; idle ranks get a row that weighs nothing: `real` is 0."""
+def micro_batches(
+    rows: list[DialogueRow], ranks: int, pad_token_id: int, alike: int = 0
+) -> list[dict[str, torch.Tensor]]:
+    """Rows in micro-batches of one a rank, heaviest first; idle ranks get a row that weighs nothing: `real` is 0.
+
+    alike: `StepBatch.outputs_alike`.
+    """
     rows = sorted(rows, key=lambda row: row.load, reverse=True)
-    size = torch.tensor([step_size(rows)] * ranks)
+    size = torch.tensor([step_size(rows, alike)] * ranks)
     collate, batches = DataCollatorForRollout(pad_token_id, num_processes=ranks), []
     for start in range(0, len(rows), ranks):
         share = rows[start : start + ranks]

@@ -95,7 +95,7 @@ class Records:
     def __call__(self, batch: "StepBatch", trained: dict[str, float]) -> None:
         p = self._run.params
         line = step_line(batch, trained) | {f"judge/{k}": v for k, v in self._reward.counters.items()}
-        whole = p.turns_per_dialogue == 0
+        whole = p.turns_per_dialogue == 0 and not batch.prompts_too_long
         line["utility"] = sampled_utility(_visits(batch.groups), p.theta, p.execution_price) if whole else None
         line["alarms"] = self._alarms(line)
         for group in batch.groups:
