@@ -131,6 +131,11 @@ FIXED_POLICIES: dict[str, Policy] = {**POLICIES, "logged": logged}
 TUNED = "_tuned"  # ends the name of a policy that is another with its threshold tuned on dev
 
 
+def untuned(policy: str) -> str | None:
+    """The policy that a tuned one is made of; None for one that is not."""
+    return policy.removesuffix(TUNED) if policy.endswith(TUNED) else None
+
+
 # What does a reward pay for an output that looks for its openings? The oracle's triggers, spoilt.
 GAMING_POLICIES: dict[str, Policy] = {"hedger": hedger, "repeater": repeater, "one_of_two": one_of_two}
 

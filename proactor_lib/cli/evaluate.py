@@ -106,7 +106,7 @@ def open_run(out: Path, params_file: Path | None, given: dict[str, Any]) -> "Run
 def check_policies(params: "Params", out: Path) -> None:
     """UserError for a policy that nobody has, and for one that needs more than the one split that is prepared here."""
     from proactor_lib.evaluate.policy_set import SFT, SFT_EQUAL_TIME, TRAINED, PolicySet
-    from proactor_lib.evaluate.readiness import untuned
+    from proactor_lib.policies import untuned
     from proactor_lib.run_folder import RunFolder
 
     for name in params.policies:

@@ -12,8 +12,7 @@ from proactor_lib.endpoint import Endpoint
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import few_shot
 from proactor_lib.evaluate.agents import Agent, Fixed, Prompted
-from proactor_lib.evaluate.readiness import untuned
-from proactor_lib.policies import FIXED_POLICIES, TUNED
+from proactor_lib.policies import FIXED_POLICIES, TUNED, untuned
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from proactor_lib.errors import UserError
 from proactor_lib.evaluate import predictions
 from proactor_lib.evaluate.predictions import DEV, TEST
 from proactor_lib.evaluate.splits import EvalSplit
+from proactor_lib.evaluate.stale import stale
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
 from proactor_lib.metrics.thresholds import fired_from, persistence, sweep, trade_off, tune, tuned
@@ -19,11 +21,6 @@ from proactor_lib.schema import TurnPrediction
 
 PRICES = (0.05, 0.1, 0.25, 0.5, 1.0)  # of a false execution, in missed opportunities
 THRESHOLDS = 21
-
-
-def untuned(policy: str) -> str | None:
-    """The policy that a tuned one is made of; None for one that is not."""
-    return policy.removesuffix(TUNED) if policy.endswith(TUNED) else None
 
 
 def write_tuned(run: RunFolder, policy: str) -> None:
@@ -78,6 +75,8 @@ def _best(run: RunFolder, dev: Inputs, asked: dict[str, tuple[int, ...]]) -> flo
 
 def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
     """What is scored, its predictions with confidences, and the turns that were asked."""
+    if policy in stale(run, split):
+        raise UserError(f"what {policy!r} said on {split} is not of what {run.out} has now: evaluate it again")
     said, evaluated_turns = predictions.read(run, policy, split), EvalSplit(run, split).evaluated_turns
     if not any(a.confidence is not None for line in said for a in line.actions):
         said = persistence(said, evaluated_turns=evaluated_turns)

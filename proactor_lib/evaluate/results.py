@@ -6,7 +6,7 @@ changed, they are computed again. Beside it lie their tables: each one of `Score
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +14,8 @@ import pandas as pd
 
 from proactor_lib import metrics, progress, provenance
 from proactor_lib.evaluate import predictions
+from proactor_lib.evaluate.splits import EvalSplit
+from proactor_lib.evaluate.stale import stale
 from proactor_lib.files import read_text, write_json, write_table
 from proactor_lib.metrics import utility
 from proactor_lib.metrics.scores import Scores
@@ -131,6 +133,7 @@ def _made_from(run: RunFolder, said: Predictions) -> dict[str, Any]:
     return {
         "files": [provenance.fingerprint(path) for path in files],
         "policies": list(said),
+        "stale_on_dev": stale(run, predictions.DEV),
         "params": {k: getattr(p, k) for k in ("theta", "execution_price", "bootstrap", "seed", "evaluation_turns")},
         "code": provenance.code_digest(),
     }
@@ -143,7 +146,7 @@ def _score(run: RunFolder, said: Predictions, evaluated_turns: Turns | None, mad
     tables = {name: pd.concat([getattr(s, name).assign(policy=n) for n, s in scores.items()]) for name in FRAMES}
     tables["table"] = metrics.table(by_dialogue, p.bootstrap, p.seed)
     kept = {"made_from": made_from, "ranked_against": tables["table"].attrs.pop("ranked_against")}
-    kept["dev"] = _on_dev(run)
+    kept["dev"] = _on_dev(run, made_from["stale_on_dev"])
     pairs = [(focus(said), other) for other in said if other != focus(said)]
     if pairs:
         tables["comparisons"] = metrics.compare(by_dialogue, pairs, bootstrap=p.bootstrap, seed=p.seed)
@@ -164,13 +167,17 @@ def _scores(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) ->
     return scores
 
 
-def _on_dev(run: RunFolder) -> dict[str, float]:
-    """Utility on dev of the policies that were asked there; none where turns were sampled."""
+def _on_dev(run: RunFolder, stale: Sequence[str]) -> dict[str, float]:
+    """Utility on dev of the policies that were asked there, but for the stale ones; none where turns were sampled."""
     p, split = run.params, predictions.DEV
-    if p.evaluation_turns or not (said := predictions.read_all(run, split)):
+    said = {name: lines for name, lines in predictions.read_all(run, split).items() if name not in stale}
+    if not said:
         return {}
-    corpus = run.dialogues(split), run.references(split)
-    tables = {name: metrics.evaluate_predictions(*corpus, lines, p.theta) for name, lines in said.items()}
+    corpus, asked = (run.dialogues(split), run.references(split)), EvalSplit(run, split).evaluated_turns
+    tables = {
+        name: metrics.evaluate_predictions(*corpus, lines, p.theta, evaluated_turns=asked)
+        for name, lines in said.items()
+    }
     found = {name: float(utility.utility_at(table, [p.execution_price])[0, 0]) for name, table in tables.items()}
     return {name: value for name, value in found.items() if value == value}
 

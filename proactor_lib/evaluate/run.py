@@ -12,9 +12,10 @@ from proactor_lib.errors import UserError
 from proactor_lib.evaluate.agents import Agent, EvalCase, Unanswered
 from proactor_lib.evaluate.policy_set import SFT, PolicySet
 from proactor_lib.evaluate.predictions import DEV, TEST, PredictionLog, folder
-from proactor_lib.evaluate.readiness import untuned, write_tuned
+from proactor_lib.evaluate.readiness import write_tuned
 from proactor_lib.evaluate.results import focus, load_or_score
 from proactor_lib.evaluate.splits import EvalSplit
+from proactor_lib.policies import untuned
 from proactor_lib.run_folder import RunFolder
 
 if TYPE_CHECKING:

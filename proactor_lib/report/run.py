@@ -11,6 +11,7 @@ from proactor_lib.artf.training import inputs
 from proactor_lib.artf.training.training_log import WARM_START, read_steps
 from proactor_lib.evaluate.by_service import by_service
 from proactor_lib.evaluate.results import EvalResults, focus, load_or_score
+from proactor_lib.evaluate.stale import stale
 from proactor_lib.files import read_text, write_json
 from proactor_lib.metrics import glossary, utility
 from proactor_lib.metrics.published import published
@@ -162,6 +163,9 @@ def _evaluation_warnings(run: RunFolder, scored: EvalResults | None) -> list[str
     if scored is None:
         return ["No policy was evaluated: there is no held-out table."]
     found = []
+    if old := [f"`{name}`" for name in stale(run)]:
+        found.append(f"What {text.listed(old)} said is not of the dialogues, windows or weights that are there now: "
+                     "`proactor evaluate` asks again.")  # fmt: skip
     if scored.dialogues < 30:
         found.append(f"Only {scored.dialogues} held-out dialogues: intervals are wide.")
     if run.params.evaluation_turns:

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import predictions
 from proactor_lib.evaluate.policy_set import BASE, PolicySet
-from proactor_lib.evaluate.readiness import tuned_threshold, untuned
+from proactor_lib.evaluate.readiness import tuned_threshold
 from proactor_lib.evaluate.results import focus
 from proactor_lib.files import read_json, read_text
 from proactor_lib.params import Params, validate
+from proactor_lib.policies import untuned
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import Catalog
 from proactor_lib.service.agent_service import Readiness
