@@ -33,12 +33,12 @@ def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, 
     kernel: `flex` or `sdpa`; none: torch's own CPU kernels on a CPU, FlexAttention on a GPU. UserError for a model
     whose scores are capped, or that sees less than the row (sliding_window, in tokens).
     """
-    if softcap or (sliding_window and sliding_window < key.shape[2]):
-        what = "caps its attention scores" if softcap else f"sees {sliding_window} tokens of a row of {key.shape[2]}"
-        raise UserError(f"the model {what}, which training does not: take another model, or a lower max_turns")
     key, value, tree = key.to(query.dtype), value.to(query.dtype), (tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k)
     if TrunkKeys.current is not None:
         key, value = TrunkKeys.current.extend(module.layer_idx, key, value)
+    if softcap or (sliding_window and sliding_window < key.shape[2]):
+        what = "caps its attention scores" if softcap else f"sees {sliding_window} tokens of a row of {key.shape[2]}"
+        raise UserError(f"the model {what}, which training does not: take another model, or a lower max_turns")
     before, cpu = key.shape[2] - query.shape[2], query.device.type == "cpu"
     if kernel == "flex" or (kernel is None and not cpu):
         out = _flex_attention(query, key, value, _block_mask(*tree, before), scaling)
