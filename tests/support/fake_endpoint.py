@@ -5,6 +5,7 @@ with FakeEndpoint(lambda request, n: Reply("hello") if n > 1 else Reply(status=4
 """
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,24 @@ class Reply:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # many clients may connect at once
+    connected = 0
+
+    def __init__(self, *args):
+        self.ports, self._lock = set(), threading.Lock()  # of all clients that were ever connected
+        super().__init__(*args)
+
+    def process_request(self, request, client_address):
+        with self._lock:
+            self.connected += 1
+            self.ports.add(client_address[1])
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request, client_address):
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._lock:
+                self.connected -= 1
 
 
 class FakeEndpoint:
@@ -52,10 +71,11 @@ class FakeEndpoint:
         self._server.shutdown()
         self._server.server_close()
 
-    def idle(self) -> bool:
-        """Whether no request is open."""
-        with self._lock:
-            return self._open == 0
+    def deserted(self) -> Callable[[], bool]:
+        """Tells whether all that was sent until now has been read, and nobody is connected any more."""
+        with socket.create_connection(self._server.server_address) as last:  # taken after those that wait already
+            port = last.getsockname()[1]
+        return lambda: port in self._server.ports and self._server.connected == 0
 
     def _reply(self, request: dict) -> Reply:
         with self._lock:
