@@ -216,6 +216,16 @@ def test_a_model_that_attends_otherwise_is_refused(does):
         tree_attention.tree_attention(None, query, query, query, None, **tree, **does)
 
 
+def test_a_window_must_reach_over_the_trunk_too(monkeypatch):
+    """A part of 4 tokens behind a trunk of 4."""
+    twice = SimpleNamespace(extend=lambda layer, key, value: (key.repeat(1, 1, 2, 1), value.repeat(1, 1, 2, 1)))
+    monkeypatch.setattr(tree_attention.TrunkKeys, "current", twice)
+    query = torch.randn(1, 2, 4, 8)
+    tree = dict.fromkeys(("tree_kv_index", "tree_cu_seqlens_q", "tree_cu_seqlens_k"))
+    with pytest.raises(UserError, match="sees 6 tokens of a row of 8"):
+        tree_attention.tree_attention(SimpleNamespace(layer_idx=0), query, query, query, None, **tree, sliding_window=6)
+
+
 def test_a_row_is_cut_into_its_trunk_and_parts_of_its_branches():
     packed = row_of(samples()).pack()
     sizes = packed["tree_cu_seqlens_q"].tolist()

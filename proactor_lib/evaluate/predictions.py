@@ -25,6 +25,11 @@ def folder(run: RunFolder, split: str = TEST) -> Path:
     return run.predictions if split == TEST else run.predictions / split
 
 
+def tuned_from(run: RunFolder, policy: str, split: str) -> list[Path]:
+    """The predictions of `policy` that those of `<policy>_tuned` on the split are made from."""
+    return [folder(run, s) / f"{policy}.jsonl" for s in (split, DEV)]
+
+
 def policies(run: RunFolder, split: str = TEST) -> list[str]:
     """The policies whose predictions are all there: the order of the parameters, then the alphabet's."""
     names = sorted(p.stem for p in folder(run, split).glob("*.jsonl"))

@@ -31,8 +31,8 @@ def write_tuned(run: RunFolder, policy: str) -> None:
     sides = {split: _sure(run, policy, split) for split in (DEV, TEST)}
     best = _best(run, *sides[DEV])
     for split, (inputs, _) in sides.items():
-        files = [predictions.folder(run, s) / f"{policy}.jsonl" for s in (split, DEV)]
-        made_from = {"files": [fingerprint(f) for f in files], "threshold": best}
+        files = [fingerprint(file) for file in predictions.tuned_from(run, policy, split)]
+        made_from = {"files": files, "threshold": best}
         log = predictions.PredictionLog(predictions.folder(run, split), f"{policy}{TUNED}", made_from)
         log.write(fired_from(inputs.predictions, best))
 

@@ -40,10 +40,9 @@ def _differs(on: EvalSplit, name: str, adapters: dict[str, Path | None]) -> bool
 def _made_from(on: EvalSplit, name: str, adapter: Path | None) -> dict[str, Any]:
     """What can be known here of what `evaluate` would make them from, as it notes it."""
     if own := untuned(name):
-        files = [predictions.folder(on.run, split) / f"{own}.jsonl" for split in (on.split, DEV)]
-        return {"files": [provenance.fingerprint(file) for file in files]} if all(f.exists() for f in files) else {}
-    weights = adapter and adapter / "adapter_model.safetensors"
-    return on.made_from(name) | ({"adapter": provenance.fingerprint(weights)} if weights and weights.exists() else {})
+        return {"files": [provenance.fingerprint(file) for file in predictions.tuned_from(on.run, own, on.split)]}
+    weights = adapter and provenance.fingerprint(adapter / "adapter_model.safetensors")
+    return on.made_from(name) | ({"adapter": weights} if weights else {})
 
 
 def _lacks(on: EvalSplit, name: str) -> bool:
