@@ -179,6 +179,17 @@ def test_weights_are_the_users():
     assert values("custom_ruler", group(WAITING), ruler_weights={"timing": 2.0}) == [0.5]
 
 
+def test_two_needs_of_one_action_count_as_two_while_an_output_can_name_both():
+    """The same values, but the second's are not known yet: a perfect output says one of each (a property found it)."""
+    due, early = reference(window=(1, 1, 2), day=("friday", 1)), reference(window=(1, 3, 3), day=("friday", 3), id="2")
+    both = render(reference_output([due, early], 2))
+    for name in METRIC:
+        assert values(name, group(both, turn=2, references=[due, early])) == pytest.approx([1])
+    known = reference(window=(1, 3, 3), day=("friday", 2), id="2")  # from turn 2 on it says the same as the first
+    once = render(reference_output([due], 2))
+    assert values("weighted_metric", group(once, turn=2, references=[due, known])) == pytest.approx([1])
+
+
 def known_in_time(name, turns, keys):
     """A reference whose parameters are all known at `ready`."""
     open_, ready, close = sorted(turns)

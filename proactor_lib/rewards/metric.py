@@ -54,12 +54,12 @@ def measure(
 
     The output is what `counted` makes of it. rac, max_rac, pt, rar, ftr as in metrics, where RAR and FTR of no
     predictions are 0; open: how many references are; due: the share of them that can be executed now; pt_due: PT over
-    those only; served: the share of them that is matched one to one. References of the same name and values count once:
-    an output, a set, can name them only once [ours].
+    those only; served: the share of them that is matched one to one. References of the same name and known values count
+    once: an output, a set, can name them only once [ours].
     """
     actions = counted(actions, references, turn, theta)
     scores = turn_scores(actions, references, turn, theta)
-    due, count = distinct([r for r in references if is_due(r, turn)]), len(distinct(references))
+    due, count = distinct([r for r in references if is_due(r, turn)], turn), len(distinct(references, turn))
     return {
         "rac": scores.ac or 0.0,
         "max_rac": scores.max_ac or 0.0,

@@ -46,16 +46,19 @@ def _unserved(
 def served(actions: Sequence[PredictedAction], references: Sequence[ReferenceAction], turn: int, theta: float) -> float:
     """The share of the due references that `actions` match one to one, whatever their status; 1 where none is due.
 
-    References of the same name and values count once: an output, a set, can name them only once.
+    References that an output can name only once count once (`distinct`).
     """
     due = [r for r in references if is_due(r, turn)]
-    due = distinct(due) if len(due) > 1 else due
+    due = distinct(due, turn) if len(due) > 1 else due
     return len(pair(actions, due, turn, theta)) / len(due) if due else 1.0
 
 
-def distinct(references: Iterable[ReferenceAction]) -> list[ReferenceAction]:
-    """One of each name and values: the first to close, then to open, then by id."""
+def distinct(references: Iterable[ReferenceAction], turn: int) -> list[ReferenceAction]:
+    """One of each name and values known by `turn`: the first to close, then to open, then by id.
+
+    An output, a set, can name those that it holds for one only once.
+    """
     first: dict[PredictionKey, ReferenceAction] = {}
     for r in sorted(references, key=lambda r: (r.window.close, r.window.open, r.id)):
-        first.setdefault(prediction_key(PredictedAction(name=r.name, params=r.values())), r)
+        first.setdefault(prediction_key(PredictedAction(name=r.name, params=r.values(known_by=turn))), r)
     return list(first.values())
