@@ -166,6 +166,11 @@ _DATE_RULES = [
     ("", re.compile(r"\b(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?=\b|t\d)"), lambda m: _date(m[1], m[3], m[4])),
     ("", re.compile(r"\b(\d{1,2})([-/.])(\d{1,2})\2(\d{4})\b"), _numeric_date),
     ("/", re.compile(r"\b(\d{1,2})(/)(\d{1,2})/(\d{2})\b"), _numeric_date),
+    (
+        ":",  # an offset from UTC, as ISO spells it in short
+        re.compile(r"((?<=:\d\d)\+|(?<=t\d\d:\d\d)-|(?<=t\d\d:\d\d:\d\d)-)(\d\d)(\d\d)?(?![\d:])"),
+        lambda m: f"{m[1]}{m[2]}:{m[3] or '00'}",
+    ),
     (":", re.compile(r"(\d{4}-\d\d-\d\d)[t ](\d\d:\d\d)(?::00(?:\.0+)?)?(?:z\b|\+00(?::?00)?\b|\b)"), r"\1 \2"),
     (
         "",
