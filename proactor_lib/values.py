@@ -14,7 +14,8 @@ One comparison (`same_value`) serves the metrics, the rewards and the annotator.
 - time: on 24 hours; without a part of the day as it is written.
 - truth: `yes` is `true`, `no` is `false`.
 - text: all else, by spelling: case, width and accents do not count (`ü` is also `ue`), nor do punctuation, apostrophes
-  within a word, or spaces, hyphens, underscores and dots beside a letter (`guest house`, `AB-12`, `one_way`).
+  within a word, or spaces, hyphens, underscores and dots beside a letter (`guest house`, `AB-12`, `one_way`); an
+  output cannot hold a bar (`agent.render`), which is a slash.
 
 `normalise` reads single values and whole turns alike; `Heard` finds values in a turn.
 """
@@ -245,7 +246,7 @@ def normalise(value: str) -> str:
     if not value.isascii():
         value = unicodedata.normalize("NFKC", value).translate(_CHARACTERS)
         value = "".join(str(unicodedata.decimal(c, c)) for c in value)
-    plain = text = " ".join(value.casefold().replace("`", "'").split())
+    plain = text = " ".join(value.casefold().replace("`", "'").replace("|", "/").split())
     if "_" in text:
         text = " ".join(text.replace("_", " ").split())
     if _INTERESTING.search(text):

@@ -177,17 +177,40 @@ def test_weights_are_the_users():
     halfway = values("adaptive_metric", group(WAITING, progress=0.5), reward_weights={"rac": 1.0})
     assert halfway == [1]  # what a stage leaves out weighs nothing there
     assert values("custom_ruler", group(WAITING), ruler_weights={"timing": 2.0}) == [0.5]
+    with pytest.raises(UserError, match="ruler_weights: .*all weights are 0"):
+        reward("custom_ruler", ruler_weights={"timing": 0.0})
 
 
-def test_two_needs_of_one_action_count_as_two_while_an_output_can_name_both():
-    """The same values, but the second's are not known yet: a perfect output says one of each (a property found it)."""
+def test_a_value_with_a_bar_can_be_said():
+    due = [reference(route=("a|b", 1))]
+    assert values("weighted_metric", group(render(reference_output(due, 4)), references=due)) == pytest.approx([1])
+
+
+def test_needs_that_an_output_can_name_only_once_count_once():
+    """Two of the same values, and of the same that are known by now; a property and a search found the cases."""
     due, early = reference(window=(1, 1, 2), day=("friday", 1)), reference(window=(1, 3, 3), day=("friday", 3), id="2")
     both = render(reference_output([due, early], 2))
-    for name in METRIC:
-        assert values(name, group(both, turn=2, references=[due, early])) == pytest.approx([1])
+    for name in (*METRIC, "custom_ruler", "general_ruler"):
+        assert values(name, group(both, turn=2, references=[due, early])) == pytest.approx([1])  # it can say each
     known = reference(window=(1, 3, 3), day=("friday", 2), id="2")  # from turn 2 on it says the same as the first
-    once = render(reference_output([due], 2))
-    assert values("weighted_metric", group(once, turn=2, references=[due, known])) == pytest.approx([1])
+    bare, later = reference(window=(1, 1, 3)), reference(window=(1, 4, 4), day=("friday", 3), id="2")
+    for name in ("weighted_metric", "custom_ruler"):
+        triggered, prepared = values(
+            name, group("ready: book | day=friday", "candidate: book | day=friday", turn=2, references=[due, known])
+        )
+        assert triggered == pytest.approx(1) and prepared < 0.9
+        triggered, prepared = values(name, group("ready: book", "candidate: book", turn=2, references=[bare, later]))
+        assert triggered == pytest.approx(1) and prepared < 0.9
+
+
+@pytest.mark.parametrize("ids", ["ab", "ba"])
+@pytest.mark.parametrize("name", ["weighted_metric", "custom_ruler"])
+def test_of_needs_that_say_the_same_the_output_may_fit_any(name, ids):
+    """One of them has a parameter that is heard after `ready`; which stands first by its id or its close is nothing."""
+    for close in (3, 4):
+        bare = reference(window=(1, 1, 4), id=ids[0])
+        later = reference(window=(1, 1, close), day=("friday", 3), id=ids[1])
+        assert values(name, group("ready: book", turn=2, references=[bare, later])) == pytest.approx([1])
 
 
 def known_in_time(name, turns, keys):
@@ -340,6 +363,10 @@ def test_the_order_of_an_outputs_lines_changes_nothing(name):
     references = [reference(id="r1", city=("Oslo", 1)), reference(id="r2", day=("friday", 1))]
     lines = ["ready: book | city=Oslo | seat=4", "ready: book | city=Oslo | day=friday"]
     one, other = values(name, group("\n".join(lines), "\n".join(lines[::-1]), references=references))
+    assert one == pytest.approx(other)
+    due = [reference(day=("March 5, 2026", 1))]  # of two spellings that share a key one fits
+    lines = ["ready: book | day=5/3/2026", "ready: book | day=May 3, 2026"]
+    one, other = values(name, group("\n".join(lines), "\n".join(lines[::-1]), references=due))
     assert one == pytest.approx(other)
 
 

@@ -75,7 +75,7 @@ def tie_break(key: PredictionKey) -> TieBreak:
 def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised") -> list[PredictedAction]:
     """The output of a turn as a set [ours]: of equal predictions one is left, `ready` if any of them is.
 
-    In the order in which each was first said.
+    In the order in which each was first said; of spellings of one key the first by its characters, whatever the order.
     """
     predictions = list(predictions)
     if len(predictions) < 2:
@@ -83,9 +83,12 @@ def as_set(predictions: Iterable[PredictedAction], values: Values = "normalised"
     by_key: dict[PredictionKey, PredictedAction] = {}
     for prediction in predictions:
         key = prediction_key(prediction, values)
-        if key not in by_key or (prediction.status, by_key[key].status) == ("ready", "candidate"):
-            by_key[key] = prediction
+        by_key[key] = min(by_key.get(key, prediction), prediction, key=_rank)
     return list(by_key.values())
+
+
+def _rank(prediction: PredictedAction) -> tuple[bool, list[tuple[str, str]]]:
+    return prediction.status != "ready", sorted(prediction.params.items())
 
 
 Pair = tuple[int, int, float]  # a prediction's place, a reference's place, their alignment

@@ -27,7 +27,7 @@ from proactor_lib.reward_lab.scoring import (
     variants,
 )
 from proactor_lib.rewards import REWARDS, Group
-from proactor_lib.rewards.outputs import distinct
+from proactor_lib.rewards.outputs import needs
 from proactor_lib.rewards.schedule import STAGES
 from proactor_lib.schema import Case, ReferenceAction
 
@@ -191,9 +191,9 @@ def gamed(table: pd.DataFrame, cases: Sequence[Case]) -> dict[str, list[str]]:
 
 
 def several_due(cases: Iterable[Case]) -> int:
-    """At how many turns of the cases two or more references are due that differ in name or values."""
-    due = ([r for r in c.references if is_due(r, t)] for c in cases for t in range(1, len(c.dialogue.turns) + 1))
-    return sum(len(distinct(references)) > 1 for references in due)
+    """At how many turns of the cases two or more needs are due: an output can name each."""
+    turns = ((t, c.references) for c in cases for t in range(1, len(c.dialogue.turns) + 1))
+    return sum(len(needs([r for r in references if is_due(r, t)], t)) > 1 for t, references in turns)
 
 
 def break_evens(params: Params) -> dict[str, dict[str, float | str | None]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from proactor_lib.agent import Parsed
 from proactor_lib.metrics import is_due, turn_scores
 from proactor_lib.rewards.base import Group, Reward, Score
-from proactor_lib.rewards.outputs import counted, distinct, served
+from proactor_lib.rewards.outputs import counted, needs, served
 from proactor_lib.rewards.schedule import STAGES
 from proactor_lib.schema import PredictedAction, ReferenceAction
 
@@ -53,21 +53,20 @@ def measure(
     """The metrics of an output by their names in rewards, at a turn at which `references` (one or more) are open.
 
     The output is what `counted` makes of it. rac, max_rac, pt, rar, ftr as in metrics, where RAR and FTR of no
-    predictions are 0; open: how many references are; due: the share of them that can be executed now; pt_due: PT over
-    those only; served: the share of them that is matched one to one. References of the same name and known values count
-    once: an output, a set, can name them only once [ours].
+    predictions are 0; open: how many needs (`outputs.needs`) are; due: the share of them that can be executed now;
+    pt_due: PT over those only; served: the share of them that is matched one to one.
     """
     actions = counted(actions, references, turn, theta)
     scores = turn_scores(actions, references, turn, theta)
-    due, count = distinct([r for r in references if is_due(r, turn)], turn), len(distinct(references, turn))
+    needed, due = needs(references, turn), [r for r in references if is_due(r, turn)]
     return {
         "rac": scores.ac or 0.0,
         "max_rac": scores.max_ac or 0.0,
         "pt": scores.pt or 0.0,
         "rar": scores.rar or 0.0,
         "ftr": scores.ftr or 0.0,
-        "open": float(count),
-        "due": len(due) / count,
-        "pt_due": (scores if len(due) == count else turn_scores(actions, due, turn, theta)).pt or 0.0,
+        "open": float(len(needed)),
+        "due": sum(is_due(need[0], turn) for need in needed) / len(needed),
+        "pt_due": (scores if len(due) == len(references) else turn_scores(actions, due, turn, theta)).pt or 0.0,
         "served": served(actions, due, turn, theta),
     }

@@ -44,21 +44,22 @@ def _unserved(
 
 
 def served(actions: Sequence[PredictedAction], references: Sequence[ReferenceAction], turn: int, theta: float) -> float:
-    """The share of the due references that `actions` match one to one, whatever their status; 1 where none is due.
+    """The share of the due `needs` that `actions` match one to one, whatever their status; 1 where none is due."""
+    due = needs([r for r in references if is_due(r, turn)], turn)
+    if not due:
+        return 1.0
+    of_need = [(n, r) for n, need in enumerate(due) for r in need]
+    pairs = pair(actions, [r for _, r in of_need], turn, theta)
+    return len({of_need[j][0] for _, j, _ in pairs}) / len(due)
 
-    References that an output can name only once count once (`distinct`).
+
+def needs(references: Iterable[ReferenceAction], turn: int) -> list[list[ReferenceAction]]:
+    """The references by what an output can say of them at `turn`: those of one name and known values are one need.
+
+    An output, a set, can name it only once. Where some of its references are due, it holds these alone.
     """
-    due = [r for r in references if is_due(r, turn)]
-    due = distinct(due, turn) if len(due) > 1 else due
-    return len(pair(actions, due, turn, theta)) / len(due) if due else 1.0
-
-
-def distinct(references: Iterable[ReferenceAction], turn: int) -> list[ReferenceAction]:
-    """One of each name and values known by `turn`: the first to close, then to open, then by id.
-
-    An output, a set, can name those that it holds for one only once.
-    """
-    first: dict[PredictionKey, ReferenceAction] = {}
-    for r in sorted(references, key=lambda r: (r.window.close, r.window.open, r.id)):
-        first.setdefault(prediction_key(PredictedAction(name=r.name, params=r.values(known_by=turn))), r)
-    return list(first.values())
+    found: dict[PredictionKey, list[ReferenceAction]] = {}
+    for r in references:
+        said = PredictedAction(name=r.name, params=r.values(known_by=turn))
+        found.setdefault(prediction_key(said), []).append(r)
+    return [[r for r in need if is_due(r, turn)] or need for need in found.values()]

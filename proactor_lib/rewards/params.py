@@ -1,13 +1,24 @@
 """The parameters of rewards: the part of a run's parameters that rewards are made from."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from proactor_lib.schema import Count, Form, Headers, LocalPath, Natural, NonNegative, Positive, Sampling, Share
 
 SERVE = "serve"  # in the place of an endpoint's address: a server of the kit's own, for as long as it is asked
-Weights = dict[Literal["rac", "pt", "rar", "ftr"], NonNegative]
+
+
+def _weighing(weights: dict[str, float]) -> dict[str, float]:
+    if not any(weights.values()):
+        raise ValueError("all weights are 0; accepted: one or more above it")
+    return weights
+
+
+Weights = Annotated[dict[Literal["rac", "pt", "rar", "ftr"], NonNegative], AfterValidator(_weighing)]
+Marks = Annotated[
+    dict[Literal["timing", "alignment", "restraint", "completeness"], NonNegative], AfterValidator(_weighing)
+]
 
 
 class RewardParams(BaseModel):
@@ -22,9 +33,7 @@ class RewardParams(BaseModel):
     reward_schedule: Literal["linear", "cosine", "step"] = "linear"  # how stage-aware weights move with progress
     ruler_base: Literal["rac", "max_rac", "adaptive_metric"] = "rac"  # adaptive RULER's R_metric
     ruler_lambda_max: Share = 0.3  # [paper]
-    ruler_weights: dict[Literal["timing", "alignment", "restraint", "completeness"], NonNegative] = {
-        "timing": 0.4, "alignment": 0.3, "restraint": 0.2, "completeness": 0.1,
-    }  # fmt: skip
+    ruler_weights: Marks = {"timing": 0.4, "alignment": 0.3, "restraint": 0.2, "completeness": 0.1}
     rubric: LocalPath | None = None  # a rubric file of the user's own; none: the package's
     judge: str = "rubric"  # `rubric` (programmatic stand-in), or the model names at judge_url, comma separated
     # OpenAI-compatible, ending in /v1; one for all judges, or one each, comma separated; `serve`: a server of our own

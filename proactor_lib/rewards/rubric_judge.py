@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from proactor_lib.agent import Parsed
-from proactor_lib.metrics import alignment, matches
+from proactor_lib.metrics import alignment, is_due, matches
 from proactor_lib.rewards.base import Group
-from proactor_lib.rewards.outputs import counted, served
+from proactor_lib.rewards.outputs import counted, needs, served
 from proactor_lib.schema import PredictedAction, ReferenceAction
 
 STAND_IN = "rubric judge (a programmatic stand-in computed from the reference windows, not a language model)"
@@ -44,12 +44,13 @@ class RubricJudge:
         if not (actions and references):
             right = float(not actions and not references)
             return dict.fromkeys(("timing", "alignment", "restraint", "completeness", "score"), right)
-        s = [[alignment(a, r, turn) for r in references] for a in actions]
-        best = [max(row) for row in s]
-        serving = [[a for a, row in zip(actions, s, strict=True) if matches(row[j], self.theta)]
-                   for j in range(len(references))]  # fmt: skip
+        best = [max(alignment(a, r, turn) for r in references) for a in actions]
+        needed = needs(references, turn)
+        serving = [
+            [a for a in actions if any(matches(alignment(a, r, turn), self.theta) for r in need)] for need in needed
+        ]
         marks = {
-            "timing": fmean(_timing(r, found, turn) for r, found in zip(references, serving, strict=True)),
+            "timing": fmean(_timing(need, found, turn) for need, found in zip(needed, serving, strict=True)),
             "alignment": fmean(best),
             "restraint": fmean([matches(b, self.theta) for b in best]),
             "completeness": fmean(bool(found) for found in serving),
@@ -67,7 +68,7 @@ class RubricJudge:
         """Nothing to let go of."""
 
 
-def _timing(reference: ReferenceAction, serving: Sequence[PredictedAction], turn: int) -> float:
-    """1 for the status that the window asks for, one half for the other one, 0 where nothing serves the reference."""
-    wanted = "ready" if turn >= reference.window.ready else "candidate"
+def _timing(need: Sequence[ReferenceAction], serving: Sequence[PredictedAction], turn: int) -> float:
+    """1 for the status that the window asks for, one half for the other one, 0 where nothing serves the need."""
+    wanted = "ready" if is_due(need[0], turn) else "candidate"
     return max((1.0 if a.status == wanted else 0.5 for a in serving), default=0.0)
