@@ -109,18 +109,46 @@ def test_tests_are_paired_and_said(swept):
     report.build(swept)
     summary = json.loads((swept / "summary.json").read_text())
     [reward] = [p for p in summary["pairs"] if p["factor"] == "reward" and p["metric"] == "score"]
-    assert (reward["value"], reward["against"], reward["pairs"]) == ("max_rac", "rac", 12)
-    assert reward["verdict"] == "higher" and reward["p_holm"] < 0.05
+    assert (reward["value"], reward["against"], reward["pairs"]) == ("max_rac", "rac", 4)  # seeds: 12 cells share four
+    assert reward["verdict"] == "unclear" and reward["p"] == 0.125  # the least that four can give
     assert 0.08 < reward["low"] < reward["difference"] < reward["high"] < 0.12
     epsilon = [p for p in summary["pairs"] if p["factor"] == "epsilon" and p["metric"] == "score"]
-    assert [p["pairs"] for p in epsilon] == [8, 8] and {p["against"] for p in epsilon} == {0.1}
+    assert [p["pairs"] for p in epsilon] == [4, 4] and {p["against"] for p in epsilon} == {0.1}
     assert len(summary["means"]) == 6 and all(m["cells"] == 4 for m in summary["means"])
 
 
 def test_what_came_of_it_is_said_in_sentences(swept):
     text = re.sub(r"<[^>]+>", "", report.build(swept).read_text())
-    assert re.search(r"reward: max_rac is higher than rac by 0\.1\d\d \(0\.\d{3} to 0\.\d{3}\)\.", text)
+    assert "reward: the data do not tell max_rac from rac." in text
+    assert "Tests rest on at most 4 pairs: with so few, no p can fall below 0.12" in text
     assert "epsilon: the data do not tell 0.2 and 0.3 from 0.1." in text
+
+
+def test_cells_of_one_seed_share_its_luck():
+    """Three epsilons of a seed differ by the same: that is one difference, and the interval is that of the seeds."""
+    by_seed = [0.0, 0.1, 0.3, 0.2]
+    cells = [
+        ("done", reward, epsilon, seed, by_seed[seed] * (reward == "b"))
+        for reward in "ab" for epsilon in (0.1, 0.2, 0.3) for seed in range(4)
+    ]  # fmt: skip
+    table = pd.DataFrame(cells, columns=["state", "reward", "epsilon", "seed", "utility"])
+    table.attrs = {"parameters": ["reward", "epsilon", "seed"], "metrics": ["utility"]}
+    row = ablation.paired(table, ["utility"]).set_index("factor").loc["reward"]
+    assert (row.pairs, row.difference, row.verdict) == (4, pytest.approx(0.15), "unclear")
+    assert (row.low, row.high) == pytest.approx((-0.0554, 0.3554), abs=1e-3)  # 3.182 times 0.1291 / 2
+    table.loc[table.seed > 0, "utility"] = float("nan")  # one seed knows it
+    means = ablation.over_seeds(table.assign(utility_low=0.1, utility_high=0.2), ["utility"])
+    assert means.utility.notna().all() and means.utility_low.isna().all()
+
+
+def test_the_same_difference_twice_tells_nothing():
+    table = pd.DataFrame(
+        [("done", f, n, 0.1 * (f == "b")) for f in "ab" for n in range(2)],
+        columns=["state", "factor", "seed", "utility"],
+    )
+    table.attrs = {"parameters": ["factor", "seed"], "metrics": ["utility"]}
+    (row,) = ablation.paired(table, ["utility"]).to_dict("records")
+    assert (row["pairs"], row["verdict"]) == (2, "unclear") and pd.isna(row["low"])
 
 
 def told(*differences):
@@ -178,7 +206,7 @@ def test_two_sweeps_compared(swept, tmp_path, drawn, browser):  # noqa: F811
     path = report.compare(swept, other)
     text = check_page_without_figures(browser, path)
     assert "all\tscore\t0.570\t0.620\t0.050" in text.replace("\n", "")  # the means, and each cell's shift
-    assert "max_steps" in text and "higher" in text
+    assert "max_steps" in text and "unclear" in text  # four seeds; of 12 cells each
 
 
 def test_two_sweeps_metrics_are_corrected_for_their_number():
@@ -188,6 +216,9 @@ def test_two_sweeps_metrics_are_corrected_for_their_number():
     one, two = comparison._sweep_rows(both, ["x"])[0], comparison._sweep_rows(both, ["x", "y"])[:2]
     assert (one["p_holm"], one["verdict"], one["pairs"]) == (2 / 64, "higher", 6)
     assert [(r["p_holm"], r["verdict"]) for r in two] == [(4 / 64, "unclear")] * 2
+    both = pd.DataFrame({"x a": [0.1, 0.1, 0.9], "x b": [0.2, 0.2, None]})  # the last is left out of both means
+    (row,) = comparison._sweep_rows(both, ["x"])[:1]
+    assert [row["a"], row["b"], row["difference"]] == pytest.approx([0.1, 0.2, 0.1])
 
 
 def check_page_without_figures(browser, path):  # noqa: F811

@@ -24,8 +24,8 @@ def compare(
     this table, but for those that are `same` and for the primary endpoint, whose verdict is its interval's and whose
     p_holm is NaN. Verdict: `same` (nothing tells the two apart: difference 0 on the dialogues and on every resample,
     as for a method and itself), `higher` or `lower` (p_holm < 0.05; of the primary endpoint: the interval excludes 0),
-    `unclear` (also without an interval), or `undefined` (the metric is, for one of the two). Raises UserError if
-    methods were scored on different dialogues.
+    `unclear` (also without an interval: it rests on one dialogue, or five or fewer differ by the same), or `undefined`
+    (the metric is, for one of the two). Raises UserError if methods were scored on different dialogues.
     """
     rows = dict(zip(tables, same_dialogues(tables), strict=True))
     place = {name: i for i, name in enumerate(rows)}
@@ -40,6 +40,8 @@ def compare(
     e = statistics.bootstrap(differences, count, bootstrap, seed)
     least, most = bounds(METRICS)  # a difference stays where one of two values within them can be
     low, high = np.maximum(e.low, least - most), np.minimum(e.high, most - least)
+    alone = statistics.few(count) & (low == high) & (e.value != 0)  # so few that do not vary tell nothing
+    low, high = np.where(alone, np.nan, low), np.where(alone, np.nan, high)
     p = np.where(np.isnan(e.low), np.nan, statistics.p_value(e.value, e.samples, count))
     equal = np.array([[rows[x].equals(rows[y])] for x, y in pairs])
     same = equal | ((e.value == 0) & (np.nan_to_num(e.samples) == 0).all(axis=0))

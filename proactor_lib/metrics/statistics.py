@@ -107,6 +107,17 @@ def t_interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def few(units: int) -> bool:
+    """Whether no sign test could tell so many differences from 0, were they all alike."""
+    return 2.0 ** (1 - units) > 1 - LEVEL
+
+
+def paired_interval(differences: np.ndarray) -> tuple[float, float]:
+    """`t_interval` of differences; NaN where they are few and do not vary, unless all are 0: that tells nothing."""
+    low, high = t_interval(differences)
+    return (np.nan, np.nan) if low == high != 0 and few(len(differences)) else (low, high)
+
+
 def sign_flip(differences: np.ndarray, count: int = 9999, seed: int = 0) -> float:
     """Two-sided p of the mean difference under random signs: all of them up to 13 differences, else `count`."""
     found = stats.permutation_test(

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib.metrics.intervals import PRIMARY
-from proactor_lib.metrics.statistics import holm, sign_flip, t_interval
+from proactor_lib.metrics.statistics import holm, paired_interval, sign_flip, t_interval
 
 REPLICATE = "seed"
 MANY = 8  # a factor of more values than this is drawn, not tested
@@ -32,7 +32,7 @@ def shown_metrics(table: pd.DataFrame, headline: str | None, wanted: list[str], 
 def over_seeds(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """One row per combination of the factors: `cells` (done), and for each metric its mean, `_low` and `_high`.
 
-    Intervals are 95%: Student's t over the seeds where there are several, the cell's own where there is one.
+    Intervals are 95%: Student's t over the seeds that have the metric, the cell's own where there is one cell.
     """
     names = factors(table)
     done = table[table.state == "done"]
@@ -51,7 +51,8 @@ def _mean(group: pd.DataFrame, metric: str) -> dict[str, float]:
     if len(values) > 1:
         low, high = t_interval(values)
         return {metric: values.mean(), f"{metric}_low": low, f"{metric}_high": high}
-    return {metric + end: _only(group, metric + end) for end in ("", "_low", "_high")}
+    known = ("", "_low", "_high") if len(group) == 1 else ("",)  # of several cells one's interval is another thing
+    return {f"{metric}_low": np.nan, f"{metric}_high": np.nan} | {metric + e: _only(group, metric + e) for e in known}
 
 
 def _only(group: pd.DataFrame, column: str) -> float:
@@ -62,9 +63,10 @@ def _only(group: pd.DataFrame, column: str) -> float:
 def paired(table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """Each value of each factor against its first, over the cells that agree in all other parameters, the seed too.
 
-    One row per (factor, value, metric): against, pairs, difference, low, high (Student's t), p (two-sided sign-flip
-    test, exact up to 13 pairs; None of one pair), p_holm (Holm over the rows), verdict: higher, lower, unclear, same,
-    untested. Utility, the primary endpoint, of whatever policy, is outside Holm's family: its interval is its verdict.
+    Where there are several seeds, a seed is one pair, its cells' mean: they share its luck. One row per (factor, value,
+    metric): against, pairs, difference, low, high (Student's t), p (two-sided sign-flip test, exact up to 13 pairs;
+    None of one pair), p_holm (Holm over the rows), verdict: higher, lower, unclear, same, untested. Utility, the
+    primary endpoint, of whatever policy, is outside Holm's family: its interval is its verdict.
     """
     rows = [row for factor in tested(table) for row in _against_first(table, factor, metrics)]
     columns = ["factor", "value", "against", "metric", "pairs", "difference", "low", "high", "p"]
@@ -91,13 +93,22 @@ def _against_first(table: pd.DataFrame, factor: str, metrics: list[str]):
     for value in rest:
         both = done[done[factor] == value].merge(base, on="key", suffixes=("", " of first"))
         for metric in metrics:
-            differences = (both[metric] - both[f"{metric} of first"]).dropna().to_numpy(float)
+            apart = both[metric] - both[f"{metric} of first"]
+            differences = pairs(apart, both[REPLICATE] if REPLICATE in others else None)
             if len(differences):
                 yield (factor, value, first, metric, len(differences), *difference(differences))
+
+
+def pairs(differences: pd.Series, seeds: pd.Series | None) -> np.ndarray:
+    """The differences of cells that are known; where there are several seeds, the mean of each."""
+    known = differences.astype(float).dropna()
+    if seeds is None or seeds.nunique() < 2:
+        return known.to_numpy()
+    return known.groupby(seeds.loc[known.index]).mean().to_numpy()
 
 
 def difference(values: np.ndarray) -> tuple[float, float, float, float | None]:
     """Mean, low, high and p of paired differences; NaN and None for what so few do not have."""
     if len(values) < 2:
         return float(values.mean()) if len(values) else np.nan, np.nan, np.nan, None
-    return float(values.mean()), *t_interval(values), sign_flip(values)
+    return float(values.mean()), *paired_interval(values), sign_flip(values)

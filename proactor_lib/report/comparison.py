@@ -193,17 +193,19 @@ def _key(values: dict, keys: list[str]) -> str:
 
 
 def _sweep_rows(both: pd.DataFrame, shown: list[str], rules: tuple[str, ...] = ()) -> list[dict]:
-    """One row per metric: means over the cells of both, their paired difference, p corrected by Holm over these rows;
-    then one row per cell and metric. Metrics that are not by the same rules are not tested.
+    """One row per metric: means over the cells that have it in both, their paired difference (`ablation.pairs`), p
+    corrected by Holm over these rows; then one row per cell and metric. Metrics that are not by the same rules are not
+    tested.
     """
-    rows = []
+    rows, seeds = [], both.get(f"{ablation.REPLICATE} a")
     for metric in shown:
         a, b = (both[f"{metric} {side}"].astype(float) for side in "ab")
-        known = (b - a).dropna().to_numpy()
+        known = ablation.pairs(b - a, seeds)
         pairs, tested = len(known), ablation.difference(known)
         if not _comparable(metric, rules):
             pairs, tested = 0, (tested[0], np.nan, np.nan, None)
-        rows.append(("all", metric, a.mean(), b.mean(), pairs, *tested))
+        means = (ablation.pairs(side.where((b - a).notna()), seeds).mean() for side in (a, b))
+        rows.append(("all", metric, *means, pairs, *tested))
     tested = ablation.judged(pd.DataFrame(rows, columns=[*PAIR[:8], "p"]))[PAIR].to_dict("records")
     return tested + [_cell_row(key, m, row) for key, row in both.iterrows() for m in shown]
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from proactor_lib import metrics
 from proactor_lib.evaluate.results import load_or_score
-from proactor_lib.metrics.statistics import t_interval
+from proactor_lib.metrics.statistics import paired_interval
 from proactor_lib.params import Params, validate
 from proactor_lib.reward_lab.scoring import judge_name
 from proactor_lib.run_folder import RunFolder
@@ -84,7 +84,7 @@ def _over_seeds(done: pd.DataFrame, contrast: Contrast, column: str) -> tuple[in
     differences = (paired[contrast.a] - paired[contrast.b]).groupby("seed").mean().to_numpy(float)
     if not len(differences):
         return NOTHING
-    return len(differences), float(differences.mean()), *t_interval(differences)
+    return len(differences), float(differences.mean()), *paired_interval(differences)
 
 
 def _verdict(units: int, difference: float, low: float, high: float, paper: str) -> str:

@@ -177,7 +177,7 @@ def _compared(group: list[Figures]) -> list[tuple[str, bool, int, float, float, 
 def _against(group: list[Figures], opponent: str) -> tuple[int, float, float, float, int, str]:
     values = [f.primary["policies"] for f in group if opponent in f.primary["policies"]]
     differences = np.array([v[TRAINED][0] - v[opponent][0] for v in values])
-    low, high = statistics.t_interval(differences)
+    low, high = statistics.paired_interval(differences)
     mean, above = float(differences.mean()), int((differences > 0).sum())
     return len(values), mean, low, high, above, _said(low, high)
 
