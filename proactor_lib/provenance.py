@@ -50,7 +50,7 @@ def commit() -> dict:
 def code_digest() -> str:
     """12 hex digits that change with any file of the package."""
     files = sorted(p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix != ".pyc")
-    return _hashed(f"{p.relative_to(PACKAGE)}\0{fingerprint(p)}" for p in files)
+    return hashed(f"{p.relative_to(PACKAGE)}\0{fingerprint(p)}" for p in files)
 
 
 def versions(names: Iterable[str] = VERSIONED) -> dict[str, str]:
@@ -85,7 +85,7 @@ def fingerprint(path: Path) -> str | None:
     """12 hex digits: of a file's bytes, or of a folder's names, sizes and times; None where nothing is."""
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
-        return _hashed(f"{p.relative_to(path)}\0{p.stat().st_size}\0{p.stat().st_mtime_ns}" for p in files)
+        return hashed(f"{p.relative_to(path)}\0{p.stat().st_size}\0{p.stat().st_mtime_ns}" for p in files)
     if not path.is_file():
         return None
     state = path.stat()
@@ -98,7 +98,8 @@ def _file_digest(path: Path, state: tuple[int, int, int]) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _hashed(parts) -> str:
+def hashed(parts: Iterable[str]) -> str:
+    """12 hex digits of texts in their order."""
     total = hashlib.sha256()
     for part in parts:
         total.update(part.encode() + b"\0")

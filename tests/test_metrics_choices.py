@@ -1,11 +1,21 @@
 """Readiness thresholds and metric variants, by hand."""
 
+import numpy as np
 import pytest
 from proactor_lib.bench.synthetic import made_up_dialogues, made_up_predictions
 from proactor_lib.errors import UserError
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
-from proactor_lib.metrics.thresholds import agreement, fired_from, persistence, sweep, trade_off, tune, tuned
+from proactor_lib.metrics.thresholds import (
+    agreement,
+    fired_from,
+    left_one_out,
+    persistence,
+    sweep,
+    trade_off,
+    tune,
+    tuned,
+)
 from proactor_lib.metrics.utility import utility_at
 from proactor_lib.metrics.variants import agreement as variant_agreement
 from proactor_lib.metrics.variants import verdicts
@@ -57,7 +67,7 @@ def test_what_a_threshold_is_worth(inputs):
     tables = sweep(inputs, [0.25, 0.5, 0.75, 1])
     utilities = {t: utility_at(table, [0.25, 1]).tolist()[0] for t, table in tables.items()}
     assert utilities == {0.25: [0.5, -1], 0.5: pytest.approx([2 / 3] * 2), 0.75: pytest.approx([1 / 3] * 2), 1: [0, 0]}
-    assert tune(tables, price=0.25) == 0.5 and tune(tables, price=0.1) == 0.25
+    assert tune(tables, 0.25, own=1) == 0.5 and tune(tables, 0.1, own=1) == 0.25
     curve = trade_off(tables, bootstrap=5).set_index(["threshold", "metric"]).value
     assert curve[0.25, "ftr"] == pytest.approx(2 / 5) and curve[0.5, "ftr"] == 0
     assert curve[0.25, "opportunity_timing"] == 1 and curve[0.5, "opportunity_timing"] == pytest.approx(2 / 3)
@@ -67,17 +77,32 @@ def test_what_a_threshold_is_worth(inputs):
 
 def test_a_dear_false_execution_silences_and_a_free_one_does_not(inputs):
     tables = sweep(inputs, [0, 0.25, 1])
-    assert tune(tables, price=0) == 0.25 and tune(tables, price=100) == 1  # of equals the most reluctant
-    found = tuned(tables, tables, tables[0.25], [0, 100], bootstrap=10).set_index("price")
+    assert tune(tables, 0, own=1) == 0.25 and tune(tables, 100, own=0.5) == 1  # of equals the most reluctant
+    assert tune(tables, 0, own=0) == 0  # but for the agent's own
+    found = tuned(tables, tables, tables[0.25], [0, 100], own=1, bootstrap=10).set_index("price")
     assert found.threshold.to_dict() == {0: 0.25, 100: 1}
     assert found.utility.to_dict() == {0: 1, 100: 0} and found.untuned.to_dict() == {0: 1, 100: 1 - 200}
     assert found.gain.to_dict() == {0: 0, 100: 199} and found[["low", "high"]].isna().all(axis=None)
     assert found.false_executions.to_dict() == {0: 2, 100: 0} and found.opportunity_timing.to_dict() == {0: 1, 100: 0}
 
 
+def test_what_tuning_is_worth_is_told_by_dialogues_that_it_did_not_see():
+    """One right trigger and two false ones, equally sure. At 0.4 firing is worth (1 - 0.8) / 3, by the first dialogue
+    alone: tuned without it nothing fires there, tuned with it the others fire."""
+    said = [line for n in "abc" for line in says({3: ready() if n == "a" else ready("pay")}, n)]
+    sure = [
+        line.model_copy(update={"actions": (line.actions[0].model_copy(update={"confidence": 0.5}),)}) for line in said
+    ]
+    needed = [needs(reference(window=(3, 3, 5)), id=n) for n in "abc"]
+    tables = sweep(Inputs([dialogue(n) for n in "abc"], needed, sure), [0.5, 1])
+    assert utility_at(tables[0.5], [0.4])[0, 0] == pytest.approx(0.2 / 3) and tune(tables, 0.4, own=1) == 0.5
+    assert left_one_out(tables, 0.4, own=1) == pytest.approx(-0.8 / 3)
+    assert np.isnan(left_one_out({t: table[:1] for t, table in tables.items()}, 0.4, own=1))
+
+
 def test_sampled_turns_give_no_threshold(inputs):
     with pytest.raises(UserError, match="asked at some turns only"):
-        tune(sweep(inputs, [0, 1], evaluated_turns={"d": [1, 3]}), price=0.25)
+        tune(sweep(inputs, [0, 1], evaluated_turns={"d": [1, 3]}), 0.25, own=1)
 
 
 def test_variants_show_what_a_finding_hangs_on():

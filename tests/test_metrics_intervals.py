@@ -114,7 +114,10 @@ def test_comparisons_pair_dialogues():
     assert compare({"worse": worse, "better": better}, metrics=["ac"]).verdict.item() == "lower"
     assert compare({"x": better[:3], "y": worse[:3]}, metrics=["ac"]).verdict.item() == "unclear"  # p >= 1/4
     worth = {name: blank.assign(executable=1, earned=e, utility=e) for name, e in (("better", 1.0), ("worse", 0.0))}
-    for count, verdict in ((5, "unclear"), (6, "higher")):  # of the primary endpoint too: 2^(1 - n) is above 0.05, below
+    for count, verdict in (
+        (5, "unclear"),
+        (6, "higher"),
+    ):  # of the primary endpoint too: 2^(1 - n) is above 0.05, below
         found = compare({name: t[:count] for name, t in worth.items()}, metrics=["utility"]).iloc[0]
         assert found.verdict == verdict and np.isnan(found.low) == (verdict == "unclear")
 

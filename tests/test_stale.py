@@ -5,7 +5,7 @@ import json
 import pytest
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import evaluate_run, load_or_score, predictions
-from proactor_lib.evaluate.readiness import tuned_threshold
+from proactor_lib.evaluate.readiness import tuned_threshold, write_tuned
 from proactor_lib.evaluate.splits import EvalSplit
 from proactor_lib.evaluate.stale import stale
 from proactor_lib.files import write_jsonl
@@ -42,6 +42,19 @@ def test_a_corrected_window_makes_what_looks_at_windows_stale_until_it_is_asked_
     assert stale(run) == stale(run, "dev") == []
     assert load_or_score(run).primary()["policies"]["oracle"][0] == pytest.approx(1)
     assert "that are there now" not in build(run.out).read_text()
+
+
+def test_a_threshold_tuned_on_windows_that_were_corrected_is_stale(run):
+    """What a model said of dev is as good as before: `mine` is no fixed policy."""
+    for split in ("dev", "test"):
+        write_jsonl(predictions.folder(run, split) / "mine.jsonl", predictions.read(run, "random", split))
+    write_tuned(run, "mine")
+    withdraw(run, "test")
+    assert not {"mine", "mine_tuned"} & {*stale(run), *stale(run, "dev")}
+    withdraw(run, "dev")
+    assert {"mine", "mine_tuned"} & {*stale(run), *stale(run, "dev")} == {"mine_tuned"}
+    write_tuned(run, "mine")
+    assert not {"mine", "mine_tuned"} & {*stale(run), *stale(run, "dev")}
 
 
 def test_what_was_said_on_dev_before_chooses_neither_an_opponent_nor_a_threshold(run):

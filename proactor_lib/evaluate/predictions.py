@@ -14,6 +14,7 @@ from typing import Any
 
 from proactor_lib.errors import UserError
 from proactor_lib.files import atomic, read_jsonl, read_lines, read_text, write_json, write_jsonl
+from proactor_lib.provenance import fingerprint, hashed
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
@@ -25,9 +26,12 @@ def folder(run: RunFolder, split: str = TEST) -> Path:
     return run.predictions if split == TEST else run.predictions / split
 
 
-def tuned_from(run: RunFolder, policy: str, split: str) -> list[Path]:
-    """The predictions of `policy` that those of `<policy>_tuned` on the split are made from."""
-    return [folder(run, s) / f"{policy}.jsonl" for s in (split, DEV)]
+def tuned_from(run: RunFolder, policy: str, split: str) -> dict[str, Any]:
+    """What the predictions of `<policy>_tuned` on the split are made from, as JSON values: what `policy` said there
+    and on dev, and dev's windows."""
+    said = [folder(run, s) / f"{policy}.jsonl" for s in (split, DEV)]
+    windows = (line.model_dump_json() for line in run.references(DEV))
+    return {"files": list(map(fingerprint, said)), "windows": hashed(windows)}
 
 
 def policies(run: RunFolder, split: str = TEST) -> list[str]:

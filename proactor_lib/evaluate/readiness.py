@@ -13,9 +13,9 @@ from proactor_lib.evaluate.splits import EvalSplit
 from proactor_lib.evaluate.stale import stale
 from proactor_lib.metrics import evaluate_predictions
 from proactor_lib.metrics.inputs import Inputs
-from proactor_lib.metrics.thresholds import fired_from, persistence, sweep, trade_off, tune, tuned
+from proactor_lib.metrics.scores import DialogueTable
+from proactor_lib.metrics.thresholds import fired_from, left_one_out, persistence, sweep, trade_off, tune, tuned
 from proactor_lib.policies import TUNED
-from proactor_lib.provenance import fingerprint
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
@@ -29,10 +29,9 @@ def write_tuned(run: RunFolder, policy: str) -> None:
     At the run's execution_price. UserError as `tune_run`.
     """
     sides = {split: _sure(run, policy, split) for split in (DEV, TEST)}
-    best = _best(run, *sides[DEV])
+    best = tune(*_on_dev(run, *sides[DEV]))
     for split, (inputs, _) in sides.items():
-        files = [fingerprint(file) for file in predictions.tuned_from(run, policy, split)]
-        made_from = {"files": files, "threshold": best}
+        made_from = predictions.tuned_from(run, policy, split) | {"threshold": best}
         log = predictions.PredictionLog(predictions.folder(run, split), f"{policy}{TUNED}", made_from)
         log.write(fired_from(inputs.predictions, best))
 
@@ -59,18 +58,28 @@ def tune_run(run: RunFolder, policy: str, prices: Sequence[float] | None = None)
     at_test = sweep(test, thresholds, p.theta, asked_test, p.execution_price)
     untuned = evaluate_predictions(*test, p.theta, evaluated_turns=asked_test, price=p.execution_price)
     prices = sorted({*PRICES, p.execution_price}) if prices is None else prices
-    found = tuned(at_dev, at_test, untuned, prices, p.bootstrap, p.seed)
-    return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, p.execution_price), found)
+    own = _own(dev.predictions)
+    found = tuned(at_dev, at_test, untuned, prices, own, p.bootstrap, p.seed)
+    return Tuning(trade_off(at_test, p.bootstrap, p.seed), tune(at_dev, p.execution_price, own), found)
 
 
 def tuned_threshold(run: RunFolder, policy: str) -> float:
     """The threshold tuned on dev at the run's execution_price, as `tune_run` chooses it. UserError as there."""
-    return _best(run, *_sure(run, policy, DEV))
+    return tune(*_on_dev(run, *_sure(run, policy, DEV)))
 
 
-def _best(run: RunFolder, dev: Inputs, asked: dict[str, tuple[int, ...]]) -> float:
+def tuned_on_dev(run: RunFolder, policy: str) -> float:
+    """Utility on dev of `<policy>_tuned`, each dialogue by a threshold tuned on the others. UserError as `tune_run`."""
+    return left_one_out(*_on_dev(run, *_sure(run, policy, DEV)))
+
+
+def _on_dev(
+    run: RunFolder, dev: Inputs, asked: dict[str, tuple[int, ...]]
+) -> tuple[dict[float, DialogueTable], float, float]:
+    """Tables by threshold, the price, and the policy's own threshold: what a threshold is tuned from."""
     p = run.params
-    return tune(sweep(dev, _thresholds(dev.predictions), p.theta, asked, p.execution_price), p.execution_price)
+    tables = sweep(dev, _thresholds(dev.predictions), p.theta, asked, p.execution_price)
+    return tables, p.execution_price, _own(dev.predictions)
 
 
 def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tuple[int, ...]]]:
@@ -84,8 +93,12 @@ def _sure(run: RunFolder, policy: str, split: str) -> tuple[Inputs, dict[str, tu
 
 
 def _thresholds(said: Sequence[TurnPrediction]) -> list[float]:
-    known = [a for line in said for a in line.actions if a.confidence is not None]
-    ready = [a.confidence for a in known if a.status == "ready"]
-    shares = np.linspace(0, 1, THRESHOLDS)
-    inner = np.quantile([a.confidence for a in known], shares, method="higher") if known else []
-    return sorted({0.0, 1.0, min(ready, default=1.0), *map(float, inner)})
+    known = [a.confidence for line in said for a in line.actions if a.confidence is not None]
+    inner = np.quantile(known, np.linspace(0, 1, THRESHOLDS), method="higher") if known else []
+    return sorted({0.0, 1.0, _own(said), *map(float, inner)})
+
+
+def _own(said: Sequence[TurnPrediction]) -> float:
+    """The least confidence of a `ready` action: the policy's own threshold, where no candidate is as sure."""
+    sure = (a.confidence for line in said for a in line.actions if a.status == "ready")
+    return min((c for c in sure if c is not None), default=1.0)

@@ -14,11 +14,13 @@ import pandas as pd
 
 from proactor_lib import metrics, progress, provenance
 from proactor_lib.evaluate import predictions
+from proactor_lib.evaluate.readiness import tuned_on_dev
 from proactor_lib.evaluate.splits import EvalSplit
 from proactor_lib.evaluate.stale import stale
 from proactor_lib.files import read_text, write_json, write_table
 from proactor_lib.metrics import utility
 from proactor_lib.metrics.scores import Scores
+from proactor_lib.policies import untuned
 from proactor_lib.run_folder import RunFolder
 from proactor_lib.schema import TurnPrediction
 
@@ -168,7 +170,10 @@ def _scores(run: RunFolder, said: Predictions, evaluated_turns: Turns | None) ->
 
 
 def _on_dev(run: RunFolder, stale: Sequence[str]) -> dict[str, float]:
-    """Utility on dev of the policies that were asked there, but for the stale ones; none where turns were sampled."""
+    """Utility on dev of the policies that were asked there, but for the stale ones; none where turns were sampled.
+
+    Of a tuned policy each dialogue's is by a threshold tuned on the others, so that it is no better than it is.
+    """
     p, split = run.params, predictions.DEV
     said = {name: lines for name, lines in predictions.read_all(run, split).items() if name not in stale}
     if not said:
@@ -179,6 +184,8 @@ def _on_dev(run: RunFolder, stale: Sequence[str]) -> dict[str, float]:
         for name, lines in said.items()
     }
     found = {name: float(utility.utility_at(table, [p.execution_price])[0, 0]) for name, table in tables.items()}
+    tuned = {name: own for name in said if (own := untuned(name)) in said}
+    found |= {name: tuned_on_dev(run, own) for name, own in tuned.items()}
     return {name: value for name, value in found.items() if value == value}
 
 

@@ -40,7 +40,7 @@ def _differs(on: EvalSplit, name: str, adapters: dict[str, Path | None]) -> bool
 def _made_from(on: EvalSplit, name: str, adapter: Path | None) -> dict[str, Any]:
     """What can be known here of what `evaluate` would make them from, as it notes it."""
     if own := untuned(name):
-        return {"files": [provenance.fingerprint(file) for file in predictions.tuned_from(on.run, own, on.split)]}
+        return predictions.tuned_from(on.run, own, on.split)
     weights = adapter and provenance.fingerprint(adapter / "adapter_model.safetensors")
     return on.made_from(name) | ({"adapter": weights} if weights else {})
 

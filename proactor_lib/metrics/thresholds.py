@@ -108,17 +108,37 @@ def trade_off(tables: dict[float, DialogueTable], bootstrap: int = 2000, seed: i
     return pd.concat(rows, ignore_index=True)
 
 
-def tune(tables: dict[float, DialogueTable], price: float) -> float:
-    """The threshold with the greatest utility at `price`; of several, the highest (the most reluctant).
+def tune(tables: Mapping[float, DialogueTable], price: float, own: float) -> float:
+    """The threshold with the greatest utility at `price`; of several `own`, else the highest (the most reluctant).
 
-    Raises UserError where utility is undefined: turns were sampled, or nothing was needed.
+    `own`: the one that leaves the agent's statuses as they are: where dev cannot tell, nothing is changed. Raises
+    UserError where utility is undefined: turns were sampled, or nothing was needed.
     """
-    utilities = {threshold: float(utility_at(t, [price])[0, 0]) for threshold, t in tables.items()}
-    if np.isnan(list(utilities.values())).any():
+    utilities = np.array([utility_at(t, [price])[0, 0] for t in tables.values()])
+    if np.isnan(utilities).any():
         raise UserError(
             f"a readiness threshold is tuned for utility, which is undefined here: no reference, or {SAMPLED}"
         )
-    return max(utilities, key=lambda threshold: (round(utilities[threshold], 12), threshold))
+    return _best(list(tables), utilities, own)
+
+
+def _best(thresholds: Sequence[float], utilities: np.ndarray, own: float) -> float:
+    worth = dict(zip(thresholds, np.round(utilities, 12).tolist(), strict=True))
+    return max(worth, key=lambda threshold: (worth[threshold], threshold == own, threshold))
+
+
+def left_one_out(tables: Mapping[float, DialogueTable], price: float, own: float) -> float:
+    """Utility at `price` where each dialogue is fired from the threshold tuned on all others [ours]. NaN as there.
+
+    What tuning is worth on dialogues that it did not see; the utility that `tune` maximises is no such thing.
+    """
+    count = len(next(iter(tables.values())))
+    others = np.stack([utility_at(t, [price], 1.0 - np.eye(count))[:, 0] for t in tables.values()])
+    if np.isnan(others).any():
+        return float("nan")
+    chosen = [_best(list(tables), others[:, i], own) for i in range(count)]
+    seen = pd.concat([tables[threshold].iloc[[i]] for i, threshold in enumerate(chosen)])
+    return float(utility_at(seen, [price])[0, 0])
 
 
 def tuned(
@@ -126,18 +146,19 @@ def tuned(
     test: dict[float, DialogueTable],
     untuned: DialogueTable,
     prices: Iterable[float],
+    own: float,
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """One row per price: the threshold tuned on dev and what it is worth on test.
 
-    `dev`, `test`: from `sweep`. `untuned`: the agent's own statuses on test. Columns: price, threshold, utility,
-    untuned (utility), gain (utility - untuned, paired) with low and high, false_executions and opportunity_timing on
-    test. Raises UserError as `tune`.
+    `dev`, `test`: from `sweep`. `untuned`: the agent's own statuses on test. `own`: as of `tune`. Columns: price,
+    threshold, utility, untuned (utility), gain (utility - untuned, paired) with low and high, false_executions and
+    opportunity_timing on test. Raises UserError as `tune`.
     """
     rows = []
     for price in prices:
-        threshold = tune(dev, price)
+        threshold = tune(dev, price, own)
         after, before = same_dialogues({"tuned": test[threshold], "untuned": untuned})
 
         def gain(weights: np.ndarray, a=after, b=before, c=price) -> np.ndarray:
