@@ -78,6 +78,29 @@ def test_an_opponent_is_not_strong_for_the_easy_seed_that_it_ran_beside():
     assert list(study.verdicts(kept).opponent) == ["sft_tuned", "sft_equal_time", "sft"]
 
 
+def test_a_seed_that_was_not_asked_on_dev_leaves_the_others_choice_alone():
+    """Seed 0 has one opponent, and need not say. Seed 2 is easy: 0.75 is less than SFT's 0.8 there."""
+    kept = [figures(n, 0.7, (0.6, 0.5, 0.1), dev) for n, dev in enumerate([(0,) * 3, (0.4, 0.45, 0), (0.8, 0, 0.75)])]
+    lacking = {0: ("sft_tuned", "sft_equal_time"), 1: ("sft_equal_time",), 2: ("sft_tuned",)}
+    for seed, name in ((seed, name) for seed, names in lacking.items() for name in names):
+        del kept[seed].primary["policies"][name], kept[seed].primary["dev"][name]
+    kept[0].primary["dev"].clear()
+    assert list(study.verdicts(kept).opponent) == ["sft_tuned", "sft", "sft_equal_time"]
+    kept[1].primary["dev"].pop("sft")
+    with pytest.raises(UserError, match="'s' on homeloan: no opponent has a utility on dev at all seeds"):
+        study.verdicts(kept)
+
+
+@pytest.mark.parametrize("what, other", [("params", "b"), ("catalog", "b"), ("primary", {"price": 1.0})])
+def test_runs_that_differ_are_not_averaged(what, other):
+    one, two = (figures(n, 0.7, (0.6, 0.5, 0.1), (0.4, 0.5, 0.2)) for n in range(2))
+    one = one.model_copy(update={"params": "a", "catalog": "a"})
+    change = {what: two.primary | other if what == "primary" else other}
+    with pytest.raises(UserError, match="study 's' on homeloan have other .*s than one another"):
+        study.verdicts([one, two.model_copy(update=change)])
+    assert len(study.verdicts([one, two])) == 3  # what is not known is not other
+
+
 def test_a_verdict_is_the_intervals():
     def verdict(*differences):
         kept = [figures(n, 0.5 + d, (0.5, 0.4, 0.4), (0.5, 0.4, 0.4)) for n, d in enumerate(differences)]
@@ -161,7 +184,7 @@ def test_runs_with_other_parameters_are_not_of_one_study(tmp_path):
     kept = (out / "s-homeloan-3.json").read_text()
     for n, seed in enumerate((3, 4)):  # over the first one's file, and beside it
         other = written(tmp_path / f"b{n}", told, seed=seed, learning_rate=1e-4)
-        with pytest.raises(UserError, match="found with other parameters: give the study another name"):
+        with pytest.raises(UserError, match="have other parameters than one another: give one study another name"):
             study.keep([written(tmp_path / f"c{n}", told, seed=5), other], out)
     assert [p.name for p in out.iterdir()] == ["s-homeloan-3.json"]
     assert (out / "s-homeloan-3.json").read_text() == kept
@@ -193,6 +216,24 @@ def test_two_runs_of_one_seed_are_refused(tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+def test_figures_that_were_found_once_are_not_replaced_by_a_later_try(tmp_path):
+    out = tmp_path / "kept"
+    (path,) = study.keep([written(tmp_path / "a", only("sft", "trained"))], out)
+    study.keep([tmp_path / "a"], out)  # the same again
+    better = only("sft", "base", "trained")
+    with pytest.raises(UserError, match=r"s-homeloan-3.json has other figures than .*: delete it if"):
+        study.keep([written(tmp_path / "b", better)], out)
+    path.unlink()
+    study.keep([tmp_path / "b"], out)
+
+
+def test_a_run_whose_policies_said_it_of_something_else_is_refused(tmp_path, monkeypatch):
+    run = written(tmp_path / "a", only("sft", "trained"))
+    monkeypatch.setattr(study, "stale", lambda run, split="test": ["base", "sft"])
+    with pytest.raises(UserError, match="what sft said is of other dialogues, windows or weights"):
+        study.figures(run)
+
+
 def test_a_sweeps_folder_stands_for_the_cells_that_it_has_now_and_that_are_done(tmp_path):
     """Cells of earlier code stay in its folder; a cell's time is the sweep's, for it has no stages."""
     (tmp_path / "cells").mkdir()
@@ -203,4 +244,15 @@ def test_a_sweeps_folder_stands_for_the_cells_that_it_has_now_and_that_are_done(
         (cell / "cell.json").write_text(json.dumps(state))
     (tmp_path / "sweep.json").write_text(json.dumps({"cells": [{"id": "new"}, {"id": "failed"}]}))
     assert [p.name for p in study.keep([tmp_path], tmp_path / "kept")] == ["s-homeloan-3.json"]
-    assert study.read(tmp_path / "kept")[0].minutes == {"cell": 1.5}
+    kept = study.read(tmp_path / "kept")
+    assert kept[0].minutes == {"cell": 1.5}
+    assert study.remarks([tmp_path], kept)[0].startswith("1 of 2 cells of ")
+
+
+def test_what_runs_of_a_study_ran_on_is_said(tmp_path):
+    told = only("sft", "trained")
+    kept = [study.figures(written(tmp_path / str(n), told, seed=n)) for n in range(2)]
+    assert study.remarks([], kept) == ["s on homeloan ran on c, 2 of 2 with uncommitted changes."]
+    clean = [f.model_copy(update={"dirty": False, "commit": "abcdef0123"[n:]}) for n, f in enumerate(kept)]
+    assert study.remarks([], clean) == ["s on homeloan ran on abcdef0 and bcdef01."]
+    assert study.remarks([], clean[:1]) == []

@@ -29,7 +29,10 @@ def study(
     found = studies.verdicts(kept)
     if plots:
         studies.draw(kept, plots)
+    remarks = studies.remarks(runs or [], kept)
     if as_json:
-        typer.echo(json.dumps({"studies": to_json_values(found)}))
-    else:
-        typer.echo(found.round(3).to_string(index=False) if len(found) else f"{out} holds no figures yet")
+        typer.echo(json.dumps({"studies": to_json_values(found), "remarks": remarks}))
+        return
+    typer.echo(found.round(3).to_string(index=False) if len(found) else f"{out} holds no figures yet")
+    for remark in remarks:
+        typer.echo(remark)

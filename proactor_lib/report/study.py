@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from proactor_lib.errors import UserError
+from proactor_lib.evaluate.predictions import DEV
+from proactor_lib.evaluate.stale import stale
 from proactor_lib.files import read_json, read_text, write_json
 from proactor_lib.metrics import statistics
 from proactor_lib.params import Params, ServingParams
@@ -39,6 +41,7 @@ class Figures(Record):
     dataset: str
     seed: int
     params: str | None = None  # `digest` of the run's; none in files that were kept before there was one
+    catalog: str | None = None  # the corpus's, by its digest; none in files that were kept before, and without data
     primary: dict[str, Any]
     dialogues: int  # held out
     minutes: dict[str, float]  # by stage
@@ -57,17 +60,23 @@ def digest(params: Params) -> str:
 
 
 def figures(folder: Path) -> Figures:
-    """Of a run's folder. UserError where it has no report yet, no utility or no opponent, and where one of several
-    opponents has no utility on dev.
+    """Of a run's folder. UserError where it has no report yet, no utility or no opponent, where one of several
+    opponents has no utility on dev, and where what one of the policies said is not of what the folder has now.
     """
     if not (folder / "summary.json").exists():
         raise UserError(f"{folder} has no summary.json: `proactor report {folder}` writes it")
     params, summary = read_json(folder / "params.json", Params), json.loads(read_text(folder / "summary.json"))
-    primary, record = summary["primary"] or {}, read_record(RunFolder(params, folder))
+    run = RunFolder(params, folder)
+    primary, record = summary["primary"] or {}, read_record(run)
     origin, seconds = record["provenance"] or {}, summary["stage_seconds"] or record["stage_seconds"]
     _refuse_incomparable(folder, primary)
+    if old := {TRAINED, *_opponents(primary)} & {*stale(run), *(stale(run, DEV) if primary.get("dev") else ())}:
+        raise UserError(
+            f"{folder}: what {', '.join(sorted(old))} said is of other dialogues, windows or weights: evaluate"
+        )
     return Figures(
-        study=params.name, dataset=params.dataset, seed=params.seed, params=digest(params), primary=primary,
+        study=params.name, dataset=params.dataset, seed=params.seed, params=digest(params),
+        catalog=run.catalog.digest if (run.data / "catalog.json").exists() else None, primary=primary,
         dialogues=summary["dialogues"],
         minutes={stage: round(s / 60, 2) for stage, s in seconds.items()},
         commit=origin.get("commit"), dirty=origin.get("dirty"), machine=origin.get("hardware", {}),
@@ -91,25 +100,40 @@ def _refuse_incomparable(folder: Path, primary: dict[str, Any]) -> None:
 def keep(runs: Iterable[Path], out: Path) -> list[Path]:
     """One JSON file per run in `out`; a sweep's folder stands for its cells that are done.
 
-    Raises as `figures`, where a study's runs differ in more than is FREE, and for two runs of one seed.
+    Raises as `figures` and `verdicts`, for two runs of one seed, and where other figures of the seed are kept: what was
+    found once is not replaced by a later try.
     """
-    found, written = {run: figures(run) for folder in runs for run in _runs(folder)}, []
-    known = {(f.study, f.dataset): f.params for f in read(out) if f.params}
-    for run, f in found.items():
-        if known.setdefault((f.study, f.dataset), f.params) != f.params:
-            raise UserError(
-                f"{run}: other figures of study {f.study!r} on {f.dataset} were found with other parameters: "
-                f"give the study another name, or keep it elsewhere than in {out}"
-            )
-    by_file: dict[Path, Path] = {}
-    for run, f in found.items():
+    by_file: dict[Path, tuple[Path, Figures]] = {}
+    for run in (run for folder in runs for run in _runs(folder)):
+        f = figures(run)
         file = out / f"{f.study}-{f.dataset}-{f.seed}.json"
-        if (other := by_file.setdefault(file, run)) != run:
+        if file in by_file:
+            other = by_file[file][0]
             raise UserError(f"{run} and {other} are both seed {f.seed} of study {f.study!r} on {f.dataset}: name one")
-        written.append(file)
-    for file, f in zip(written, found.values(), strict=True):
+        by_file[file] = run, f
+    _refuse_mixed([*read(out), *(f for _, f in by_file.values())])
+    for file, (run, f) in by_file.items():
+        if file.exists() and read_json(file, Figures).primary != f.primary:
+            raise UserError(f"{file} has other figures than {run}: delete it if these shall stand in their place")
+    for file, (_, f) in by_file.items():
         write_json(file, f.model_dump(mode="json"))
-    return written
+    return list(by_file)
+
+
+def remarks(runs: Iterable[Path], kept: Sequence[Figures]) -> list[str]:
+    """What a reader must know beside the verdicts, a sentence each: cells left out, runs of several commits."""
+    found = []
+    for folder in runs:
+        cells = len(read_definition(Store(folder))["cells"]) if (folder / "sweep.json").exists() else 0
+        if missing := cells - len(_runs(folder)) if cells else 0:
+            found.append(f"{missing} of {cells} cells of {folder} are not done: they are left out.")
+    for (name, dataset), group in _grouped(kept).items():
+        commits = list(dict.fromkeys(f.commit[:7] for f in group if f.commit))
+        dirty = sum(bool(f.dirty) for f in group)
+        if len(commits) > 1 or dirty:
+            changed = f", {dirty} of {len(group)} with uncommitted changes" if dirty else ""
+            found.append(f"{name} on {dataset} ran on {' and '.join(commits) or 'no known commit'}{changed}.")
+    return found
 
 
 def _runs(folder: Path) -> list[Path]:
@@ -133,13 +157,34 @@ def verdicts(kept: Sequence[Figures]) -> pd.DataFrame:
     by its mean utility there over its seeds, each less what the opponents of all seeds have at that seed. So a strong
     one that ran beside one seed is not forgotten for the others' sake, nor weak for a seed that was hard. Where there
     is but one, dev need not say. low, high: the 95% interval of Student's t over seeds (NaN for one); above: seeds
-    with a difference above 0.
+    with a difference above 0. UserError where runs of a study on a dataset differ in more than is FREE, in price or in
+    catalog, as far as that is kept, and where several opponents share no seed on dev.
     """
+    _refuse_mixed(kept)
+    rows = [(*key, *row) for key, group in _grouped(kept).items() for row in _compared(group)]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _grouped(kept: Iterable[Figures]) -> dict[tuple[str, str], list[Figures]]:
     groups: dict[tuple[str, str], list[Figures]] = {}
     for found in kept:
         groups.setdefault((found.study, found.dataset), []).append(found)
-    rows = [(*key, *row) for key, group in groups.items() for row in _compared(group)]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return groups
+
+
+def _refuse_mixed(kept: Iterable[Figures]) -> None:
+    for (name, dataset), group in _grouped(kept).items():
+        told = {
+            "parameters": [f.params for f in group],
+            "prices": [f.primary.get("price") for f in group],
+            "catalogs": [f.catalog for f in group],
+        }
+        for what, values in told.items():
+            if len(set(values) - {None}) > 1:
+                raise UserError(
+                    f"runs of study {name!r} on {dataset} have other {what} than one another: "
+                    "give one study another name, or keep it elsewhere"
+                )
 
 
 def by_seed(kept: Sequence[Figures]) -> pd.DataFrame:
@@ -168,8 +213,16 @@ def _opponents(primary: dict[str, Any]) -> list[str]:
 
 def _compared(group: list[Figures]) -> list[tuple[str, bool, int, float, float, float, int, str]]:
     """The best opponent on dev, then the others, by their values there."""
-    dev = pd.DataFrame([{n: f.primary.get("dev", {}).get(n, np.nan) for n in _opponents(f.primary)} for f in group])
-    of_all = dev.loc[:, dev.notna().all()].mean(axis=1).fillna(0.0)
+    dev = pd.DataFrame(
+        [{n: f.primary.get("dev", {}).get(n, np.nan) for n in _opponents(f.primary)} for f in group], dtype=float
+    )
+    asked = dev[dev.notna().any(axis=1)]  # one that had a single opponent need not have been asked there
+    shared = asked.columns[asked.notna().all()]
+    if len(asked) > 1 and not len(shared):
+        raise UserError(
+            f"study {group[0].study!r} on {group[0].dataset}: no opponent has a utility on dev at all seeds"
+        )
+    of_all = dev[shared].mean(axis=1)
     ordered = dev.sub(of_all, axis=0).mean().fillna(-np.inf).sort_values(ascending=False, kind="stable").index
     return [(name, n == 0, *_against(group, name)) for n, name in enumerate(ordered)]
 
