@@ -64,7 +64,8 @@ def test_windows_by_the_log_tell_how_much_earlier(call, monkeypatch):
     assert done.exit_code == 0, done.output
     page = (call / "out" / "assessment.md").read_text()
     assert "1 dialogues, 2 opportunities, 2 triggers" in page and "found from the log itself" in page
-    assert "1 of 2 triggers came as soon as all was known; on average they came 1.00 turns later, 4.5 s where" in page
+    assert "1 of 2 triggers came by the turn at which all was known; on average they came 1.00 turns after it" in page
+    assert "turns after it, 4.5 s where" in page
     assert "- call: `hold` at turn 3, 2 turns after all was known (9.0 s)" in page
     assert "| opportunity timing | 0.667 |" in page and (call / "out" / "report.html").exists()
     lines = list(read_jsonl(call / "out" / "predictions" / "logged.jsonl", TurnPrediction))

@@ -4,9 +4,10 @@ import pytest
 from proactor_lib.annotate.filter import Removed
 from proactor_lib.errors import UserError
 from proactor_lib.evaluate import evaluate_run, load_or_score
-from proactor_lib.evaluate.predictions import PredictionLog
+from proactor_lib.evaluate.predictions import PredictionLog, folder
 from proactor_lib.evaluate.splits import spread
 from proactor_lib.files import read_jsonl, write_jsonl
+from proactor_lib.policies import oracle
 from proactor_lib.run import FailedDialogue, Run
 from proactor_lib.schema import TurnPrediction
 
@@ -91,6 +92,17 @@ def test_a_tuned_policy_speaks_of_a_dialogue_that_came_back(asked_run):
     evaluate_run(tuned)
     said = load_or_score(tuned).predictions
     assert len(said["non_reasoning_tuned"]) == len(said["non_reasoning"])
+
+
+def test_a_file_with_all_turns_changes_nothing_where_some_are_asked(tmp_path):
+    run = opened(tmp_path, policies=["random"], evaluation_turns=2, bootstrap=50)
+    evaluate_run(run)
+    before = load_or_score(run)
+    said = [p for c in run.split("test") for p in oracle(c, 0)]
+    PredictionLog(folder(run), "mine", {}).write(said)
+    both = load_or_score(run)
+    assert both.as_json()["random"] == before.as_json()["random"] and both.evaluated_turns == before.evaluated_turns
+    assert both.primary()["reason"] and both.as_json()["mine"]["utility"] == [None] * 3
 
 
 def test_asked_turns_are_the_middles_of_equal_parts():

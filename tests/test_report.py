@@ -222,7 +222,7 @@ def test_the_cost_is_time_and_tokens():
     steps = pd.DataFrame({"output_tokens": [1000, 500], "tokens_packed": [2000, 3000]})
     said = [TurnPrediction(dialogue_id="d", turn=1, prompt_tokens=40, output_tokens=2)]
     said.append(TurnPrediction(dialogue_id="d", turn=2))
-    scored = SimpleNamespace(predictions={"trained": said})
+    scored = SimpleNamespace(predictions={"trained": said, "trained_tuned": said})  # which nobody was asked for
     assert text.cost({"01": 60.0, "03": 365.0}, steps, scored) == (
         "It cost 7 min 5 s for all stages; 1,500 tokens sampled in GRPO; 5,000 tokens that GRPO trained on; "
         "42 tokens read and written by the policies on held-out dialogues."
@@ -311,6 +311,8 @@ def test_findings_know_which_end_of_a_metric_is_the_better():
     assert text.findings(told) == ["Against base, p is better by AC and FTR; worse by missed."]
     assert text.findings(verdicts(ac="unclear", rar="higher")) == ["No other metric tells p from base."]
     assert text.findings(verdicts(ac="same", ftr="undefined")) == ["p and base come out the same by all other metrics."]
+    told = text.findings(verdicts(ac="undefined", ftr="undefined"))
+    assert told == ["No other metric is defined for both p and base."]
     assert text.findings(None) == text.findings(SimpleNamespace(comparisons=None)) == []
 
 
@@ -375,4 +377,12 @@ def test_durations_and_numbers():
     assert [render.chance(p) for p in (None, 0.0004, 0.0125, 1.0)] == ["–", "p < 0.001", "p 0.013", "p 1.000"]
     assert [render.duration(s) for s in (48, 425, 11520)] == ["48 s", "7 min 5 s", "3 h 12 min"]
     assert [render.number(x) for x in (None, float("nan"), 0.12345, -0.5)] == ["–", "–", "0.123", "−0.500"]
+    assert [render.number(x) for x in (0, -0.0, 0.0004, -0.00023, 1e-9)] == [
+        "0.000",
+        "0.000",
+        "0.0004",
+        "−0.0002",
+        "0.000",
+    ]
+    assert render.interval(0.0002, 0.024) == "0.0002 to 0.024"  # which excludes 0
     assert os.linesep not in render.interval(0.1, 0.2) and render.interval(None, 1) == ""

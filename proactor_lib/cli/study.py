@@ -20,6 +20,7 @@ def study(
 ) -> None:
     """Keep the runs' figures, and compare the trained policies with the best of their opponents, chosen on dev."""
     from proactor_lib.report import study as studies
+    from proactor_lib.report.render import number
     from proactor_lib.report.sweep import to_json_values
 
     if not (runs or out.is_dir()):
@@ -33,6 +34,8 @@ def study(
     if as_json:
         typer.echo(json.dumps({"studies": to_json_values(found), "remarks": remarks}))
         return
-    typer.echo(found.round(3).to_string(index=False) if len(found) else f"{out} holds no figures yet")
+    typer.echo(
+        found.to_string(index=False, float_format=number, na_rep="–") if len(found) else f"{out} holds no figures yet"
+    )
     for remark in remarks:
         typer.echo(remark)

@@ -26,7 +26,7 @@ from proactor_lib.schema import TurnPrediction
 
 FRAMES = tuple(f.name for f in fields(Scores) if f.type is pd.DataFrame)  # the tables of one policy's scores
 Predictions = Mapping[str, list[TurnPrediction]]  # by policy
-Turns = dict[str, set[int]]  # by dialogue id
+Turns = dict[str, tuple[int, ...]]  # by dialogue id
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,12 @@ def focus(policies: Iterable[str]) -> str:
     return "trained" if "trained" in names else names[-1]
 
 
-def asked_turns(run: RunFolder, said: Predictions) -> Turns | None:
-    """The turns at which any policy was asked, by dialogue; None when the run asks at all turns."""
-    if run.params.evaluation_turns == 0:
-        return None
-    evaluated_turns: Turns = {}
-    for line in (line for lines in said.values() for line in lines):
-        evaluated_turns.setdefault(line.dialogue_id, set()).add(line.turn)
-    return evaluated_turns
+def asked_turns(run: RunFolder) -> Turns | None:
+    """The turns at which the run asks, by dialogue; None when it asks at all. What a policy says at others is left out.
+
+    So a file of somebody's own, which may have all turns, changes nothing for the policies beside it.
+    """
+    return EvalSplit(run, predictions.TEST).evaluated_turns if run.params.evaluation_turns else None
 
 
 def load_or_score(run: RunFolder) -> EvalResults | None:
@@ -114,7 +112,7 @@ def load_or_score(run: RunFolder) -> EvalResults | None:
     said = predictions.read_all(run)
     if not said:
         return None
-    evaluated_turns, made_from = asked_turns(run, said), _made_from(run, said)
+    evaluated_turns, made_from = asked_turns(run), _made_from(run, said)
     if _kept(run).get("made_from") != made_from:
         _score(run, said, evaluated_turns, made_from)
     return _read(run, said, evaluated_turns)

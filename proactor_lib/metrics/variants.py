@@ -30,25 +30,30 @@ def verdicts(
     dialogues: Iterable[Dialogue],
     references: Iterable[DialogueReferences],
     predictions: Mapping[str, Iterable[TurnPrediction]],
-    variants: Iterable[tuple[float, Values]] = VARIANTS,
+    variants: Iterable[tuple[float, Values]] | None = None,
+    theta: float = 0.75,
+    pairs: Iterable[tuple[str, str]] | None = None,
     bootstrap: int = 2000,
     seed: int = 0,
     evaluated_turns: Mapping[str, Collection[int]] | None = None,
     price: float = PRICE,
 ) -> pd.DataFrame:
-    """`compare`'s rows of every two methods under each variant, with a column `variant`.
+    """`compare`'s rows of the pairs (every two methods unless given) under each variant, with a column `variant`.
 
-    `evaluated_turns`, `price`: see `scores`.
+    Unless given the first is `theta` with normalised values, then the other VARIANTS. `evaluated_turns`, `price`: see
+    `scores`.
     """
     dialogues, references = list(dialogues), list(references)
     predictions = {name: list(p) for name, p in predictions.items()}
     frames = []
-    for theta, values in variants:
+    pairs = pairs and list(pairs)
+    for at, values in variants or dict.fromkeys([(theta, "normalised"), *VARIANTS]):
         tables = {
-            n: evaluate_predictions(dialogues, references, p, theta, values, evaluated_turns, price)
+            n: evaluate_predictions(dialogues, references, p, at, values, evaluated_turns, price)
             for n, p in predictions.items()
         }
-        frames.append(compare(tables, bootstrap=bootstrap, seed=seed).assign(variant=variant_name(theta, values)))
+        found = compare(tables, pairs, bootstrap=bootstrap, seed=seed)
+        frames.append(found.assign(variant=variant_name(at, values)))
     return pd.concat(frames, ignore_index=True)
 
 

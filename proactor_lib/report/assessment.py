@@ -93,9 +93,10 @@ def _early(waits: pd.DataFrame) -> str:
     done = waits[waits.triggered.notna()]
     if done.empty:
         return "Nothing that would have helped was triggered."
-    at_once = int((done.wait == 0).sum())
-    text = f"{at_once} of {len(done)} triggers came as soon as all was known; "
-    text += f"on average they came {done.wait.mean():.2f} turns later"
+    early = int((done.triggered < done.ready).sum())
+    before = f", {early} of them before" if early else ""
+    text = f"{int((done.wait == 0).sum())} of {len(done)} triggers came by the turn at which all was known{before}; "
+    text += f"on average they came {done.wait.mean():.2f} turns after it"
     timed = done.seconds.dropna()
     return text + (f", {timed.mean():.1f} s where turns have time stamps." if len(timed) else ".")
 

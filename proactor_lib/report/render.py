@@ -45,8 +45,14 @@ def write(path: Path, template: str, **content) -> Path:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three digits after the point, as metrics are printed; a dash for what is undefined."""
-    return "–" if undefined(value) else f"{value:.{digits}f}".replace("-", "−")
+    """Three digits after the point, as metrics are printed; a dash for what is undefined.
+
+    More, up to seven, where a value that is not 0 would look like it, and no sign before a 0.
+    """
+    if undefined(value):
+        return "–"
+    shown = next((n for n in range(digits, 7) if round(value, n)), 7 if round(value, 7) else digits)
+    return f"{round(value, shown) + 0.0:.{shown}f}".replace("-", "−")
 
 
 def chance(p: float | None) -> str:

@@ -200,7 +200,7 @@ def content(run: RunFolder, steps: pd.DataFrame, scored: EvalResults | None, rec
         "glossary": glossary,
         "names": _names(summary["held_out"]),
         "scored": scored,
-        "unseen": len(steps) and not inputs.changed(run),
+        "unseen": len(steps) and not (inputs.changed(run) or run.params.start_from or run.params.adapters),
         "compared": _comparisons(scored),
         "published": _published(run),
         "figures": _figures(run.params, steps, scored, summary["reward"]["of"]),

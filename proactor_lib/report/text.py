@@ -9,6 +9,7 @@ from proactor_lib.evaluate.results import EvalResults, focus
 from proactor_lib.metrics.glossary import BETTER, MEANINGS, NAMES
 from proactor_lib.metrics.intervals import PRIMARY
 from proactor_lib.params import Params
+from proactor_lib.policies import untuned
 from proactor_lib.report.render import duration, interval, number, setting, undefined
 from proactor_lib.run_folder import RunFolder
 
@@ -97,7 +98,10 @@ def cost(seconds: Mapping[str, float], steps: pd.DataFrame, scored: EvalResults 
     for column, what in (("output_tokens", "tokens sampled in GRPO"), ("tokens_packed", "tokens that GRPO trained on")):
         if column in steps:
             told.append(f"{steps[column].sum():,.0f} {what}")
-    lines = [line for said in scored.predictions.values() for line in said] if scored else []
+    said = scored.predictions if scored else {}
+    lines = [
+        line for name, own in said.items() if untuned(name) not in said for line in own
+    ]  # a tuned one asks nothing
     if asked := sum((line.prompt_tokens or 0) + (line.output_tokens or 0) for line in lines):
         told.append(f"{asked:,} tokens read and written by the policies on held-out dialogues")
     return f"It cost {'; '.join(told)}." if told else ""
@@ -132,7 +136,10 @@ def findings(scored: EvalResults | None) -> list[str]:
 def _finding(a: str, b: str, verdicts: Mapping[str, str]) -> str:
     better = [m for m, v in verdicts.items() if v == ("higher" if BETTER[m] == "↑" else "lower")]
     worse = [m for m, v in verdicts.items() if v in ("higher", "lower") and m not in better]
-    if not set(verdicts.values()) - {"same", "undefined"}:
+    told = set(verdicts.values()) - {"undefined"}
+    if not told:
+        return f"No other metric is defined for both {a} and {b}."
+    if told == {"same"}:
         return f"{a} and {b} come out the same by all other metrics."
     said = [f"{word} by {listed(ms)}" for word, ms in (("better", better), ("worse", worse)) if ms]
     return f"Against {b}, {a} is {'; '.join(said)}." if said else f"No other metric tells {a} from {b}."
