@@ -108,8 +108,9 @@ def test_the_summary_holds_the_figures(run):
     assert summary["stage_seconds"] == {} and "not run by `proactor run`" in summary["warnings"][0]
 
 
-def test_run_json_gives_times_memory_and_warnings(tmp_path):
-    run = make_run(tmp_path / "out", model="tiny")
+def test_run_json_gives_times_memory_and_warnings(run, tmp_path):
+    assert "6 dialogues that no training saw." in run.report_file.read_text()
+    run = make_run(tmp_path / "out", model="tiny", start_from=str(tmp_path))
     stage = {
         "state": "done",
         "inputs": "1",
@@ -134,6 +135,7 @@ def test_run_json_gives_times_memory_and_warnings(tmp_path):
     for clause in ("03_artf_training is not done (failed): it broke", "different versions", "uncommitted", "`tiny`"):
         assert clause in said
     assert "c" * 40 in text and "a cpu, 2 cores" in text
+    assert "<p>6 dialogues." in text  # what the start's training saw is not known
 
 
 def test_a_run_is_not_said_to_be_made_where_it_is_reported(tmp_path, monkeypatch):
