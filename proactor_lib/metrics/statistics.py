@@ -50,20 +50,21 @@ def bootstrap(statistic: Statistic, dialogues: int, count: int, seed: int) -> Es
 def interval(value: np.ndarray, samples: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 95% interval of figures of any shape; `samples` and `left_out` (each dialogue in turn) have one axis before.
 
-    Resamples in which a figure is undefined are left out. A figure without spread has no width; one that rests on one
-    dialogue, without which it is undefined, has no interval (NaN): nothing says how it would vary.
+    Resamples in which a figure is undefined are left out. Degrees of freedom are those of the dialogues that it rests
+    on: without which it is another figure. One without spread has no width; one that rests on one dialogue, without
+    which it is undefined, has no interval (NaN): nothing says how it would vary.
     """
-    n = len(left_out)
-    freedom = max(n - 1, 1)
-    t = stats.t.ppf((1 + LEVEL) / 2, freedom)
-    apart = _apart(left_out)
+    n, apart = len(left_out), _apart(left_out)
+    rests_on = (np.abs(left_out - value) > 1e-12).sum(axis=0)
+    k = np.clip(rests_on, 2, max(n, 2))
+    t = stats.t.ppf((1 + LEVEL) / 2, k - 1)
     bias, acceleration = _bias(value, samples), _acceleration(apart)
     bounds = []
-    for z in (-t * np.sqrt(n / freedom), t * np.sqrt(n / freedom)):
+    for z in (-t * np.sqrt(k / (k - 1)), t * np.sqrt(k / (k - 1))):
         moved = bias + z
         share = stats.norm.cdf(bias + moved / np.maximum(1 - acceleration * moved, 1e-9))
         bounds.append(np.where(np.isnan(value), np.nan, _quantile(samples, share)))
-    half = t * np.sqrt(freedom / n * (apart**2).sum(axis=0))
+    half = t * np.sqrt(max(n - 1, 1) / n * (apart**2).sum(axis=0))
     rests_on_one = np.isnan(left_out).any(axis=0)
     ends = np.minimum(bounds[0], value - half), np.maximum(bounds[1], value + half)
     return tuple(np.where(rests_on_one, np.nan, end) for end in ends)
