@@ -24,6 +24,7 @@ FITS = {
     "bench": ["cpu-2cores"],
     "cpu-demo": ["cpu-2cores", "gpu-24gb"],
     "cpu-recipe": ["cpu-2cores", "gpu-24gb"],
+    "cpu-recipe-many": ["cpu-2cores", "gpu-24gb"],
     "h200x4-abcd": ["h200x4", "slurm-slice"],
     "h100x8-homeloan": ["h100x8"],
 }
