@@ -72,7 +72,7 @@ def test_the_test_split_is_read_once_in_a_process(run, monkeypatch):
 def test_what_is_read_back_is_what_was_computed(run):
     evaluate_run(run)
     found, said = load_or_score(run), read_all(run)
-    asked = {d.id: {p.turn for p in said["silent"] if p.dialogue_id == d.id} for d in run.dialogues("test")}
+    asked = {d.id: tuple(p.turn for p in said["silent"] if p.dialogue_id == d.id) for d in run.dialogues("test")}
     dialogues, references = run.dialogues("test"), run.references("test")
     direct = {n: score_predictions(dialogues, references, p, evaluated_turns=asked) for n, p in said.items()}
     assert found.evaluated_turns == asked and found.predictions == said and found.dialogues == 3
