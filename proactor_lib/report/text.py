@@ -55,6 +55,7 @@ def _training(p: Params, steps: int, warm: int) -> list[str]:
     bits = "4-bit (NF4)" if p.quantization == "nf4" else "unquantised"
     sample = f"{p.turns_per_dialogue} turns of each, {p.open_share:.0%} of them with something to do"
     turns = sample if p.turns_per_dialogue else "all turns of each"
+    asked = f"{p.dialogues_per_step} dialogue{'s' * (p.dialogues_per_step > 1)}"
     start = f"a supervised warm start of {warm} steps, then " if warm else ""
     if p.start_from:
         start = f"from an adapter given{f', which {warm} steps of SFT made' * bool(warm)}, "
@@ -65,7 +66,7 @@ def _training(p: Params, steps: int, warm: int) -> list[str]:
         return [model, f"Training: {warm} steps of supervised fine-tuning."]
     return [
         model,
-        f"Training: {start}{steps} steps of turn-level GRPO; a step takes {p.dialogues_per_step} dialogues, {turns}, "
+        f"Training: {start}{steps} steps of turn-level GRPO; a step takes {asked}, {turns}, "
         f"{p.num_generations} outputs a turn{sure}, rewarded by {p.reward}{judged}.",
     ]
 
