@@ -14,7 +14,7 @@ import httpx
 import jsonschema
 from proactor_lib import datasets
 from proactor_lib.annotate import oracle, oracle_run
-from proactor_lib.endpoint import Endpoint
+from proactor_lib.endpoint import Endpoint, Failed
 
 from support.waiting import wait_until
 
@@ -38,8 +38,11 @@ def corpus(limit):
 
 
 def test_every_answer_of_a_random_model_is_valid_by_the_schema(tiny_server, tmp_path):
-    """Sampled at temperature 1, so that it says more than empty lists."""
-    calls, texts = corpus(8), []
+    """Sampled at temperature 1, so that it says more than empty lists.
+
+    One in a hundred has bytes that are no character: one of the 100 that the grammar grants a value, three in the text.
+    """
+    calls, texts, undecodable = corpus(8), [], []
 
     async def ask(endpoint, dialogue):
         actions = calls.catalog.subset(dialogue.actions).actions
@@ -48,8 +51,12 @@ def test_every_answer_of_a_random_model_is_valid_by_the_schema(tiny_server, tmp_
             answer = await endpoint.complete_json(
                 oracle.messages(dialogue, actions, part, []), schema, lambda value: value, attempts=1, **SAMPLING
             )
-            jsonschema.validate(answer.value, schema)
-            texts.append(answer.text)
+            if isinstance(answer, Failed):
+                assert "\ufffd" in answer.reason, answer
+                undecodable.append(answer)
+            else:
+                jsonschema.validate(answer.value, schema)
+                texts.append(answer.text)
 
     async def every():
         async with Endpoint(f"{tiny_server.url}/v1", "policy", timeout=300, concurrency=8) as endpoint:
@@ -57,7 +64,7 @@ def test_every_answer_of_a_random_model_is_valid_by_the_schema(tiny_server, tmp_
             return endpoint.counts
 
     counts = asyncio.run(every())
-    assert counts.calls == len(texts) >= 16 and counts.invalid == 0 and not counts.failures
+    assert counts.calls == len(texts) + len(undecodable) >= 16 and counts.invalid == len(undecodable) <= 4
     assert any('"value"' in text for text in texts)
 
 
