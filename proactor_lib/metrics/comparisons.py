@@ -40,7 +40,8 @@ def compare(
     e = statistics.bootstrap(differences, count, bootstrap, seed)
     least, most = bounds(METRICS)  # a difference stays where one of two values within them can be
     low, high = np.maximum(e.low, least - most), np.minimum(e.high, most - least)
-    alone = statistics.few(count) & (low == high) & (e.value != 0)  # so few that do not vary tell nothing
+    flat = (high - low < statistics.NO_SPREAD) & (e.value != 0)
+    alone = statistics.few(count) & flat  # so few that do not vary tell nothing
     low, high = np.where(alone, np.nan, low), np.where(alone, np.nan, high)
     p = np.where(np.isnan(e.low), np.nan, statistics.p_value(e.value, e.samples, count))
     equal = np.array([[rows[x].equals(rows[y])] for x, y in pairs])

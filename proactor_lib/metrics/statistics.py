@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
+NO_SPREAD = 1e-12  # what rounding leaves of differences that are all alike
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights of dialogues (rows, dialogues) -> figures (rows, ...)
 
 
@@ -55,7 +56,7 @@ def interval(value: np.ndarray, samples: np.ndarray, left_out: np.ndarray) -> tu
     which it is undefined, has no interval (NaN): nothing says how it would vary.
     """
     n, apart = len(left_out), _apart(left_out)
-    rests_on = (np.abs(left_out - value) > 1e-12).sum(axis=0)
+    rests_on = (np.abs(left_out - value) > NO_SPREAD).sum(axis=0)
     k = np.clip(rests_on, 2, max(n, 2))
     t = stats.t.ppf((1 + LEVEL) / 2, k - 1)
     bias, acceleration = _bias(value, samples), _acceleration(apart)
@@ -116,7 +117,8 @@ def few(units: int) -> bool:
 def paired_interval(differences: np.ndarray) -> tuple[float, float]:
     """`t_interval` of differences; NaN where they are few and do not vary, unless all are 0: that tells nothing."""
     low, high = t_interval(differences)
-    return (np.nan, np.nan) if low == high != 0 and few(len(differences)) else (low, high)
+    alone = few(len(differences)) and high - low < NO_SPREAD and abs(low) > NO_SPREAD
+    return (np.nan, np.nan) if alone else (low, high)
 
 
 def sign_flip(differences: np.ndarray, count: int = 9999, seed: int = 0) -> float:

@@ -100,9 +100,8 @@ def cost(seconds: Mapping[str, float], steps: pd.DataFrame, scored: EvalResults 
         if column in steps:
             told.append(f"{steps[column].sum():,.0f} {what}")
     said = scored.predictions if scored else {}
-    lines = [
-        line for name, own in said.items() if untuned(name) not in said for line in own
-    ]  # a tuned one asks nothing
+    asked_for = [own for name, own in said.items() if untuned(name) not in said]  # a tuned one asks nothing
+    lines = list(chain.from_iterable(asked_for))
     if asked := sum((line.prompt_tokens or 0) + (line.output_tokens or 0) for line in lines):
         told.append(f"{asked:,} tokens read and written by the policies on held-out dialogues")
     return f"It cost {'; '.join(told)}." if told else ""
