@@ -177,13 +177,13 @@ def _on_dev(run: RunFolder, stale: Sequence[str]) -> dict[str, float]:
     if not said:
         return {}
     corpus, asked = (run.dialogues(split), run.references(split)), EvalSplit(run, split).evaluated_turns
-    tables = {
-        name: metrics.evaluate_predictions(*corpus, lines, p.theta, evaluated_turns=asked)
-        for name, lines in said.items()
-    }
-    found = {name: float(utility.utility_at(table, [p.execution_price])[0, 0]) for name, table in tables.items()}
-    tuned = {name: own for name in said if (own := untuned(name)) in said}
-    found |= {name: tuned_on_dev(run, own) for name, own in tuned.items()}
+    found = {}
+    for name, lines in said.items():
+        if (own := untuned(name)) in said:
+            found[name] = tuned_on_dev(run, own)
+        else:
+            table = metrics.evaluate_predictions(*corpus, lines, p.theta, evaluated_turns=asked)
+            found[name] = float(utility.utility_at(table, [p.execution_price])[0, 0])
     return {name: value for name, value in found.items() if value == value}
 
 

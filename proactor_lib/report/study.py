@@ -123,9 +123,9 @@ def keep(runs: Iterable[Path], out: Path) -> list[Path]:
 def remarks(runs: Iterable[Path], kept: Sequence[Figures]) -> list[str]:
     """What a reader must know beside the verdicts, a sentence each: cells left out, runs of several commits."""
     found = []
-    for folder in runs:
-        cells = len(read_definition(Store(folder))["cells"]) if (folder / "sweep.json").exists() else 0
-        if missing := cells - len(_runs(folder)) if cells else 0:
+    for folder in (folder for folder in runs if (folder / "sweep.json").exists()):
+        cells = len(read_definition(Store(folder))["cells"])
+        if missing := cells - len(_runs(folder)):
             found.append(f"{missing} of {cells} cells of {folder} are not done: they are left out.")
     for (name, dataset), group in _grouped(kept).items():
         commits = list(dict.fromkeys(f.commit[:7] for f in group if f.commit))
