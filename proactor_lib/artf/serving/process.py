@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from proactor_lib.errors import ProcessError, UserError
-from proactor_lib.processes import LAUNCHER, follow_parent, short_temp_folder
+from proactor_lib.processes import LAUNCHER, computing, follow_parent, short_temp_folder
 
 HOST = "127.0.0.1"
 # Below what Linux deals out to connections (32768 and up): a model server binds its port a minute after it was chosen.
@@ -70,7 +70,7 @@ class ServerProcess:
 
     def _whole_environment(self) -> dict[str, str | None]:
         alone = dict.fromkeys(LAUNCHER)
-        return {**os.environ, **alone, "TMPDIR": short_temp_folder(), **self._environment()}
+        return {**computing(), **alone, "TMPDIR": short_temp_folder(), **self._environment()}
 
     def start(self):
         """Start the process; returns at once. UserError if the port is taken."""

@@ -62,8 +62,9 @@ def start(run: RunFolder) -> None:
     command = [sys.executable, "-m", "proactor_lib", "train", "--out", str(run.out.resolve())]
     with open(log_path(run), "ab") as log:  # what ended an earlier try stays
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            command, env=processes.computing(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
     started = psutil.Process(child.pid).create_time()
     write_json(run.training / "process.json", {"pid": child.pid, "started": started})
 

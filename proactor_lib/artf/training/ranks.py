@@ -63,7 +63,7 @@ def _start(rank: int, count: int, command: list[str], folder: Path, store: Path)
     output = None if rank == 0 else open(log_path(folder, rank), "ab")  # noqa: SIM115
     try:
         return subprocess.Popen(
-            command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            command, env=processes.computing() | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True, preexec_fn=orphaned,
         )  # fmt: skip
     finally:
