@@ -119,7 +119,7 @@ def pss_bytes(processes: list[psutil.Process]) -> int:
 
 
 def computing() -> dict[str, str]:
-    """This process's environment, for a child that computes on a CPU: glibc takes large pages for what it allocates.
+    """This process's environment, for a child that computes: glibc takes large pages for what it allocates.
 
     A training step passes over gigabytes; as small pages they are slow to take and slow to look up. A user's own
     GLIBC_TUNABLES stays as it is; other C libraries do not know the variable.

@@ -287,7 +287,7 @@ def test_a_single_server_asks_for_a_random_key_that_no_command_line_shows(tmp_pa
     try:
         process = psutil.Process(server.process.pid)
         assert process.environ()["VLLM_API_KEY"] == server.key and len(server.key) == 32
-        assert process.environ()["GLIBC_TUNABLES"] == processes.LARGE_PAGES
+        assert process.environ()["GLIBC_TUNABLES"] == processes.computing()["GLIBC_TUNABLES"]
         assert server.key not in " ".join(process.cmdline()) and "api_key.KeyEverywhere" in " ".join(process.cmdline())
     finally:
         server.stop()
