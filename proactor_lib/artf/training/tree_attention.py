@@ -43,7 +43,7 @@ def tree_attention(module, query, key, value, attention_mask, *, tree_kv_index, 
     if kernel == "flex" or (kernel is None and not cpu):
         out = _flex_attention(query, key, value, _block_mask(*tree, before), scaling)
     elif kernel is None:
-        out = _cpu_attention(query, key, value, _plan(*tree, query.dtype), scaling)
+        out = _cpu_attention(query, key, value, _runs(*tree, query.dtype), scaling)
     else:
         out = _sdpa_attention(query, key, value, _blocks(*tree, query.dtype), scaling)
     return out.transpose(1, 2), None
@@ -88,15 +88,15 @@ def _sdpa_attention(query, key, value, blocks, scaling):
     return torch.cat(out, dim=2)
 
 
-def _cpu_attention(query, key, value, plan, scaling):
-    return cpu_attention.TreeAttention.apply(query, key, value, plan, scaling)
+def _cpu_attention(query, key, value, runs, scaling):
+    return cpu_attention.TreeAttention.apply(query, key, value, runs, scaling)
 
 
-def _plan(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype: torch.dtype) -> cpu_attention.Plan:
-    """The calls of the row's attention; made by a forward's first layer, kept with its tensor."""
-    if not hasattr(end, "_plan"):
-        end._plan = cpu_attention.plan(end, boundaries, limit, dtype)
-    return end._plan
+def _runs(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype: torch.dtype) -> list:
+    """The row's queries in runs; made by a forward's first layer, kept with its tensor."""
+    if not hasattr(end, "_runs"):
+        end._runs = cpu_attention.runs(end, boundaries, limit, dtype)
+    return end._runs
 
 
 def _blocks(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype: torch.dtype) -> list[tuple]:
