@@ -16,8 +16,8 @@ _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class Run(NamedTuple):
-    """Queries [start, stop): they see the first `shared` keys all, of the keys up to `seen` and of their own those
-    where mask (queries, seen + queries) is 0 and not -inf."""
+    """Queries [start, stop). They see the first `shared` keys; of those from there to `seen`, and then of their own,
+    each sees those where its row of mask (queries, seen - shared + queries) is 0 and not -inf."""
 
     start: int
     stop: int
@@ -43,12 +43,13 @@ def runs(end: torch.Tensor, boundaries: torch.Tensor, limit: torch.Tensor, dtype
 
 def _run(start: int, stop: int, limits: torch.Tensor, end: torch.Tensor, dtype: torch.dtype) -> Run:
     """limits (queries): how many of the keys before its own each query sees."""
-    seen, own = int(limits.max()), torch.arange(start, stop, device=end.device)
-    before = torch.arange(seen, device=end.device) < limits[:, None]
+    shared, seen = int(limits.min()), int(limits.max())
+    own = torch.arange(start, stop, device=end.device)
+    before = torch.arange(shared, seen, device=end.device) < limits[:, None]
     among = (own <= own[:, None]) & (own[:, None] < end[start:stop])
     sees = torch.cat([before, among], dim=1)
     mask = torch.zeros(sees.shape, dtype=dtype, device=end.device).masked_fill_(~sees, float("-inf"))
-    return Run(start, stop, seen, int(limits.min()), mask)
+    return Run(start, stop, seen, shared, mask)
 
 
 class TreeAttention(torch.autograd.Function):
@@ -68,7 +69,8 @@ class TreeAttention(torch.autograd.Function):
         for run in runs:
             rows = slice(run.start, run.stop)
             k, v = (_of_run(x[0], run, before)[:, None].expand(-1, groups, -1, -1) for x in (key, value))
-            o[:, :, rows], s[:, :, rows] = _FORWARD(q[:, :, rows], k, v, 0.0, False, attn_mask=run.mask, scale=scaling)
+            mask = torch.nn.functional.pad(run.mask, (run.shared, 0))
+            o[:, :, rows], s[:, :, rows] = _FORWARD(q[:, :, rows], k, v, 0.0, False, attn_mask=mask, scale=scaling)
         ctx.save_for_backward(query, key, value, out, sums)
         ctx.runs, ctx.scaling = runs, scaling
         return out.transpose(0, 1)[None]
@@ -88,13 +90,13 @@ class TreeAttention(torch.autograd.Function):
             rows = slice(run.start, run.stop)
             q_, g_ = (x[:, :, rows].flatten(1, 2) for x in (q, g))  # (H_kv, H / H_kv * queries, d + PAD)
             k_, v_ = (_of_run(x, run, before) for x in (k, v))
-            p = q_ @ k_.transpose(1, 2)  # less the log-sum-exps: weights' logarithms, small where weights are not
-            p.unflatten(1, (groups, -1))[..., run.shared :].add_(run.mask[:, run.shared :])
-            p.exp_()
-            _add(grad_v, run, before, p.transpose(1, 2) @ g_[..., :d])
-            p *= g_ @ v_.transpose(1, 2)
-            into[:, :, rows] = (p @ k_[..., :d]).mul_(ctx.scaling).unflatten(1, (groups, -1))
-            _add(grad_k, run, before, p.transpose(1, 2) @ q_[..., :d])
+            weights = q_ @ k_.transpose(1, 2)  # less the log-sum-exps: their logarithms, near 0 where they matter
+            weights.unflatten(1, (groups, -1))[..., run.shared :].add_(run.mask)
+            weights.exp_()
+            _add(grad_v, run, before, weights.transpose(1, 2) @ g_[..., :d])
+            slopes = weights.mul_(g_ @ v_.transpose(1, 2))  # by the scores
+            into[:, :, rows] = (slopes @ k_[..., :d]).mul_(ctx.scaling).unflatten(1, (groups, -1))
+            _add(grad_k, run, before, slopes.transpose(1, 2) @ q_[..., :d])
         return grad_q.transpose(0, 1)[None], *(x[None].to(key.dtype) for x in (grad_k, grad_v)), None, None
 
 

@@ -1,9 +1,8 @@
 """Attention over a dialogue's outputs of all turns, laid out as one prefix tree (rows.py) [ours].
 
 The *trunk* (the dialogue itself) stands first and everything that branches off it follows, so that keys are slices,
-where TRL gathers the keys and values of every segment's path: one causal call for the trunk; then, for each block of
-branches off one place, one call over the trunk up to there, without a mask, and one among themselves. Nothing is
-gathered and no key is copied for a block's sake. On a GPU the same rule is a FlexAttention mask over the whole row.
+where TRL gathers the keys and values of every segment's path. On a CPU runs of queries attend to them
+(`cpu_attention`); on a GPU the same rule is a FlexAttention mask over the whole row.
 
 Layout of a row of N packed tokens, T of them trunk. Token k is seen by token q when
 `k < trunk_limit[q]`, or both stand in one block and `k <= q < subtree_end[k]`. A block has one trunk_limit.
