@@ -25,8 +25,9 @@ from proactor_lib.schema import Dialogue, PredictedAction, ReferenceAction, Turn
 from scipy import stats
 from typer.testing import CliRunner
 
-from support.pages import check_page
+from support.pages import asked_for, check_page
 from support.runs import make_run, step
+from support.waiting import wait_until
 
 RECORD = {"stage_seconds": {"01": 5.0}, "stages": {}, "provenance": None}
 
@@ -180,6 +181,15 @@ def test_the_page_in_a_browser(run, browser):
     assert summary["primary"]["metric"] == "utility" and "Primary endpoint: the utility of oracle_late" in text
     assert {e.text for e in browser.find_elements("css selector", ".key")} <= {"S", "R", "OL"}
     assert browser.find_elements("css selector", ".timeline .lane.ready")
+
+
+def test_what_an_earlier_page_asks_for_is_not_the_reports(run, browser, tmp_path):
+    """The browser is shared: once a JupyterLab still asked for its kernels when a report was opened."""
+    busy = tmp_path / "busy.html"
+    busy.write_text("<script>setInterval(() => new Image().src = Math.random() + '.png', 1)</script>")
+    browser.get(busy.as_uri())
+    wait_until(lambda: len(asked_for(browser)) > 2)
+    check_page(browser, run.report_file)
 
 
 @pytest.mark.parametrize("width", [390, 1200])

@@ -1,21 +1,19 @@
 """The service's page in a real browser: a conversation is pasted, then one more turn, and a wrong key is told."""
 
-import json
-
 from proactor_lib.evaluate.agents import Fixed
 from proactor_lib.schema import Action, Catalog
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from support.fake_vllm import Completions
+from support.pages import asked_for, leave
 from support.services import KEY, saying, scripted_agent, served
 
 CATALOG = Catalog(domain="travel", actions=(Action(name="book"), Action(name="pay")))
 
 
 def open_page(browser, url, key=KEY):
-    browser.get("about:blank")
-    browser.get_log("browser"), browser.get_log("performance")
+    leave(browser)
     browser.get(f"{url}/#key={key}")
     return WebDriverWait(browser, 60)
 
@@ -41,9 +39,8 @@ def test_a_pasted_conversation_shows_what_is_prepared_and_triggered_once(browser
         say(browser, "customer: please")
         wait.until(lambda b: len(shown(b)) == 6)
         assert shown(browser)[4:] == ["customer: please", "· done before: book(to=<b>Rome</b>)"]
-        events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
-        asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
-        assert {u.split("#")[0] for u in asked} <= {f"{url}/", f"{url}/v1/proactor/turns", f"{url}/favicon.ico"}
+        asked = {u.split("#")[0] for u in asked_for(browser)}
+        assert asked <= {f"{url}/", f"{url}/v1/proactor/turns", f"{url}/favicon.ico"}
         browser.find_element(By.ID, "again").click()
         assert shown(browser) == []
 

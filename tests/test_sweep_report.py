@@ -21,6 +21,7 @@ from proactor_lib.sweep_folder.store import Store
 from proactor_lib.sweep_folder.table import collect
 
 from support.notebooks import write_notebook
+from support.pages import asked_for, leave
 from support.runs import make_run
 from support.sweeps import write_sweep
 
@@ -88,12 +89,10 @@ def test_the_page_asks_for_nothing(swept, browser):  # noqa: F811
     """As it opens: notebooks folded, no console line, no request, every figure that is in view drawn."""
     path = report.build(swept)
     assert not re.search(r"""<[^>]*\s(src|href)=["'](?!data:|\#)""", path.read_text())  # in tags, not in shown code
-    browser.get_log("performance"), browser.get_log("browser")
+    leave(browser)
     browser.get(path.resolve().as_uri())
     assert browser.get_log("browser") == []
-    events = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert [u for u in asked if not u.startswith("data:")] == [path.resolve().as_uri()]
+    assert asked_for(browser) == [path.resolve().as_uri()]
 
 
 def test_a_link_opens_the_notebook_of_its_cell(swept, browser):  # noqa: F811
@@ -222,7 +221,7 @@ def test_two_sweeps_metrics_are_corrected_for_their_number():
 
 
 def check_page_without_figures(browser, path):  # noqa: F811
-    browser.get_log("browser")
+    leave(browser)
     browser.get(path.resolve().as_uri())
     assert browser.get_log("browser") == []
     return browser.execute_script("return document.body.innerText")
