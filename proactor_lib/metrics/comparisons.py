@@ -43,7 +43,7 @@ def compare(
     flat = (high - low < statistics.NO_SPREAD) & (e.value != 0)
     alone = statistics.few(count) & flat  # so few that do not vary tell nothing
     low, high = np.where(alone, np.nan, low), np.where(alone, np.nan, high)
-    p = np.where(np.isnan(e.low), np.nan, statistics.p_value(e.value, e.samples, count))
+    p = np.where(np.isnan(e.low), np.nan, statistics.p_value(e))
     equal = np.array([[rows[x].equals(rows[y])] for x, y in pairs])
     same = equal | ((e.value == 0) & (np.nan_to_num(e.samples) == 0).all(axis=0))
     found = pd.DataFrame([(x, y, m) for x, y in pairs for m in METRICS], columns=["a", "b", "metric"])

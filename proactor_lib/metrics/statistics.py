@@ -22,6 +22,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # weights of dialogues (rows, di
 class Estimates(NamedTuple):
     """Figures with their 95% intervals, all of one shape; NaN where undefined. `samples`: (resamples, *shape).
 
+    `rests_on`: of how many dialogues a figure is: without each of them it is another (all, where nothing changes it).
     A figure that rests on one dialogue, without which it would be undefined, has a value and no interval.
     """
 
@@ -29,6 +30,7 @@ class Estimates(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     samples: np.ndarray
+    rests_on: np.ndarray
 
 
 @lru_cache(maxsize=2)
@@ -44,20 +46,22 @@ def bootstrap(statistic: Statistic, dialogues: int, count: int, seed: int) -> Es
     value = statistic(np.ones((1, dialogues)))[0]
     samples = statistic(resamples(dialogues, count, seed))
     left_out = statistic(1.0 - np.eye(dialogues))
-    low, high = interval(value, samples, left_out)
-    return Estimates(value, low, high, samples)
+    changing = (np.abs(left_out - value) > NO_SPREAD).sum(axis=0)
+    rests_on = np.where(changing == 0, dialogues, changing)
+    low, high = _interval(value, samples, left_out, rests_on)
+    return Estimates(value, low, high, samples, rests_on)
 
 
-def interval(value: np.ndarray, samples: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _interval(
+    value: np.ndarray, samples: np.ndarray, left_out: np.ndarray, rests_on: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The 95% interval of figures of any shape; `samples` and `left_out` (each dialogue in turn) have one axis before.
 
-    Resamples in which a figure is undefined are left out. Degrees of freedom are those of the dialogues that it rests
-    on: without which it is another figure. One without spread has no width; one that rests on one dialogue, without
-    which it is undefined, has no interval (NaN): nothing says how it would vary.
+    Resamples in which a figure is undefined are left out. One without spread has no width; one that rests on one
+    dialogue, without which it is undefined, has no interval (NaN): nothing says how it would vary.
     """
     n, apart = len(left_out), _apart(left_out)
-    rests_on = (np.abs(left_out - value) > NO_SPREAD).sum(axis=0)
-    k = np.clip(rests_on, 2, max(n, 2))
+    k = np.maximum(rests_on, 2)
     t = stats.t.ppf((1 + LEVEL) / 2, k - 1)
     bias, acceleration = _bias(value, samples), _acceleration(apart)
     bounds = []
@@ -130,17 +134,18 @@ def sign_flip(differences: np.ndarray, count: int = 9999, seed: int = 0) -> floa
     return float(found.pvalue)
 
 
-def p_value(difference: np.ndarray, samples: np.ndarray, dialogues: int) -> np.ndarray:
+def p_value(e: Estimates) -> np.ndarray:
     """Two-sided p of paired differences, from the bootstrap's standard error and Student's t [ours].
 
-    Degrees of freedom: dialogues - 1; the error is widened by sqrt(n / (n - 1)). No smaller than the least that a
-    sign-flip test could give. NaN where the difference is.
+    Degrees of freedom as an interval has them: k - 1, of the k dialogues that a difference rests on; the error is
+    widened by sqrt(k / (k - 1)). No smaller than the least that a sign-flip test of k could give. NaN where the
+    difference is.
     """
-    widened = np.sqrt(dialogues / max(dialogues - 1, 1))
-    error = np.nanstd(np.where(np.isnan(difference), 0.0, samples), axis=0) * widened
-    distance = np.divide(np.abs(difference), error, out=np.full_like(difference, np.inf), where=error > 0)
-    p = np.maximum(2 * stats.t.sf(distance, max(dialogues - 1, 1)), 2.0 ** (1 - dialogues))
-    return np.where(np.isnan(difference), np.nan, p)
+    k = np.maximum(e.rests_on, 2)
+    error = np.nanstd(np.where(np.isnan(e.value), 0.0, e.samples), axis=0) * np.sqrt(k / (k - 1))
+    distance = np.divide(np.abs(e.value), error, out=np.full_like(e.value, np.inf), where=error > 0)
+    p = np.maximum(2 * stats.t.sf(distance, k - 1), 2.0 ** (1 - k))
+    return np.where(np.isnan(e.value), np.nan, p)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
