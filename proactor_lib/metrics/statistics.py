@@ -57,8 +57,9 @@ def _interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The 95% interval of figures of any shape; `samples` and `left_out` (each dialogue in turn) have one axis before.
 
-    Resamples in which a figure is undefined are left out. One without spread has no width; one that rests on one
-    dialogue, without which it is undefined, has no interval (NaN): nothing says how it would vary.
+    Resamples in which a figure is undefined are left out. Degrees of freedom: `rests_on` - 1. One without spread has no
+    width; one that rests on one dialogue, without which it is undefined, has no interval (NaN): nothing says how it
+    would vary.
     """
     n, apart = len(left_out), _apart(left_out)
     k = np.maximum(rests_on, 2)
