@@ -27,6 +27,13 @@ def shown(browser):
     return browser.find_element(By.ID, "turns").text.splitlines()
 
 
+def test_a_page_in_a_tab_of_its_own_has_the_focus(browser):
+    """Without, a JupyterLab in it has no current notebook, and whoever opens one there waits in vain."""
+    leave(browser)
+    browser.get("data:text/html,a page")
+    assert browser.execute_script("return document.hasFocus()")
+
+
 def test_a_pasted_conversation_shows_what_is_prepared_and_triggered_once(browser):
     says = saying("candidate: book", "ready: book | to=<b>Rome</b>", "ready: book | to=<b>Rome</b>")
     with Completions(says) as model, served(scripted_agent(model), CATALOG) as url:

@@ -11,6 +11,7 @@ def leave(browser):
     browser.switch_to.window(earlier)
     browser.close()
     browser.switch_to.window(own)
+    browser.execute_cdp_cmd("Page.bringToFront", {})  # JupyterLab has no current widget where its page has no focus
     browser.get_log("performance"), browser.get_log("browser")
 
 
