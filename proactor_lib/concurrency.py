@@ -11,7 +11,7 @@ T = TypeVar("T")
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns, from a script or from a notebook's cell (whose thread has a running loop already).
 
-    Ctrl-C cancels `work`, waits for its clean-up, and is raised.
+    Ctrl-C, or what a signal's handler raises here, cancels `work`, waits for its clean-up, and is raised.
     """
     running: list[asyncio.Task] = []
 
@@ -23,7 +23,8 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         outcome = pool.submit(asyncio.run, main())
         try:
             return outcome.result()
-        except KeyboardInterrupt:
-            for task in running:
-                task.get_loop().call_soon_threadsafe(task.cancel)
+        except BaseException:
+            if not outcome.done():  # else it is what `work` raised
+                for task in running:
+                    task.get_loop().call_soon_threadsafe(task.cancel)
             raise
