@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import gc
 import os
 import secrets
 import signal
@@ -21,7 +20,6 @@ from proactor_lib.errors import UserError
 # What a launcher of several training processes leaves in the environment of each: nobody else is to take part.
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _PDEATHSIG, _SUBREAPER = 1, 36  # prctl
-LARGE_PAGES = "glibc.malloc.hugetlb=1"  # asks Linux for pages of 2 MB, where it grants them to those who ask (madvise)
 
 
 def follow_parent(number: int = signal.SIGTERM) -> None:
@@ -40,13 +38,6 @@ def _prctl(option: int, value: int) -> None:
 def adopt_orphans() -> None:
     """Make this process the new parent of descendants whose own parent dies, so that none is lost from sight."""
     _prctl(_SUBREAPER, 1)
-
-
-def release_memory() -> None:
-    """Give back to the system what this process has freed: glibc, where it is the C library, keeps it otherwise."""
-    gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def last_line(text: str) -> str:
@@ -116,15 +107,6 @@ def pss_bytes(processes: list[psutil.Process]) -> int:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total
-
-
-def computing() -> dict[str, str]:
-    """This process's environment, for a child that computes: glibc takes large pages for what it allocates.
-
-    A training step passes over gigabytes; as small pages they are slow to take and slow to look up. A user's own
-    GLIBC_TUNABLES stays as it is; other C libraries do not know the variable.
-    """
-    return {"GLIBC_TUNABLES": LARGE_PAGES, **os.environ}
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import httpx
 import psutil
 import pytest
-from proactor_lib import processes
+from proactor_lib import allocator
 from proactor_lib.artf.serving import placement
 from proactor_lib.artf.serving.api_key import KeyEverywhere
 from proactor_lib.artf.serving.autoscaler import ScalingPolicy
@@ -287,7 +287,7 @@ def test_a_single_server_asks_for_a_random_key_that_no_command_line_shows(tmp_pa
     try:
         process = psutil.Process(server.process.pid)
         assert process.environ()["VLLM_API_KEY"] == server.key and len(server.key) == 32
-        assert process.environ()["GLIBC_TUNABLES"] == processes.computing()["GLIBC_TUNABLES"]
+        assert process.environ()["GLIBC_TUNABLES"] == allocator.environment()["GLIBC_TUNABLES"]
         assert server.key not in " ".join(process.cmdline()) and "api_key.KeyEverywhere" in " ".join(process.cmdline())
     finally:
         server.stop()

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from proactor_lib import processes
+from proactor_lib import allocator, processes
 from proactor_lib.artf.training import ranks, train
 from proactor_lib.errors import ProcessError, UserError
 from proactor_lib.params import Params
@@ -61,7 +61,7 @@ def killed(tmp_path_factory):
         wait_until(second.is_set, process=launcher)
         family = psutil.Process(launcher.pid).children(recursive=True)
         [rank_1] = [p for p in family if p.environ().get("RANK") == "1"]
-        assert rank_1.environ()["GLIBC_TUNABLES"] == processes.computing()["GLIBC_TUNABLES"]
+        assert rank_1.environ()["GLIBC_TUNABLES"] == allocator.environment()["GLIBC_TUNABLES"]
         rank_1.kill()
         assert launcher.wait(60) == 1
         assert not any(map(processes.alive, family))

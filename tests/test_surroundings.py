@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import types
@@ -22,7 +21,6 @@ from proactor_lib.sweep.definition import read_sweep
 from support.notebooks import write_notebook
 
 LONG = "/tmp/" + "x" * 95  # TMPDIR of 100 characters
-GRANTED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PROXIES = ("HTTP_PROXY", "https_proxy", "ALL_PROXY")
 
 
@@ -176,42 +174,3 @@ def test_a_cell_knows_its_adapters_by_what_they_hold_and_from_anywhere(tmp_path,
     adapter(tmp_path / "mine", "two, retrained")
     (after,) = make_cells(read_sweep(tmp_path / "s.yaml"))
     assert after.id != before.id
-
-
-def test_what_was_freed_is_given_back():
-    """400 MB in pieces too small for maps of their own, freed but for the last, which holds the heap up."""
-    script = """if True:
-        import psutil
-        from proactor_lib.processes import release_memory
-        held = lambda: psutil.Process().memory_info().rss / 1e6
-        pieces = [bytes(100_000) for _ in range(4000)]
-        pieces = pieces[-1:]
-        before = held()
-        release_memory()
-        print(before - held())
-    """
-    freed = float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
-    assert freed > 200
-
-
-def large_pages_kb(monkeypatch, given):
-    """How much of 64 MB, held by a child that computes, lies in large pages."""
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    script = """if True:
-        from pathlib import Path
-        held = bytearray(64_000_000)
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-        print(next(line.split()[1] for line in lines if line.startswith("AnonHugePages")))
-    """
-    command, env = [sys.executable, "-c", script], processes.computing()
-    return int(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
-
-
-@pytest.mark.skipif(
-    not GRANTED.exists() or "[madvise]" not in GRANTED.read_text(), reason="needs a Linux that gives them on request"
-)
-def test_what_computes_has_large_pages_unless_the_user_says_otherwise(monkeypatch):
-    assert large_pages_kb(monkeypatch, {}) > 50_000
-    assert large_pages_kb(monkeypatch, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}) < 10_000

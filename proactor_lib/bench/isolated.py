@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from proactor_lib import allocator
 from proactor_lib.errors import UserError
-from proactor_lib.processes import computing, follow_parent, last_line
+from proactor_lib.processes import follow_parent, last_line
 
 
 def call(module: str, *arguments: str, log: Path | None = None, checkout: Path | None = None) -> dict:
@@ -23,7 +24,7 @@ def call(module: str, *arguments: str, log: Path | None = None, checkout: Path |
             stderr=errors if log else subprocess.PIPE,
             text=True,
             cwd=checkout,  # `-m` looks there first
-            env=computing() | ({"PYTHONPATH": str(checkout.resolve())} if checkout else {}),
+            env=allocator.environment() | ({"PYTHONPATH": str(checkout.resolve())} if checkout else {}),
             preexec_fn=follow_parent,
         )
         try:

@@ -35,6 +35,7 @@ def train(out: Annotated[Path, typer.Option(help="A run's folder, annotated; tra
 
 
 def _bring_to_end(run: "Run") -> None:
+    from proactor_lib import allocator
     from proactor_lib.artf.training import ranks
 
     if run.params.trainers > 1 and not ranks.is_rank():
@@ -43,6 +44,7 @@ def _bring_to_end(run: "Run") -> None:
         return ranks.launch(run.params.trainers, itself, run.training)
     if not ranks.is_rank():
         ranks.forget()
+    allocator.keep_to_itself()
     from proactor_lib.artf.training.train import train
     from proactor_lib.evaluate.run import ask_on
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 
+from proactor_lib import allocator
 from proactor_lib.errors import ProcessError, UserError
-from proactor_lib.processes import LAUNCHER, computing, follow_parent, short_temp_folder
+from proactor_lib.processes import LAUNCHER, follow_parent, short_temp_folder
 
 HOST = "127.0.0.1"
 # Below what Linux deals out to connections (32768 and up): a model server binds its port a minute after it was chosen.
@@ -70,7 +71,7 @@ class ServerProcess:
 
     def _whole_environment(self) -> dict[str, str | None]:
         alone = dict.fromkeys(LAUNCHER)
-        return {**computing(), **alone, "TMPDIR": short_temp_folder(), **self._environment()}
+        return {**allocator.environment(), **alone, "TMPDIR": short_temp_folder(), **self._environment()}
 
     def start(self):
         """Start the process; returns at once. UserError if the port is taken."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 import psutil
 
-from proactor_lib import processes, progress
+from proactor_lib import allocator, processes, progress
 from proactor_lib.artf.training import inputs
 from proactor_lib.artf.training.training_log import finished, read_steps
 from proactor_lib.errors import UserError
@@ -62,8 +62,8 @@ def start(run: RunFolder) -> None:
     command = [sys.executable, "-m", "proactor_lib", "train", "--out", str(run.out.resolve())]
     with open(log_path(run), "ab") as log:  # what ended an earlier try stays
         child = subprocess.Popen(
-            command, env=processes.computing(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            command, env=allocator.trainer_environment(run.params.device), stdin=subprocess.DEVNULL, stdout=log,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     started = psutil.Process(child.pid).create_time()
     write_json(run.training / "process.json", {"pid": child.pid, "started": started})

@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from proactor_lib import processes
+from proactor_lib import allocator, processes
 from proactor_lib.errors import ProcessError, UserError
 
 MEETING = "PROACTOR_RANKS"  # the file in which ranks meet; only a rank has it in its environment
@@ -63,7 +63,7 @@ def _start(rank: int, count: int, command: list[str], folder: Path, store: Path)
     output = None if rank == 0 else open(log_path(folder, rank), "ab")  # noqa: SIM115
     try:
         return subprocess.Popen(
-            command, env=processes.computing() | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            command, env=allocator.environment() | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True, preexec_fn=orphaned,
         )  # fmt: skip
     finally:

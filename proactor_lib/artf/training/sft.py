@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from proactor_lib import models
+from proactor_lib import allocator, models
 from proactor_lib.artf.serving.placement import on_gpu
 from proactor_lib.artf.training import head, lean_layers, parts, ranks, tree_attention
 from proactor_lib.artf.training.adapter import save_adapter
@@ -177,6 +177,7 @@ def fine_tune(params: Params, path: str, lessons: Lessons, out: Path, steps: int
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+            allocator.after_step(step + 1)
             seconds, tokens = time.monotonic() - began, sum(len(row["input_ids"]) for row in rows)
             line = {"step": step + 1, "loss": loss, "seconds": seconds, "tokens": tokens}
             if stopping and (dev_loss := stopping.look(step + 1)) is not None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from proactor_lib import events, models, progress
+from proactor_lib import allocator, events, models, progress
 from proactor_lib.artf.serving.cluster import Cluster
 from proactor_lib.artf.serving.completions import CompletionClient
 from proactor_lib.artf.serving.launch import ray_session, serve
@@ -28,7 +28,6 @@ from proactor_lib.artf.training.training_log import Records, finished
 from proactor_lib.artf.training.warm_start import copy_start_adapter, copy_whole, equal_time, warm_start
 from proactor_lib.errors import UserError
 from proactor_lib.params import Params
-from proactor_lib.processes import release_memory
 from proactor_lib.rewards import Reward, make_reward
 from proactor_lib.run_folder import RunFolder
 
@@ -63,7 +62,7 @@ def _warm_start_and_reinforce(job: Job, while_served: Callable[[Server], None], 
         job.trainer_base()  # made by one, used by all
     ranks.wait_for_all()
     warm_start(job)  # before the server starts: the two would fight for the cores
-    release_memory()  # the server is to have it
+    allocator.release()  # the server is to have it
     ranks.wait_for_all()
     if ranks.number() == 0:
         with ray_session(job.params):

@@ -20,6 +20,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
+from proactor_lib import allocator
 from proactor_lib.artf.serving.policy_sync import PolicySync
 from proactor_lib.artf.training import head, losses, parts, tree_attention
 from proactor_lib.artf.training.adapter import load_adapter, save_adapter
@@ -208,6 +209,7 @@ class DialogueTrainer(AsyncGRPOTrainer):
 
     def _log_step_metrics(self) -> None:
         """Called by TRL after each optimiser step: hand the step's batch and its statistics on."""
+        allocator.after_step(self.state.global_step)
         if self.accelerator.is_main_process:
             statistics = step_statistics(self._sums) | {"grad_norm": self._grad_norm}
             statistics |= {"rollout_wait_s": self._waited, "train_s": self._current_train_step_time,
