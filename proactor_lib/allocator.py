@@ -1,9 +1,9 @@
 """What processes that compute allocate memory with, and how they give it back.
 
 Large pages for all: a training step passes over gigabytes, which as small pages are slow to take and slow to look up.
-For a trainer on a CPU jemalloc, too, of which Ray brings a library: glibc's malloc takes longer the older a training is
-(each dialogue's tensors have other sizes), jemalloc does not where it keeps what is freed and gives it back now and
-then. What neither Linux nor glibc has is left out elsewhere.
+A trainer on a CPU that a notebook or a run starts has jemalloc, too, of which Ray brings a library: glibc's malloc
+takes longer the older a training is (each dialogue's tensors have other sizes), jemalloc does not where it keeps what
+is freed and gives it back now and then. What Linux or glibc alone has is left out elsewhere.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 LARGE_PAGES = "glibc.malloc.hugetlb=1"  # asks Linux for pages of 2 MB, where it grants them to those who ask (madvise)
-# Large pages, one arena, and what is freed is kept (for 30 s: the kernel cleared pages a tenth of the time).
+# Large pages, one arena, and what is freed is kept: given back after 30 s, pages were cleared a tenth of the time.
 KEEPS = "thp:always,metadata_thp:always,oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:0,narenas:1"
 EVERY = 10  # steps after which a trainer gives back what it keeps: else it grew from 3 to 10 GB within 70
 _GPU_DRIVER = Path("/proc/driver/nvidia")
@@ -31,7 +31,8 @@ def environment() -> dict[str, str]:
 def trainer_environment(device: str) -> dict[str, str]:
     """`environment` for a child that trains on `device` (a run's parameter): with jemalloc, where that is a CPU.
 
-    A user's own LD_PRELOAD, an empty one too, and MALLOC_CONF stay as they are.
+    `auto` is one where no driver of a GPU is seen: torch, which knows, takes seconds to import. A user's own
+    LD_PRELOAD, an empty one too, and MALLOC_CONF stay as they are.
     """
     library = _jemalloc()
     if library is None or "LD_PRELOAD" in os.environ or device == "cuda" or (device == "auto" and _GPU_DRIVER.exists()):
@@ -39,8 +40,11 @@ def trainer_environment(device: str) -> dict[str, str]:
     return {"MALLOC_CONF": KEEPS, **environment(), "LD_PRELOAD": str(library)}
 
 
-def keep_to_itself() -> None:
-    """Take a trainer's jemalloc out of the environment of what it starts: servers and Ray were not measured with it."""
+def hide_from_children() -> None:
+    """Take a trainer's jemalloc out of the environment of what it starts: nothing there would give back what it keeps.
+
+    (Ray loads this library into some processes of its own: they would take its settings from the environment.)
+    """
     if "LD_PRELOAD" in os.environ and os.environ["LD_PRELOAD"] == str(_jemalloc()):
         del os.environ["LD_PRELOAD"]
         if os.environ.get("MALLOC_CONF") == KEEPS:
@@ -48,7 +52,7 @@ def keep_to_itself() -> None:
 
 
 def after_step(step: int) -> None:
-    """To be called after each step of a training: every tenth gives back what jemalloc keeps, where it is there."""
+    """To be called after each step of a training: each tenth gives back what jemalloc keeps, where it is there."""
     if step % EVERY == 0:
         _purge()
 
@@ -63,13 +67,14 @@ def release() -> None:
 
 def _purge() -> None:
     if control := getattr(ctypes.CDLL(None), "mallctl", None):
-        control(_ALL_ARENAS, None, None, None, 0)
+        control(_ALL_ARENAS, None, None, None, ctypes.c_size_t(0))
 
 
 def _jemalloc() -> Path | None:
     """Ray's library, where it has one that can be preloaded here: of pages of 4 KB, and without a space in its path."""
     ray = importlib.util.find_spec("ray")  # not imported
-    if ray is None or not ray.origin or os.sysconf("SC_PAGE_SIZE") != 4096:
+    if ray is None or not ray.origin:
         return None
     library = Path(ray.origin).parent / "core" / "libjemalloc.so"
-    return library if library.exists() and not set(" :") & set(str(library)) else None
+    usable = library.exists() and os.sysconf("SC_PAGE_SIZE") == 4096 and not set(" :") & set(str(library))
+    return library if usable else None

@@ -1,6 +1,8 @@
 """Asynchronous work, from scripts and from notebooks alike."""
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -14,17 +16,21 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     Ctrl-C, or what a signal's handler raises here, cancels `work`, waits for its clean-up, and is raised.
     """
     running: list[asyncio.Task] = []
+    ended = threading.Event()
 
     async def main() -> T:
         running.append(asyncio.current_task())
+        if ended.is_set():  # before there was a task to cancel
+            work.close()
+            raise asyncio.CancelledError
         return await work
 
     with ThreadPoolExecutor(1) as pool:
-        outcome = pool.submit(asyncio.run, main())
         try:
-            return outcome.result()
+            return pool.submit(asyncio.run, main()).result()
         except BaseException:
-            if not outcome.done():  # else it is what `work` raised
-                for task in running:
+            ended.set()
+            for task in running:
+                with contextlib.suppress(RuntimeError):  # it has ended, and its loop is closed
                     task.get_loop().call_soon_threadsafe(task.cancel)
             raise

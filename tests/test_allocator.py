@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from proactor_lib import allocator
+from proactor_lib.artf.training import ranks
 from proactor_lib.artf.training import train as training
 from proactor_lib.cli.train import train
 
@@ -14,6 +15,9 @@ from support.runs import opened
 
 GRANTED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 VARIABLES = ("GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_CONF")
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's and jemalloc's settings are Linux's")
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +84,7 @@ def test_a_trainer_on_a_cpu_has_jemalloc_and_what_it_starts_has_not(monkeypatch)
         import os, subprocess, sys
         from pathlib import Path
         from proactor_lib import allocator
-        allocator.keep_to_itself()
+        allocator.hide_from_children()
         print("jemalloc" in Path("/proc/self/maps").read_text())
         show = "import os; print('jemalloc' in open('/proc/self/maps').read(), *os.environ)"
         print(subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True).stdout)
@@ -104,6 +108,14 @@ def test_a_trainers_servers_and_workers_do_not_have_it(monkeypatch, tmp_path):
     assert set(VARIABLES) & set(found) == {"GLIBC_TUNABLES"}
 
 
+def test_ranks_have_it_whoever_starts_them(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(ranks, "launch", lambda count, command, folder, given: started.append(given))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    train(opened(tmp_path, trainers=2, device="cpu").out)
+    assert started == [allocator.trainer_environment("cpu")] and set(VARIABLES) <= set(started[0])
+
+
 def test_on_a_gpu_and_where_there_is_no_library_it_is_glibc(monkeypatch, tmp_path):
     assert list(chosen("cuda")) == ["GLIBC_TUNABLES"]
     monkeypatch.setattr(allocator, "_GPU_DRIVER", tmp_path)
@@ -118,7 +130,7 @@ def test_on_a_gpu_and_where_there_is_no_library_it_is_glibc(monkeypatch, tmp_pat
 def test_what_the_user_preloads_stays(monkeypatch, given):
     monkeypatch.setenv("LD_PRELOAD", given)
     assert chosen("cpu") == {"GLIBC_TUNABLES": allocator.LARGE_PAGES, "LD_PRELOAD": given}
-    allocator.keep_to_itself()
+    allocator.hide_from_children()
     assert os.environ["LD_PRELOAD"] == given
 
 
@@ -127,5 +139,5 @@ def test_the_users_settings_of_jemalloc_stay(monkeypatch):
     assert chosen("cpu")["MALLOC_CONF"] == "narenas:4"
     for name, value in chosen("cpu").items():
         monkeypatch.setenv(name, value)
-    allocator.keep_to_itself()
+    allocator.hide_from_children()
     assert "LD_PRELOAD" not in os.environ and os.environ["MALLOC_CONF"] == "narenas:4"

@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ import time
 import pytest
 import uvicorn
 from proactor_lib.artf.serving.completions import CompletionClient
-from proactor_lib.concurrency import run_async
 from proactor_lib.connection import IDLE, openai_client
 from proactor_lib.endpoint import Answer, Endpoint, Failed, cache_key, estimated_tokens
 from proactor_lib.errors import UserError
@@ -221,39 +219,6 @@ def test_a_public_address_needs_a_key(monkeypatch):
 
 def test_estimated_tokens():
     assert estimated_tokens([{"role": "user", "content": "x" * 35}, {"role": "user", "content": ""}]) == (4 + 10) + 4
-
-
-def test_a_loop_of_its_own_works_inside_a_running_one():
-    async def work():
-        return 7
-
-    async def cell():
-        return run_async(work())
-
-    assert run_async(work()) == asyncio.run(cell()) == 7
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_asynchronous_work_with_its_clean_up(sent):
-    """As `proactor train` takes a SIGTERM while it asks a policy: it had waited for the last answer."""
-    script = """if True:
-        import asyncio, signal, sys
-        from proactor_lib.concurrency import run_async
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        async def work():
-            try:
-                print("begun", flush=True)
-                await asyncio.sleep(3600)
-            finally:
-                print("cleaned up", flush=True)
-        run_async(work())
-    """
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        assert child.stdout.readline() == b"begun\n"
-        child.send_signal(sent)
-        assert child.communicate(timeout=60)[0] == b"cleaned up\n"
-    assert child.returncode == (143 if sent == signal.SIGTERM else -signal.SIGINT)
 
 
 def test_import_is_light():

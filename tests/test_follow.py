@@ -27,7 +27,7 @@ def test_a_second_notebook_finds_the_process_and_it_can_be_stopped(tmp_path):
     first = background.process(run)
     again = Run(run.params, run.out)
     background.start(again)
-    assert first.environ().items() >= allocator.trainer_environment("cpu").items()
+    assert first.environ().items() >= allocator.trainer_environment(run.params.device).items()
     assert background.process(again) == first and first.is_running() and not background.finished(run)
     moment = next(background.follow(again, every=0.1))
     assert len(moment.steps) == 0 and moment.doing == "training starts"

@@ -41,10 +41,10 @@ def _bring_to_end(run: "Run") -> None:
     if run.params.trainers > 1 and not ranks.is_rank():
         run.training.mkdir(parents=True, exist_ok=True)
         itself = [sys.executable, "-m", "proactor_lib", "train", "--out", str(run.out)]
-        return ranks.launch(run.params.trainers, itself, run.training)
+        return ranks.launch(run.params.trainers, itself, run.training, allocator.trainer_environment(run.params.device))
     if not ranks.is_rank():
         ranks.forget()
-    allocator.keep_to_itself()
+    allocator.hide_from_children()
     from proactor_lib.artf.training.train import train
     from proactor_lib.evaluate.run import ask_on
 

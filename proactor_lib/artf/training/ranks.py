@@ -10,13 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from proactor_lib import allocator, processes
+from proactor_lib import processes
 from proactor_lib.errors import ProcessError, UserError
 
 MEETING = "PROACTOR_RANKS"  # the file in which ranks meet; only a rank has it in its environment
@@ -34,8 +34,8 @@ def forget() -> None:
         os.environ.pop(name, None)
 
 
-def launch(count: int, command: list[str], folder: Path) -> None:
-    """Run `command` as ranks 0 to count - 1; returns when all have ended well.
+def launch(count: int, command: list[str], folder: Path, given: Mapping[str, str] = os.environ) -> None:
+    """Run `command` as ranks 0 to count - 1, in the environment `given` and more; returns when all have ended well.
 
     Rank 0 writes to this process's output, each other one to rank-N.log in `folder`. When one ends otherwise, all are
     ended, with all that they started. Raises SystemExit where rank 0 has said why itself; UserError with another rank's
@@ -44,7 +44,7 @@ def launch(count: int, command: list[str], folder: Path) -> None:
     processes.adopt_orphans()  # a rank that is killed leaves its servers to this process
     with tempfile.TemporaryDirectory(prefix="ranks-") as meeting:
         try:
-            ranks = [_start(n, count, command, folder, Path(meeting) / "store") for n in range(count)]
+            ranks = [_start(n, count, command, folder, Path(meeting) / "store", given) for n in range(count)]
             while None in (codes := [rank.poll() for rank in ranks]) and not any(codes):
                 time.sleep(0.1)
         finally:
@@ -52,7 +52,7 @@ def launch(count: int, command: list[str], folder: Path) -> None:
     _raise_first(ranks, folder)
 
 
-def _start(rank: int, count: int, command: list[str], folder: Path, store: Path) -> subprocess.Popen:
+def _start(rank: int, count: int, command: list[str], folder: Path, store: Path, given: Mapping[str, str]):
     environment = {
         MEETING: str(store), "RANK": str(rank), "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
@@ -63,7 +63,7 @@ def _start(rank: int, count: int, command: list[str], folder: Path, store: Path)
     output = None if rank == 0 else open(log_path(folder, rank), "ab")  # noqa: SIM115
     try:
         return subprocess.Popen(
-            command, env=allocator.environment() | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            command, env={**given, **environment}, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True, preexec_fn=orphaned,
         )  # fmt: skip
     finally:

@@ -97,6 +97,7 @@ def serve_and_reinforce(job: Job, while_served: Callable[[Server], None], **kwar
             reinforce(job, server, **kwargs)
             if ranks.count() == 1 and isinstance(server, Server):  # other ranks do not wait for long
                 equal_time(job)
+                allocator.release()  # the server is to have it
                 while_served(server)
         finally:
             server.stop()
