@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "proactor_lib"
 LAYERS = [
     "errors events files yaml_text replies numerals values days comparison schema",
-    "progress processes provenance concurrency ray_session notebook",
+    "progress processes allocator provenance concurrency ray_session notebook",
     "agent policies connection endpoint models",
     "catalog",
     "datasets",
