@@ -64,6 +64,16 @@ def test_a_report_says_what_was_wrong_while_it_trained(tmp_path):
     assert not any("alarm" in w for w in of(steps[:1]))
 
 
+@pytest.mark.parametrize("differ, said", [(0, False), (1, True), (9, True), (10, False), (100, False)])
+def test_a_report_says_where_hardly_a_group_taught_anything(tmp_path, differ, said):
+    """Of two steps with 100 groups each; without any the alarm says so."""
+    lines = [LINE | {"reward_mean": 0.5, "groups": 100, "groups_skipped": 100 - n, "alarms": []} for n in (differ, 0)]
+    record = {"stage_seconds": {}, "stages": {}, "provenance": None}
+    found = warnings(RunFolder(Params(), tmp_path), pd.DataFrame(lines), None, record)
+    sentence = f"In {differ} of 200 groups outputs earned differently, and the others taught nothing: "
+    assert any(w.startswith(sentence) for w in found) == said
+
+
 def labels(request):
     """The labels that the judge was shown, in order."""
     return list(request["response_format"]["json_schema"]["schema"]["properties"])
