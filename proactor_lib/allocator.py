@@ -1,9 +1,9 @@
 """What processes that compute allocate memory with, and how they give it back.
 
 Large pages for all: a training step passes over gigabytes, which as small pages are slow to take and slow to look up.
-A trainer on a CPU that a notebook or a run starts has jemalloc, too, of which Ray brings a library: glibc's malloc
-takes longer the older a training is (each dialogue's tensors have other sizes), jemalloc does not where it keeps what
-is freed and gives it back now and then. What Linux or glibc alone has is left out elsewhere.
+A trainer on a CPU that a notebook or a run starts has jemalloc, too, of which Ray brings a library: told to keep what
+is freed, and to give it back now and then, it takes less of a step than glibc's malloc, which takes up to a fifth
+(each dialogue's tensors have other sizes). What Linux or glibc alone has is left out elsewhere.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from pathlib import Path
 LARGE_PAGES = "glibc.malloc.hugetlb=1"  # asks Linux for pages of 2 MB, where it grants them to those who ask (madvise)
 # Large pages, one arena, and what is freed is kept: where it went back after 30 s, clearing it took 12% of a training.
 KEEPS = "thp:always,metadata_thp:always,oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:0,narenas:1"
-EVERY = 10  # steps after which a trainer gives back what it keeps: else it grew from 3 to 10 GB within 70
+EVERY = 5  # steps after which a trainer gives back what it keeps: else it grew from 3 to 10 GB within 70
 _GPU_DRIVER = Path("/proc/driver/nvidia")
 _ALL_ARENAS = b"arena.4096.purge"  # jemalloc's MALLCTL_ARENAS_ALL
 
@@ -52,7 +52,7 @@ def hide_from_children() -> None:
 
 
 def after_step(step: int) -> None:
-    """To be called after each step of a training: each tenth gives back what jemalloc keeps, where it is there."""
+    """To be called after each step of a training: each fifth gives back what jemalloc keeps, where it is there."""
     if step % EVERY == 0:
         _purge()
 

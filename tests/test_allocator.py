@@ -49,7 +49,7 @@ def test_what_was_freed_is_given_back(device):
     assert float(said(FREES.format(give_back="release()"), allocator.trainer_environment(device))) > 200
 
 
-def test_a_trainer_gives_back_what_it_keeps_at_every_tenth_step():
+def test_a_trainer_gives_back_what_it_keeps_at_every_fifth_step():
     on_cpu = allocator.trainer_environment("cpu")
     assert float(said(FREES.format(give_back="after_step(20)"), on_cpu)) > 200
     assert float(said(FREES.format(give_back="after_step(21)"), on_cpu)) < 50
