@@ -2,8 +2,8 @@
 
 Large pages for all: a training step passes over gigabytes, which as small pages are slow to take and slow to look up.
 A trainer on a CPU that a notebook or a run starts has jemalloc, too, of which Ray brings a library: told to keep what
-is freed, and to give it back now and then, it takes less of a step than glibc's malloc, which takes up to a fifth
-(each dialogue's tensors have other sizes). What Linux or glibc alone has is left out elsewhere.
+is freed, and to give it back now and then, it takes less of a step than glibc's malloc, which took up to a fifth
+(likely since each dialogue's tensors have other sizes). What Linux or glibc alone has is left out elsewhere.
 """
 
 import ctypes
